@@ -1,0 +1,111 @@
+"""What to do about an access token that is not to be used any more. Pure: no clock, no disk, no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Union
+
+from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
+from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed, TokenFileError
+from .token_file import sign_in
+from .tokens import Secret, Tokens, fingerprint
+
+__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "decide", "moment"]
+
+#: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken hour must not lock anybody out.
+LONGEST_RESPECT = 60.0
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Another process has got a pair: use it."""
+
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Spend the stored refresh token. `lost_at`, `lost_how`: an earlier reply to this very token never arrived."""
+
+    lost_at: float | None = None
+    lost_how: str | None = None
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Call nobody; this is the outcome."""
+
+    error: AdhAuthError
+
+
+Decision = Union[Adopt, Refresh, Refuse]
+
+
+def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, since: int, path: str) -> Decision:
+    """Adopt, refresh or refuse.
+
+    `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the last attempt by anyone.
+    `now`: epoch seconds. `since`: the number of the last attempt when this caller began to ask; a later failure is its failure too.
+    """
+    if Secret(stored.access_token) != rejected and not (stored.expires_at is not None and stored.expires_at <= now):
+        return Adopt(stored)
+    if not record.concerns(fingerprint(stored.refresh_token)):
+        return Refresh()
+    if record.state == REFUSED:
+        return Refuse(refusal(record, path))
+    if record.state == FAILED and (record.number > since or _is_asked_to_wait(record, now)):
+        return Refuse(failure(record, path))
+    if record.state in (SENDING, UNSAVED):
+        return Refresh(record.at, record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply")
+    return Refresh(record.lost_at, record.lost_how)
+
+
+def _is_asked_to_wait(record: Record, now: float) -> bool:
+    return record.not_before is not None and now < record.not_before <= now + LONGEST_RESPECT
+
+
+def refusal(record: Record, path: str) -> ReauthorizationRequired:
+    """The error for a refresh token that the endpoint has refused for good."""
+    lost = ""
+    if record.lost_at is not None:
+        lost = (
+            f" The reply to an earlier try was lost at {moment(record.lost_at)} ({record.lost_how}),"
+            " so the token had most likely been used up then."
+        )
+    return ReauthorizationRequired(
+        f"the refresh token in {path} was refused at {moment(record.at)} (invalid_grant: revoked, expired or already used).{lost}"
+        f" There is no way back but to {sign_in(path)}",
+        token_file=path,
+        request_id=record.request_id,
+        code=record.code,
+        fingerprint=record.about,
+        refused_at=record.at,
+        reply_lost_at=record.lost_at,
+    )
+
+
+def failure(record: Record, path: str) -> AdhAuthError:
+    """The error for an attempt that failed and may go well later; its class is that of the first who raised it."""
+    kind = KINDS.get(record.error or "", RefreshFailed)
+    facts = {"token_file": path, "request_id": record.request_id}
+    for name in ("status", "code", "retry_after"):
+        if hasattr(kind, name):
+            facts[name] = getattr(record, name)
+    if hasattr(kind, "reply_lost_at"):
+        facts["reply_lost_at"] = record.lost_at  # type: ignore[assignment]
+    return kind(record.reason or "the refresh failed", **facts)
+
+
+def unsaved(record: Record, path: str) -> TokenFileError:
+    """The error while another process holds the only copy of the new pair."""
+    return TokenFileError(
+        f"token file {path} holds a spent token: process {record.pid} on {record.host} got a new pair at {moment(record.at)} and could not "
+        f"write it ({record.reason}). It keeps trying while it lives. Make the file writable again; don't end that process before.",
+        token_file=path,
+    )
+
+
+def moment(epoch: float) -> str:
+    """A time as people read it, with its zone."""
+    return datetime.fromtimestamp(epoch).astimezone().isoformat(sep=" ", timespec="seconds")

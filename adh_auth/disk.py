@@ -1,0 +1,251 @@
+"""The cellar of the token file: bounded reads, room reserved before it is needed, durable replacement. Knows bytes, not tokens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+__all__ = ["Room", "Unfit", "patiently", "read_regular", "trouble_with_replacing", "write_block"]
+
+T = TypeVar("T")
+
+#: Bytes. A token file is about one kilobyte; nobody's has a megabyte.
+FILE_LIMIT = 1024 * 1024
+PRIVATE = 0o600
+#: On Windows a virus scanner or an indexer holds a file for a moment: access denied, sharing violation, lock violation.
+WINDOWS_MOMENTARY = (5, 32, 33)
+#: Seconds after which such a refusal is no moment any more (NousResearch/hermes-agent#79793 settled on about this).
+PATIENCE = 2.5
+
+_BINARY = getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+
+class Unfit(OSError):
+    """A file that is not what a token file may be; the message is the reason."""
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do `work`, again for a while where Windows refuses it for the moment."""
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.01
+    while True:
+        try:
+            return work()
+        except PermissionError as refused:
+            if getattr(refused, "winerror", None) not in WINDOWS_MOMENTARY or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
+
+
+def read_regular(path: str) -> tuple[bytes, os.stat_result]:
+    """The content and the state of a regular file of ours (or root's). Raises `OSError`, `Unfit` among them."""
+    # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
+    fd = patiently(lambda: os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY))
+    try:
+        status = os.fstat(fd)
+        _require_ours(status)
+        return _read_all(fd), status
+    finally:
+        os.close(fd)
+
+
+def _require_ours(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise Unfit("it is no regular file")
+    if status.st_size > FILE_LIMIT:
+        raise Unfit(f"it is larger than {FILE_LIMIT} bytes")
+    if sys.platform != "win32" and status.st_uid not in (os.geteuid(), 0):
+        raise Unfit(f"it belongs to another user (uid {status.st_uid})")
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    room = FILE_LIMIT + 1
+    while room > 0 and (chunk := os.read(fd, min(room, 65536))):
+        chunks.append(chunk)
+        room -= len(chunk)
+    if room <= 0:
+        raise Unfit(f"it is larger than {FILE_LIMIT} bytes")
+    return b"".join(chunks)
+
+
+def trouble_with_replacing(path: str) -> str | None:
+    """Why the file at `path` could not be replaced by a rename, as far as that can be told without doing it; None for a missing file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if sys.platform != "win32" and status.st_uid != os.geteuid():
+        return f"it belongs to another user (uid {status.st_uid})"
+    # The mode is the owner's word even where root could override it; access() adds read-only mounts and the immutable flag.
+    if not status.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
+        return "it is read-only"
+    if _is_mounted_file(path):
+        return "it is mounted as a single file, which can't be replaced (mount its folder instead)"
+    return None
+
+
+def _is_mounted_file(path: str) -> bool:
+    """Whether the file itself is a mount point (``docker -v tokens.json:…``): renaming onto it answers EBUSY, after the token is spent.
+
+    Linux tells each descriptor's mount id in /proc (proc_pid_fdinfo(5)). stat can't tell: a bind mount has its source's device.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        return _mount_id(path) != _mount_id(os.path.dirname(path) or ".")
+    except OSError:
+        return False
+
+
+def _mount_id(path: str) -> str | None:
+    fd = os.open(path, os.O_RDONLY | _NONBLOCK)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+            return next((line for line in lines if line.startswith("mnt_id:")), None)
+    finally:
+        os.close(fd)
+
+
+def write_block(path: str, block: bytes) -> None:
+    """Write one small block in place, private from birth. Raises `OSError`."""
+    fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))
+    try:
+        _require_ours(os.fstat(fd))
+        _make_private(fd)
+        _write_all(fd, block)
+    finally:
+        os.close(fd)
+
+
+class Room:
+    """Room on disk for the next content of a file: same folder, mode 0600 from birth, full length.
+
+    There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or removed, by the next.
+    """
+
+    def __init__(self, target: str, size: int) -> None:
+        self.target = target
+        self.path = room_path(target)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
+        try:
+            _make_private(self._fd)
+            _allocate(self._fd, size)
+            # NFS and quotas say "no space" no sooner than here.
+            os.fsync(self._fd)
+        except BaseException:
+            self.discard()
+            raise
+
+    def fill(self, data: bytes) -> None:
+        """Put the content there, durably. From here on a kill does not lose it: `left_behind` finds it."""
+        if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _BINARY, PRIVATE)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        _write_all(self._fd, data)
+        os.ftruncate(self._fd, len(data))
+        os.fsync(self._fd)
+
+    def install(self) -> None:
+        """Make it the file, durably."""
+        self._close()  # Windows renames no file that is open
+        patiently(lambda: os.replace(self.path, self.target))
+        sync_folder(self.target)
+
+    def discard(self) -> None:
+        """Give the room back."""
+        self._close()
+        with suppress(OSError):
+            os.unlink(self.path)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def room_path(target: str) -> str:
+    """Where the next content of `target` is prepared."""
+    return target + ".new"
+
+
+def left_behind(target: str) -> bytes | None:
+    """What a process that was killed had put into its room; None where there is nothing of ours."""
+    try:
+        if stat.S_ISLNK(os.lstat(room_path(target)).st_mode):
+            return None
+        data, status = read_regular(room_path(target))
+    except OSError:
+        return None
+    private = sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    # Allocated room that was never written reads as zeros.
+    return data.rstrip(b"\0") if private and status.st_nlink == 1 else None
+
+
+def install_left_behind(target: str) -> None:
+    """Finish the replacement that a kill cut short."""
+    fd = os.open(room_path(target), os.O_RDWR | _NOFOLLOW | _BINARY)
+    try:
+        data = _read_all(fd).rstrip(b"\0")
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    patiently(lambda: os.replace(room_path(target), target))
+    sync_folder(target)
+
+
+def sync_folder(path: str) -> None:
+    """Make a rename durable: the name lives in the folder. Some file systems can't, and then there is nothing to do about it."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_folder(path: str) -> None:
+    """Make the folder of `path`, and those above it that are missing, each 0700 whatever the umask."""
+    folder = os.path.dirname(path)
+    if not folder or os.path.isdir(folder):
+        return
+    make_folder(folder)
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+
+
+def _make_private(fd: int) -> None:
+    # A mode given to open() is cut by the umask and ignored for a file that exists.
+    if sys.platform != "win32":
+        os.fchmod(fd, PRIVATE)
+
+
+def _allocate(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return
+        except OSError as refused:
+            if refused.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    _write_all(fd, bytes(size))
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,265 @@
+"""The auth endpoints as values: where they are, what is sent, what a reply means. No input or output here.
+
+The wire is that of the platform's public OAuth guide; what the guide leaves open is met with tolerance.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+from .tokens import Secret
+
+__all__ = ["Call", "Origin", "Reply", "Unreachable", "Verdict", "classify", "error_code", "origin_of"]
+
+REFRESH_PATH = "/api/auth/refresh"
+REVOKE_PATH = "/api/auth/revoke"
+EXCHANGE_PATH = "/api/oauth/signin/exchange"
+AUTHORIZE_PATH = "/api/oauth/signin/start"
+ME_PATH = "/api/auth/me"
+
+#: Bytes of a 401's body that are looked at. The error object of the API is about a hundred.
+BODY_LIMIT = 8 * 1024
+#: Bytes of a token reply. Two tokens and a few keys are under 4 KiB; the room reserved on disk holds this much.
+REPLY_LIMIT = 64 * 1024
+
+EXPIRED = "token_expired"
+REFUSED = "invalid_grant"
+#: RFC 6749 section 5.2: the client, not the session, is what the server minds.
+CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client"})
+
+Origin = tuple[str, str, int]
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One POST to an auth endpoint. Its payload holds secrets, so it has no place in a ``repr``."""
+
+    url: str
+    payload: Mapping[str, str] = field(repr=False)
+
+    def body(self) -> bytes:
+        """The JSON that is sent."""
+        return json.dumps(dict(self.payload)).encode("ascii")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back, at most `REPLY_LIMIT` bytes of it. `cut`: more was to come, or less came than was announced."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    cut: bool = False
+
+    def header(self, name: str) -> str | None:
+        """A header by its name in any case."""
+        return next((value for key, value in self.headers.items() if key.lower() == name), None)
+
+
+class Unreachable(Exception):
+    """No reply. `sent`: the request may have reached the server, so that the token may be spent. `reason` holds no secret."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reply means. `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``."""
+
+    kind: str
+    reason: str = ""
+    mapping: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    code: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    request_id: str | None = None
+
+
+def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
+    """The refresh, RFC 6749 section 6 in the JSON of the ADH guide."""
+    return Call(
+        base_url + REFRESH_PATH,
+        {
+            "grant_type": "refresh_token",
+            "refresh_token": refresh_token.reveal(),
+            "client_id": client_id,
+            "client_secret": client_secret.reveal(),
+        },
+    )
+
+
+def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
+    """The revocation of a session by its refresh token."""
+    return Call(
+        base_url + REVOKE_PATH, {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()}
+    )
+
+
+def classify(reply: Reply, now: float) -> Verdict:
+    """What a reply of the refresh or exchange endpoint means. Only the code ``invalid_grant`` is terminal, never a status."""
+    mapping = _json_object(reply.body)
+    code = code_of(mapping)
+    facts: dict[str, Any] = {"code": code, "status": reply.status, "request_id": printable(reply.header("x-request-id"))}
+    if reply.status == 429 or reply.status >= 500:
+        return Verdict("again", f"HTTP {reply.status}", retry_after=retry_after(reply.header("retry-after"), now), **facts)
+    if "access_token" in mapping and 200 <= reply.status < 300:
+        return Verdict("pair", mapping=mapping, **facts)
+    if code == REFUSED:
+        return Verdict("refused", f"HTTP {reply.status} {code}", **facts)
+    if code in CLIENT_REFUSED:
+        return Verdict("misconfigured", f"HTTP {reply.status} {code}", **facts)
+    if 200 <= reply.status < 300:
+        # A portal's page, or a reply cut short. The token may be spent; only another try can tell.
+        return Verdict("again", f"HTTP {reply.status} without tokens" + (", cut short" if reply.cut else ""), **facts)
+    hint = " (redirects are not followed: is base_url right?)" if 300 <= reply.status < 400 else ""
+    return Verdict("failed", f"HTTP {reply.status}{' ' + code if code else ''}{hint}", **facts)
+
+
+def revoked(reply: Reply) -> bool:
+    """Whether the session is gone after this reply. The guide documents no reply: any 2xx will do, and so will a token unknown there."""
+    return 200 <= reply.status < 300 or code_of(_json_object(reply.body)) in (REFUSED, "invalid_token")
+
+
+def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
+    """The code of a 401 from the four shapes that the platform's material attests. `body`: as it came, at most `BODY_LIMIT` bytes."""
+    plain = _decoded(body, headers.get("content-encoding", ""))
+    return code_of(_json_object(plain)) or _challenge_code(headers.get("www-authenticate", ""))
+
+
+def code_of(mapping: Mapping[str, Any]) -> str | None:
+    """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
+    error = mapping.get("error")
+    nested = error.get("code") if isinstance(error, dict) else None
+    found = next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and value), None)
+    return printable(found)
+
+
+def printable(text: str | None, limit: int = 200) -> str | None:
+    """A stranger's text, fit for a message: one line, no control characters, bounded."""
+    return None if text is None else "".join(char if char.isprintable() else "?" for char in text[:limit])
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where there is none that makes sense."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value, now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str, now: float) -> float:
+    try:
+        moment: datetime = email.utils.parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return math.nan
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    # 32 + 15: zlib and gzip by their headers. Bounded, so that a compressed bomb stays small.
+    try:
+        return zlib.decompressobj(47).decompress(body, BODY_LIMIT)
+    except zlib.error:
+        return b""
+
+
+def _challenge_code(challenge: str) -> str | None:
+    """``error`` of a ``WWW-Authenticate: Bearer`` challenge (RFC 6750 section 3)."""
+    scheme, _, rest = challenge[:BODY_LIMIT].strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    for item in rest.split(","):
+        name, _, value = item.strip().partition("=")
+        if name.strip().lower() == "error":
+            return printable(value.strip().strip('"')) or None
+    return None
+
+
+def base_url_of(text: str) -> str:
+    """A base_url fit to receive tokens, without its trailing slash. Raises `ConfigurationError`."""
+    origin = origin_of(text)
+    parts = urlsplit(text) if origin else None
+    if origin is None or parts is None or parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment", setting="base_url"
+        )
+    if origin[0] != "https" and not _is_loopback(origin[1]):
+        raise ConfigurationError(
+            f"base_url must be https: over plain http to {origin[1]} anyone on the way could read the tokens (http is for loopback only)",
+            setting="base_url",
+        )
+    return text.rstrip("/")
+
+
+def origin_of(url: str) -> Origin | None:
+    """Scheme, host and port of a URL in one spelling, None where the URL is not clearly one of http or https.
+
+    Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC 3986): no token goes there.
+    """
+    if any(char in "\\" or char <= " " or char == "\x7f" for char in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return normal_origin(parts.scheme, host, port)
+
+
+def normal_origin(scheme: str, host: str | None, port: int | None) -> Origin | None:
+    """The three parts in one spelling: lower case, IDNA, no trailing dot, IPv6 compressed, the default port filled in."""
+    scheme = scheme.lower()
+    if not host or scheme not in DEFAULT_PORTS:
+        return None
+    name = _normal_host(host)
+    return (scheme, name, DEFAULT_PORTS[scheme] if port is None else port) if name else None
+
+
+def _normal_host(host: str) -> str | None:
+    host = host.strip("[]").lower()
+    host = host[:-1] if host.endswith(".") else host
+    if not host.isascii():
+        import idna  # both clients stand on it; an ASCII host needs none of its tables
+
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError:
+            return None
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,19 @@
+"""AdhHttpxAuth, for httpx. The only room that knows httpx."""
+
+from __future__ import annotations
+
+import httpx
+
+from .httpx_flow import HttpxFlow
+from .plugin import Plugin
+
+__all__ = ["AdhHttpxAuth"]
+
+
+class AdhHttpxAuth(HttpxFlow, httpx.Auth):
+    __doc__ = f"""{Plugin.__doc__}
+    For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio. `refresh_via` is an `httpx.Client`; without
+    one, the environment decides about proxies and certificates. What a request raises is also an `httpx.HTTPError`.
+    """
+
+    _client = httpx

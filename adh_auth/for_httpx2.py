@@ -1,0 +1,19 @@
+"""AdhHttpx2Auth, for httpx2. The only room that knows httpx2."""
+
+from __future__ import annotations
+
+import httpx2
+
+from .httpx_flow import HttpxFlow
+from .plugin import Plugin
+
+__all__ = ["AdhHttpx2Auth"]
+
+
+class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):
+    __doc__ = f"""{Plugin.__doc__}
+    For httpx2: ``httpx2.Client(auth=AdhHttpx2Auth())``, and `httpx2.AsyncClient` on asyncio and trio. `refresh_via` is an `httpx2.Client`; without
+    one, the environment decides about proxies and certificates. What a request raises is also an `httpx2.HTTPError`.
+    """
+
+    _client = httpx2

@@ -1,0 +1,352 @@
+"""AdhAuth, for requests. The only room that knows requests."""
+
+from __future__ import annotations
+
+import io
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar
+from requests.models import PreparedRequest, Response
+from requests.utils import get_environ_proxies, rewind_body
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
+from urllib3.response import HTTPResponse
+
+from .endpoint import BODY_LIMIT, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
+from .errors import AdhAuthError, ConfigurationError, twin
+from .plugin import Plugin, bearer, redacted, wrong_client
+from .rotation import Pair
+from .tokens import Secret
+
+__all__ = ["AdhAuth"]
+
+#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
+CONNECT_TIMEOUT = 5.0
+
+
+class AdhAuth(Plugin, requests.auth.AuthBase):
+    __doc__ = f"""{Plugin.__doc__}
+    For requests: ``session.auth = AdhAuth()``. `refresh_via` is a `requests.Session`; without one, the refresh goes out directly, with the
+    `verify`, `cert` and `proxies` of the call that it answers. What a request raises is also a `requests.RequestException`.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        scheme, host, port = self._origin
+        name = f"[{host}]" if ":" in host else host
+        default = 443 if scheme == "https" else 80
+        # requests has put a path behind the authority by now, so that these prefixes can't be part of a longer host name.
+        explicit = f"{scheme}://{name}:{port}/"
+        self._prefixes = (f"{scheme}://{name}/", explicit) if port == default else (explicit,)
+        self._seen: Mapping[str, Any] = {}
+
+    def __call__(self, r: PreparedRequest) -> PreparedRequest:
+        """Put the token on a request to the API, and watch for its answer."""
+        if not isinstance(r, PreparedRequest):
+            raise wrong_client(self, r)
+        url = r.url or ""
+        if not (url.startswith(self._prefixes) or self._is_ours(url)):
+            return r
+        try:
+            pair = self._core.current()
+            if pair.dead or self._core.always_asks or not _is_plain(r.body):
+                pair = self._ready(pair, r)
+        except AdhAuthError as error:
+            trouble = error
+        else:
+            r.headers["Authorization"] = pair.header
+            hooks = r.hooks["response"]
+            if self._on_response not in hooks:
+                hooks.append(self._on_response)
+            return r
+        raise _for_requests(trouble, r)
+
+    def _ready(self, pair: Pair, r: PreparedRequest) -> Pair:
+        if self._core.due(pair, one_shot=not _can_be_sent_again(r)):
+            return self._rotated(pair.secret)
+        return pair
+
+    def _on_response(self, response: Response, **sent_with: Any) -> Response:
+        self._seen = sent_with
+        if response.status_code != 401:
+            return response
+        # requests keeps this hook on redirected hops, after it took the header off for the new host (psf/requests#2577).
+        # Answering that host's 401 would send it the new token. (hishel leaves response.url empty: ask the request.)
+        request = response.request
+        rejected = bearer(request.headers.get("Authorization"))
+        if rejected is None or not self._is_ours(request.url or ""):
+            return response
+        try:
+            pair = self._replacement(response, rejected, sent_with)
+        except AdhAuthError as error:
+            trouble = error
+        else:
+            return response if pair is None else self._sent_again(response, pair, sent_with)
+        response.close()
+        raise _for_requests(trouble, request, response)
+
+    def _replacement(self, response: Response, rejected: Secret, sent_with: Mapping[str, Any]) -> Pair | None:
+        """The pair to send again with, None where this 401 is the caller's."""
+        if error_code(response.headers, _peek(response)) == EXPIRED:
+            return self._rotated(rejected, post=partial(self._post, sent_with=sent_with))
+        # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is answered with that one.
+        stored = self._core.current()
+        return stored if stored.secret != rejected else None
+
+    def _sent_again(self, response: Response, pair: Pair, sent_with: Mapping[str, Any]) -> Response:
+        request = response.request
+        connection = getattr(response, "connection", None)
+        if connection is None or not _rewound(request):
+            return response
+        again = request.copy()
+        _refresh_cookies(again, response)
+        again.headers["Authorization"] = pair.header
+        _let_go(response)
+        started = time.perf_counter()
+        resent: Response = connection.send(again, **sent_with)
+        resent.elapsed = timedelta(seconds=time.perf_counter() - started)
+        resent.request = again
+        resent.history.append(response)
+        # For the record only: the token in there is dead, and nobody needs to read it.
+        response.request = request.copy()
+        response.request.headers["Authorization"] = redacted(pair.secret)
+        if resent.is_redirect:
+            # requests builds the redirected request from the original one, which would go on with the old token.
+            request.headers["Authorization"] = pair.header
+        return resent
+
+    def _post(self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None) -> Reply:
+        """Carry a call to an auth endpoint. Raises `Unreachable`."""
+        if self._refresh_via is not None:
+            return _answered(partial(_via_session, self._refresh_via, call, seconds))
+        return _answered(partial(_directly, call, seconds, sent_with or self._seen))
+
+    def _check_carrier(self, carrier: Any) -> None:
+        if carrier is not None and not isinstance(carrier, requests.Session):
+            raise ConfigurationError(f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via")
+
+
+def _for_requests(error: AdhAuthError, request: PreparedRequest, response: Response | None = None) -> AdhAuthError:
+    raised = twin(error, requests.RequestException)
+    vars(raised).update(request=request, response=response)
+    return raised
+
+
+def _is_plain(body: object) -> bool:
+    return body is None or isinstance(body, (bytes, str))
+
+
+def _can_be_sent_again(request: PreparedRequest) -> bool:
+    """Whether the same body can be sent once more: bytes, and files that were asked where they stand and can go back there."""
+    if _is_plain(request.body):
+        return True
+    seekable = getattr(request.body, "seekable", None)
+    can_seek = seekable() if callable(seekable) else hasattr(request.body, "seek")
+    return bool(can_seek) and isinstance(request._body_position, int)  # noqa: SLF001 - recorded by requests for its own redirects
+
+
+def _rewound(request: PreparedRequest) -> bool:
+    if _is_plain(request.body):
+        return True
+    if not _can_be_sent_again(request):
+        return False
+    try:
+        rewind_body(request)
+    except (requests.exceptions.UnrewindableBodyError, ValueError):  # ValueError: the caller has closed the file
+        return False
+    return True
+
+
+def _refresh_cookies(again: PreparedRequest, response: Response) -> None:
+    jar: Any = again._cookies  # noqa: SLF001 - as requests' own digest auth does
+    if jar is None:
+        return
+    extract_cookies_to_jar(jar, response.request, response.raw)
+    again.headers.pop("Cookie", None)
+    again.prepare_cookies(jar)
+
+
+def _peek(response: Response) -> bytes:
+    """The first bytes of a 401's body as they came, which stays as readable as it was."""
+    content = response._content  # noqa: SLF001 - False until read
+    if isinstance(content, bytes):
+        # Loaded already, and decoded: what a compressed body was no longer matters.
+        return _as_sent(content[:BODY_LIMIT], response)
+    raw = response.raw
+    if not isinstance(raw, HTTPResponse):
+        return b""
+    start = _read_some(raw)
+    rest = _Rejoined(start, raw)
+    response.raw = HTTPResponse(
+        body=rest,
+        headers=raw.headers,
+        status=raw.status,
+        reason=raw.reason,
+        version=raw.version,
+        preload_content=False,
+        original_response=getattr(raw, "_original_response", None),
+        request_method=response.request.method,
+    )
+    return start
+
+
+def _as_sent(content: bytes, response: Response) -> bytes:
+    if response.headers.get("content-encoding", "").lower() in ("", "identity"):
+        return content
+    import zlib
+
+    return zlib.compress(content)
+
+
+def _read_some(raw: HTTPResponse) -> bytes:
+    start = b""
+    # A read may give less than asked for. What breaks off here breaks off again for whoever reads on.
+    with suppress(HTTPError, OSError):
+        while len(start) <= BODY_LIMIT and (chunk := raw.read(BODY_LIMIT + 1 - len(start), decode_content=False)):
+            start += chunk
+    return start
+
+
+class _Rejoined(io.RawIOBase):
+    """A response's bytes from the first one on, of which some were read already."""
+
+    def __init__(self, start: bytes, rest: HTTPResponse) -> None:
+        self._start = start
+        self._rest = rest
+
+    def read(self, size: int = -1) -> bytes:
+        if self._start:
+            size = len(self._start) if size is None or size < 0 else size
+            piece, self._start = self._start[:size], self._start[size:]
+            return piece if size != len(piece) or self._start else piece
+        piece = self._rest.read(None if size is None or size < 0 else size, decode_content=False)
+        return piece
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        super().close()
+        self._rest.close()
+        self._rest.release_conn()
+
+
+def _let_go(response: Response) -> None:
+    """Give the connection back, with as much of the 401 kept for `history` as was looked at."""
+    raw = response.raw
+    if response._content is False:  # noqa: SLF001
+        body = raw._fp if isinstance(raw, HTTPResponse) else None  # noqa: SLF001
+        whole = isinstance(body, _Rejoined) and len(body._start) <= BODY_LIMIT  # noqa: SLF001
+        if whole:
+            with suppress(requests.RequestException, HTTPError):
+                response.content  # noqa: B018 - a read of something that is in memory
+        else:
+            response._content = b""  # noqa: SLF001
+            response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
+    response.close()
+
+
+def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any]) -> Response:
+    # No Session: it would bring .netrc, cookies, and whatever patches every Session (requests_cache.install_cache stored the reply).
+    request = requests.Request("POST", call.url, data=call.body(), headers=_HEADERS).prepare()
+    adapter = HTTPAdapter()
+    try:
+        return adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with))
+    finally:
+        # Closing a pool leaves connections that are in use alone; the reply is read through its own.
+        adapter.close()
+
+
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "adh-auth", "Accept-Encoding": "identity"}
+
+
+def _trust(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
+    """`verify`, `cert` and `proxies` as requests merged them for the last call; before the first, what the environment says."""
+    if sent_with:
+        return {name: sent_with.get(name) for name in ("verify", "cert", "proxies")}
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+    return {"verify": bundle, "cert": None, "proxies": get_environ_proxies(url)}
+
+
+def _via_session(session: requests.Session, call: Call, seconds: float) -> Response:
+    # An auth that does nothing keeps .netrc, and an AdhAuth that sits on that very session, out of it.
+    return session.post(
+        call.url,
+        data=call.body(),
+        headers=_HEADERS,
+        auth=_no_auth,
+        timeout=(CONNECT_TIMEOUT, seconds),
+        allow_redirects=False,
+        stream=True,
+    )
+
+
+def _no_auth(request: PreparedRequest) -> PreparedRequest:
+    return request
+
+
+def _answered(send: Any) -> Reply:
+    """Send and read, bounded. What goes wrong is told without the exception: its request holds the refresh token."""
+    trouble = None
+    try:
+        response = send()
+    except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+        trouble = Unreachable(_reason(error), sent=not _never_sent(error))
+    if trouble is not None:
+        raise trouble
+    try:
+        body, cut = _bounded(response)
+    finally:
+        response.close()
+    return Reply(response.status_code, response.headers, body, cut)
+
+
+def _bounded(response: Response) -> tuple[bytes, bool]:
+    body = b""
+    try:
+        for chunk in response.iter_content(8192):
+            body += chunk
+            if len(body) > REPLY_LIMIT:
+                return body[:REPLY_LIMIT], True
+    except (requests.RequestException, HTTPError, OSError):
+        return body, True
+    return body, False
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception and those inside it, urllib3's `reason` among them."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting and len(found) < 20:
+        item = waiting.pop()
+        if isinstance(item, BaseException) and item not in found:
+            found.append(item)
+            waiting += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
+    return found
+
+
+def _never_sent(error: BaseException) -> bool:
+    never = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+    return any(isinstance(item, never) for item in _chain(error))
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what was sent."""
+    chain = _chain(error)
+    words = [type(error).__name__]
+    for item in chain:
+        if isinstance(item, ssl.SSLCertVerificationError):
+            words.append(f"certificate verify failed: {item.verify_message}")
+            break
+        if isinstance(item, OSError) and item.strerror:
+            words.append(item.strerror)
+            break
+    return ": ".join(words)

@@ -1,0 +1,349 @@
+"""The auth flow that httpx and httpx2 share, sync and async. Imports neither: the class that is built on it brings its client's module."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from typing import Any
+
+from .endpoint import BODY_LIMIT, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
+from .errors import AdhAuthError, ConfigurationError, twin
+from .plugin import Plugin, bearer, redacted, wrong_client
+from .rotation import Pair
+from .tokens import Secret, Tokens
+
+__all__ = ["HttpxFlow"]
+
+#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
+CONNECT_TIMEOUT = 5.0
+
+
+class HttpxFlow(Plugin):
+    """The plugin, given `_client`: the module httpx or httpx2."""
+
+    _client: Any
+
+    def __call__(self, request: Any) -> Any:
+        """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a function of the request."""
+        raise wrong_client(self, request)
+
+    async def arefresh(self) -> Tokens:
+        """`refresh` for a task: waits without a thread."""
+        await self._core.force().wait_async(self._core.patience)
+        return self.tokens
+
+    async def arevoke(self) -> None:
+        """`revoke` for a task: waits without a thread."""
+        await self._core.revoke().wait_async(self._core.patience)
+
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Put the token on, watch the answer, send again once."""
+        if not self._goes_to_us(request.url):
+            yield request
+            return
+        body = _Body(request)
+        try:
+            pair = self._core.current()
+            if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
+                pair = self._rotated(pair.secret)
+        except AdhAuthError as error:
+            trouble = error
+        else:
+            request.headers["Authorization"] = pair.header
+            response = yield request
+            if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
+                return
+            peeked = _Peeked(response)
+            peeked.read()
+            try:
+                fresh = self._replacement(response, peeked, rejected)
+                if fresh is None and peeked.code == EXPIRED:
+                    fresh = self._rotated(rejected)
+            except AdhAuthError as error:
+                trouble = error
+                response.close()
+            else:
+                if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
+                    peeked.keep_for_history()
+                    yield again
+                return
+        raise self._for_client(trouble, request)
+
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        """The same for a task; the waiting is done by the event loop."""
+        if not self._goes_to_us(request.url):
+            yield request
+            return
+        body = _Body(request)
+        try:
+            pair = self._core.current()
+            if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
+                pair = await self._rotated_async(pair.secret)
+        except AdhAuthError as error:
+            trouble = error
+        else:
+            request.headers["Authorization"] = pair.header
+            response = yield request
+            if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
+                return
+            peeked = _Peeked(response)
+            await peeked.aread()
+            try:
+                fresh = self._replacement(response, peeked, rejected)
+                if fresh is None and peeked.code == EXPIRED:
+                    fresh = await self._rotated_async(rejected)
+            except AdhAuthError as error:
+                trouble = error
+                await response.aclose()
+            else:
+                if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
+                    peeked.keep_for_history()
+                    yield again
+                return
+        raise self._for_client(trouble, request)
+
+    def _goes_to_us(self, url: Any) -> bool:
+        return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
+
+    def _rejected_by_us(self, response: Any) -> Secret | None:
+        """The token that the API itself has refused. httpx follows redirects below this flow, so the answer may be a stranger's."""
+        request = response.request
+        rejected = bearer(request.headers.get("Authorization"))
+        return rejected if rejected is not None and self._goes_to_us(request.url) else None
+
+    def _replacement(self, response: Any, peeked: _Peeked, rejected: Secret) -> Pair | None:
+        """The pair of the file, where it is newer than the one that was refused, whatever the 401's code."""
+        peeked.code = error_code(response.headers, peeked.start)
+        stored = self._core.current()
+        return stored if stored.secret != rejected and not stored.dead else None
+
+    def _again(self, request: Any, body: _Body, pair: Pair) -> Any:
+        """The request once more, as a request of its own: hooks and mocks keep the first as it was. None for a body that is gone."""
+        stream = request.stream
+        if not body.rewind(stream):
+            return None
+        headers = request.headers.copy()
+        headers["Authorization"] = pair.header
+        again = type(request)(request.method, request.url, headers=headers, stream=stream, extensions=request.extensions)
+        if _is_in_memory(request):
+            again.read()
+        return again
+
+    def _for_client(self, error: AdhAuthError, request: Any) -> AdhAuthError:
+        raised = twin(error, self._client.HTTPError)
+        raised.request = request  # type: ignore[attr-defined]
+        return raised
+
+    def _post(self, call: Call, seconds: float) -> Reply:
+        """Carry a call to an auth endpoint. Raises `Unreachable`."""
+        trouble = None
+        try:
+            if self._refresh_via is not None:
+                return self._carried(self._refresh_via, call, seconds)
+            # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
+            with self._client.Client(verify=call.url.startswith("https:")) as own:
+                return self._carried(own, call, seconds)
+        except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
+            trouble = Unreachable(_reason(error), sent=not isinstance(error, self._never_sent()))
+        raise trouble
+
+    def _carried(self, client: Any, call: Call, seconds: float) -> Reply:
+        request = client.build_request(
+            "POST",
+            call.url,
+            content=call.body(),
+            headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
+            timeout=self._client.Timeout(seconds, connect=CONNECT_TIMEOUT),
+        )
+        response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+        try:
+            body, cut = self._bounded(response)
+        finally:
+            response.close()
+        return Reply(response.status_code, response.headers, body, cut)
+
+    def _bounded(self, response: Any) -> tuple[bytes, bool]:
+        body = b""
+        try:
+            for chunk in response.iter_bytes(8192):
+                body += chunk
+                if len(body) > REPLY_LIMIT:
+                    return body[:REPLY_LIMIT], True
+        except self._client.HTTPError:
+            return body, True
+        return body, False
+
+    def _never_sent(self) -> tuple[type[Exception], ...]:
+        client = self._client
+        return (client.ConnectError, client.ConnectTimeout, client.PoolTimeout, client.ProxyError, client.UnsupportedProtocol, client.InvalidURL)
+
+    def _check_carrier(self, carrier: Any) -> None:
+        if carrier is not None and not isinstance(carrier, self._client.Client):
+            name = self._client.__name__
+            raise ConfigurationError(f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via")
+
+
+class _Body:
+    """A request's body before it is first sent: can it be sent again, and from where?"""
+
+    __slots__ = ("one_shot", "_file", "_position")
+
+    def __init__(self, request: Any) -> None:
+        self._file: Any = None
+        self._position = 0
+        self.one_shot = False
+        if not _is_in_memory(request):
+            self._look(request.stream)
+
+    def _look(self, stream: Any) -> None:
+        fields = getattr(stream, "fields", None)
+        if fields is not None:  # multipart: the client goes back to the start of each file itself, if it can
+            self.one_shot = not all(_is_data(field) or _can_seek(field.file) for field in fields)
+            return
+        source = getattr(stream, "_stream", None)
+        if isinstance(source, (list, tuple)):
+            return
+        if _can_seek(source) and hasattr(source, "read"):
+            self._file, self._position = source, source.tell()
+            return
+        self.one_shot = True
+
+    def rewind(self, stream: Any) -> bool:
+        """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
+        if self._file is not None and getattr(stream, "_stream", None) is self._file:
+            try:
+                self._file.seek(self._position)
+            except (OSError, ValueError):  # ValueError: the caller has closed the file
+                return False
+            return True
+        return not self.one_shot or _is_bytes(stream)
+
+
+def _is_in_memory(request: Any) -> bool:
+    return "_content" in vars(request)
+
+
+def _is_bytes(stream: Any) -> bool:
+    return isinstance(getattr(stream, "_stream", None), bytes)
+
+
+def _is_data(field: Any) -> bool:
+    return not hasattr(field, "file") or isinstance(field.file, (str, bytes))
+
+
+def _can_seek(source: Any) -> bool:
+    seekable = getattr(source, "seekable", None)
+    try:
+        return bool(seekable()) if callable(seekable) else False
+    except ValueError:  # closed
+        return False
+
+
+class _Peeked:
+    """The first bytes of a 401's body as they came; the response stays as readable as it was."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._inner = response.stream
+        self.start = b""
+        self.code: str | None = None
+        self._whole = False
+
+    def read(self) -> None:
+        """Look at up to `BODY_LIMIT` bytes."""
+        if self._is_loaded():
+            return
+        rest = iter(self._inner)
+        while len(self.start) <= BODY_LIMIT:
+            chunk = next(rest, None)
+            if chunk is None:
+                self._whole = True
+                break
+            self.start += chunk
+        self._response.stream = self._rejoined(rest)
+
+    async def aread(self) -> None:
+        """The same from an asynchronous stream."""
+        if self._is_loaded():
+            return
+        rest = aiter_of(self._inner)
+        while len(self.start) <= BODY_LIMIT:
+            try:
+                chunk = await rest.__anext__()
+            except StopAsyncIteration:
+                self._whole = True
+                break
+            self.start += chunk
+        self._response.stream = self._rejoined(rest)
+
+    def _is_loaded(self) -> bool:
+        if "_content" not in vars(self._response):
+            return False
+        self.start = self._response.content[:BODY_LIMIT]
+        self._whole = True
+        return True
+
+    def _rejoined(self, rest: Any) -> Any:
+        return _stream_like(self._inner, self.start, None if self._whole else rest)
+
+    def keep_for_history(self) -> None:
+        """The client reads this response to its end before it sends again: give it no more than was looked at, and no token."""
+        response = self._response
+        if "_content" not in vars(response):
+            response.stream = _stream_like(self._inner, self.start if self._whole else b"", None)
+        request = response.request
+        headers = request.headers.copy()
+        headers["Authorization"] = redacted(Secret("x"))
+        response.request = type(request)(request.method, request.url, headers=headers, extensions=request.extensions)
+
+
+def aiter_of(stream: Any) -> Any:
+    """The stream's asynchronous iterator."""
+    return stream.__aiter__()
+
+
+def _stream_like(inner: Any, start: bytes, rest: Any) -> Any:
+    """A stream of the same kind as `inner`, so that the client's own checks take it, that gives `start`, then `rest`."""
+    kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
+
+    class Rejoined(*kinds):  # type: ignore[misc]
+        # httpx2 reads the time that the response took from here.
+        elapsed = property(lambda self: getattr(inner, "elapsed", None))
+
+        def __iter__(self) -> Iterator[bytes]:
+            if start:
+                yield start
+            if rest is not None:
+                yield from rest
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            if start:
+                yield start
+            if rest is not None:
+                async for chunk in rest:
+                    yield chunk
+
+        def close(self) -> None:
+            inner.close()
+
+        async def aclose(self) -> None:
+            await inner.aclose()
+
+    return Rejoined()
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and cause in a few words, never a message of the client's, which may quote what was sent."""
+    words = [type(error).__name__]
+    item: BaseException | None = error
+    for _ in range(10):
+        if item is None:
+            break
+        if isinstance(item, ssl.SSLCertVerificationError):
+            words.append(f"certificate verify failed: {item.verify_message}")
+            break
+        if isinstance(item, OSError) and item.strerror:
+            words.append(item.strerror)
+            break
+        item = item.__cause__ or item.__context__
+    return ": ".join(words)

@@ -1,0 +1,169 @@
+"""What the three auth classes have in common: their arguments, the methods that are not part of a request, repr and pickling."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+from .endpoint import Call, Reply, normal_origin, origin_of
+from .errors import AdhAuthError
+from .rotation import Calls, Job, Pair, Rotation
+from .settings import resolve
+from .tokens import Secret, Tokens
+
+__all__ = ["Plugin"]
+
+P = TypeVar("P", bound="Plugin")
+
+#: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
+ROUNDS = 3
+
+
+class Plugin:
+    """Keeps the requests of a client signed in.
+
+    `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json``.
+    `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
+    `base_url`: the API; default ``$ADH_BASE_URL``, else the public one. The token is sent to this origin and to no other.
+    `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the API's ``401 token_expired``.
+    `lock_timeout`: seconds to wait for another process's refresh; more than one whole refresh takes.
+    `refresh_via`: a client that carries the refresh call instead of one of our own.
+
+    Building one does no I/O. Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        token_file: str | os.PathLike[str] | None = None,
+        *,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        base_url: str | None = None,
+        refresh_ahead: float | None = None,
+        lock_timeout: float | None = None,
+        refresh_via: Any = None,
+    ) -> None:
+        settings = resolve(
+            token_file,
+            client_id=client_id,
+            client_secret=client_secret,
+            base_url=base_url,
+            refresh_ahead=refresh_ahead,
+            lock_timeout=lock_timeout,
+        )
+        self._check_carrier(refresh_via)
+        self._file = settings.file
+        self._origin = settings.origin
+        self._refresh_via = refresh_via
+        # As they were passed: a pickle carries the secret only if it was an argument, and the rest comes from the environment over there.
+        self._arguments = {
+            "token_file": str(settings.file.path),
+            "client_id": client_id,
+            "client_secret": None if client_secret is None else Secret(client_secret),
+            "base_url": base_url,
+            "refresh_ahead": refresh_ahead,
+            "lock_timeout": lock_timeout,
+        }
+        calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
+        self._core = Rotation(
+            settings.file, calls, self._post, refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout
+        )
+
+    @property
+    def token_file(self) -> str:
+        """Absolute path of the token file."""
+        return str(self._file.path)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The current pair, read from the file. Raises `TokenFileError`."""
+        return self._core.current().tokens
+
+    def refresh(self) -> Tokens:
+        """Refresh now, or share the refresh that another thread or process has under way; gives the pair in force.
+
+        Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or `ConfigurationError`.
+        """
+        self._core.force().wait(self._core.patience)
+        return self.tokens
+
+    def revoke(self) -> None:
+        """Sign out everywhere: tell the server, then remove the token file. Raises as `refresh`; the file stays if that fails."""
+        self._core.revoke().wait(self._core.patience)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.token_file!r}, base_url={_url_of(self._origin)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        arguments = dict(self._arguments)
+        secret = arguments["client_secret"]
+        return {**arguments, "client_secret": secret.reveal() if isinstance(secret, Secret) else None, "refresh_via": self._refresh_via}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __copy__(self: P) -> P:
+        return type(self)(**self.__getstate__())
+
+    def __deepcopy__(self: P, memo: dict[int, Any]) -> P:
+        # The client that carries the refresh is shared: its sockets can't be copied.
+        return self.__copy__()
+
+    def _post(self, call: Call, seconds: float) -> Reply:
+        raise NotImplementedError
+
+    def _check_carrier(self, carrier: Any) -> None:
+        raise NotImplementedError
+
+    def _is_ours(self, url: str) -> bool:
+        return origin_of(url) == self._origin
+
+    def _is_our_origin(self, scheme: str, host: str, port: int | None) -> bool:
+        return normal_origin(scheme, host, port) == self._origin
+
+    def _rotated(self, rejected: Secret, **post: Any) -> Pair:
+        """The pair to go on with in place of `rejected`. Raises the outcome's error."""
+        for _ in range(ROUNDS):
+            job = self._core.rotate(rejected, **post)
+            if job is None:
+                break
+            job.wait(self._core.patience)
+        return self._core.current()
+
+    async def _rotated_async(self, rejected: Secret) -> Pair:
+        """The same for a task."""
+        for _ in range(ROUNDS):
+            job: Job | None = self._core.rotate(rejected)
+            if job is None:
+                break
+            await job.wait_async(self._core.patience)
+        return self._core.current()
+
+
+def bearer(header: str | bytes | None) -> Secret | None:
+    """The token of an ``Authorization`` header, None for anything but a bearer token."""
+    text = header.decode("latin-1") if isinstance(header, bytes) else header
+    scheme, _, token = (text or "").partition(" ")
+    return Secret(token) if scheme.lower() == "bearer" and token else None
+
+
+def wrong_client(auth: object, request: object) -> TypeError:
+    """The error for an auth object in the hands of a client it was not made for."""
+    client = type(request).__module__.partition(".")[0]
+    right = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}.get(client)
+    advice = f"use adh_auth.{right} with {client}" if right else "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
+    return TypeError(f"{type(auth).__name__} was handed a request of {client}: {advice}")
+
+
+def _url_of(origin: tuple[str, str, int]) -> str:
+    scheme, host, port = origin
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
+
+
+def redacted(token: Secret | None) -> str:
+    """What stands in place of a token in a request that is kept for the record."""
+    return "Bearer [redacted]" if token else ""
+
+
+__all__ += ["AdhAuthError", "bearer", "redacted", "wrong_client"]

@@ -1,0 +1,25 @@
+"""The pytest fixture `adh_sandbox`. Nothing else is loaded until a test asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .testing import Sandbox
+
+
+@pytest.fixture
+def adh_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A running local ADH with a signed-in token file (`.token_file`); the environment points this library at both."""
+    from .testing import Sandbox  # noqa: PLC0415 - a plugin is loaded in every pytest run, also in those that never use it
+
+    with Sandbox() as sandbox:
+        sandbox.write_token_file(tmp_path / "tokens.json")
+        for name, value in sandbox.environment(sandbox.token_file).items():
+            monkeypatch.setenv(name, value)
+        yield sandbox

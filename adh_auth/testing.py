@@ -1,0 +1,209 @@
+"""A local ADH over real sockets, for tests: yours and this library's own.
+
+    from adh_auth.testing import Sandbox
+
+    with Sandbox() as sandbox:
+        sandbox.write_token_file("tokens.json")
+        auth = AdhAuth("tokens.json", base_url=sandbox.url, client_id=sandbox.client_id, client_secret=sandbox.client_secret)
+        sandbox.expire()                                    # the next call meets a 401 token_expired
+        requests.get(f"{sandbox.url}/api/auth/me", auth=auth)
+        assert sandbox.counts.reused == 0
+
+It is as strict as the real server must be assumed to be: a refresh token works once, and one that comes back revokes the whole session.
+The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`, every path under `/api/` answers a live access token:
+
+    /api/redirect?to=URL&status=302     a redirect to any URL
+    /api/stream?chunks=3                "chunk 0\\n", "chunk 1\\n", … each in a chunk of its own
+    /api/status/503                     that status
+    /api/cookie?name=value              the echo, and a cookie
+    /api/anything/else                  an echo: method, path, query, headers, and length, sha256 and text of the body
+"""
+
+import json
+import os
+import secrets
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .sandbox.faults import Faults, Hold, check_plan, planned_fault
+from .sandbox.ledger import Call, Counts, Ledger
+from .sandbox.routes import Routes
+from .sandbox.settings import Settings
+from .sandbox.wire import Server
+
+__all__ = ["Call", "Counts", "Hold", "Sandbox"]
+
+_HOST = "127.0.0.1"
+
+
+class Sandbox(Settings):
+    """A local ADH in threads of this process; a context manager, or `start()` and `stop()`.
+
+    What is given here may be set anew while it runs, except `port` and `ssl_context`; times are in seconds:
+
+    port              0 takes a free one; kept from then on, so that a stopped sandbox comes back where it was
+    token_life        of the access tokens issued from now on
+    grace             how long a spent refresh token is answered with its successor instead of a revocation
+    error_shape       of error replies: "code", "nested", "oauth", or "header" for a 401 without a body
+    kills_old_access  whether a rotation ends the session's earlier access tokens (`invalid_token`)
+    refresh_seconds   how long the refresh endpoint takes before it commits
+    code_life         of an authorization code; 60, an attribute only
+    """
+
+    token_file: Path
+    """The file that `write_token_file` wrote last."""
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        token_life: float = 3600.0,
+        client_id: str = "sandbox-client",
+        client_secret: str = "sandbox-secret",  # noqa: S107 - opens nothing but this sandbox
+        redirect_uris: Sequence[str] = ("http://localhost:8765/callback",),
+        grace: float = 0.0,
+        error_shape: str = "code",
+        kills_old_access: bool = False,
+        refresh_seconds: float = 0.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(
+            client_id=client_id,
+            client_secret=client_secret,
+            redirect_uris=redirect_uris,
+            token_life=token_life,
+            grace=grace,
+            error_shape=error_shape,
+            kills_old_access=kills_old_access,
+            refresh_seconds=refresh_seconds,
+        )
+        self._port = port
+        self._ssl_context = ssl_context
+        self._ledger = Ledger(self)
+        self._faults = Faults()
+        self._routes = Routes(self, self._ledger, self._faults)
+        self._server: Server | None = None
+
+    # Running it.
+
+    def start(self) -> "Sandbox":
+        """Listen; sessions and counts of an earlier run are kept."""
+        if self._server is not None:
+            raise RuntimeError("the sandbox is running already")
+        self._server = Server((_HOST, self._port), self._routes.answer, self._ssl_context)
+        self._port = self._server.server_port
+        self._faults.open()
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the port and every connection, held and delayed calls included."""
+        if self._server is not None:
+            self._faults.close()
+            self._server.stop()
+            self._server = None
+
+    def __enter__(self) -> "Sandbox":
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The base URL; known from the first `start()` on."""
+        if not self._port:
+            raise RuntimeError("the sandbox has no port yet: start it first")
+        return f"{'http' if self._ssl_context is None else 'https'}://{_HOST}:{self._port}"
+
+    def environment(self, token_file: str | os.PathLike[str]) -> dict[str, str]:
+        """The environment variables that point this library at the sandbox."""
+        return {
+            "ADH_BASE_URL": self.url,
+            "ADH_CLIENT_ID": self.client_id,
+            "ADH_CLIENT_SECRET": self.client_secret,
+            "ADH_TOKEN_FILE": os.fspath(token_file),
+        }
+
+    # Sessions.
+
+    def sign_in(self, scope: str = "profile:read discussions:read") -> dict[str, Any]:
+        """Start a session without a browser; the reply of the exchange as it would come over the wire."""
+        return self._ledger.sign_in(scope)
+
+    def write_token_file(self, path: str | os.PathLike[str]) -> Path:
+        """Start a session and save its reply as a token file, in one piece and readable by its owner only."""
+        self.token_file = Path(path)
+        _write_private(self.token_file, json.dumps(self.sign_in()).encode())
+        return self.token_file
+
+    def expire(self) -> None:
+        """Every access token issued until now has expired."""
+        self._ledger.expire()
+
+    def revoke(self) -> None:
+        """Every session is revoked: `invalid_grant` for its refresh tokens, `invalid_token` for its access tokens."""
+        self._ledger.revoke_all()
+
+    # Trouble.
+
+    def deny_next(self, count: int = 1) -> None:
+        """The user says no to the next `count` sign-ins: back with `error=access_denied`."""
+        self._ledger.deny(count)
+
+    def fail_next(
+        self,
+        count: float | None = 1,
+        *,
+        on: str = "refresh",
+        status: int | None = None,
+        retry_after: float | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        drop: str | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        """The next `count` calls go wrong, or all until `heal()` if that is None; later faults queue behind earlier ones.
+
+        on       "refresh", "exchange", "revoke", "me", or "api" for any other path
+        status   answer that instead of doing anything, with `retry_after` (seconds or an HTTP date), `headers` and `body`
+        drop     close the connection "before" anything happened, "after" the server committed, or "midway" in the reply
+        delay    seconds to wait before the reply, after the commit
+        """
+        check_plan(on, count)
+        self._faults.plan(on, count, planned_fault(status, retry_after, headers, body, drop, delay))
+
+    def heal(self) -> None:
+        """Forget all faults that are still to come."""
+        self._faults.heal()
+
+    def hold_next(self, *, on: str = "refresh", at: str = "after") -> Hold:
+        """The next call to `on` stands still "before" or "after" its commit until it is released."""
+        return self._faults.hold(on, at)
+
+    # What happened.
+
+    @property
+    def counts(self) -> Counts:
+        """A snapshot of what the server has seen."""
+        return self._ledger.counts()
+
+    @property
+    def log(self) -> list[Call]:
+        """The latest 10,000 calls, in the order of their answers."""
+        return self._ledger.log()
+
+    def __repr__(self) -> str:
+        place = self.url if self._port else "not started"
+        return f"<Sandbox {place} {self.counts}>"
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)

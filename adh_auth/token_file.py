@@ -1,0 +1,350 @@
+"""TokenFile: the one place where a session lives. Read, lock, reserve, replace; what the disk says becomes a `TokenFileError`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shlex
+import socket
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import disk
+from .attempts import NOTHING, Record
+from .endpoint import REPLY_LIMIT
+from .errors import ConfigurationError, LockTimeout, MalformedTokens, TokenFileError
+from .tokens import Stored, Tokens, file_mapping
+
+__all__ = ["TokenFile"]
+
+logger = logging.getLogger("adh_auth")
+T = TypeVar("T")
+
+#: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its retries.
+SAVE_TIMEOUT = 45.0
+#: errno values by which a file system says that it has no locks.
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+class TokenFile:
+    """The JSON file that holds one session, shared by any number of processes.
+
+    Reading takes no lock and needs no write access. Writing is atomic, durable, 0600 from birth, keeps a symlink and unknown keys.
+    Each method raises `TokenFileError` saying which file, what is wrong and what to do next; nothing is changed by a failure.
+
+    `path` None: ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh``; on Windows ``%APPDATA%``).
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._path = default_path() if path is None else absolute(path)
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute since this object was built."""
+        return Path(self._path)
+
+    def __repr__(self) -> str:
+        return f"TokenFile({self._path!r})"
+
+    def load(self) -> Tokens:
+        """The pair as it stands in the file."""
+        return self.read().tokens
+
+    def save(self, tokens: Tokens) -> None:
+        """Make `tokens` the session, after a refresh in flight has ended. Unknown keys of the file stay."""
+        if not isinstance(tokens, Tokens):
+            raise TypeError("save() takes Tokens; Tokens.from_response(reply) makes them from a token reply")
+        self.save_mapping(file_mapping(tokens, {}), tokens)
+
+    def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
+        """As `save`, with every key of a reply."""
+        self._on_disk(lambda: disk.make_folder(self._target()), "made")
+        with self.locked(SAVE_TIMEOUT):
+            kept = {name: value for name, value in self._kept().items() if name not in ("expires_in", "expires_at", "scope")}
+            room = self.reserve()
+            try:
+                room.replace(Stored(tokens, file_mapping(tokens, {**kept, **mapping})))
+            finally:
+                room.discard()
+
+    def delete(self) -> None:
+        """Sign out on this machine: remove the file, after a refresh in flight has ended. A missing file is fine."""
+        if not os.path.isdir(os.path.dirname(self._target())):
+            return
+        with self.locked(SAVE_TIMEOUT):
+            self.remove()
+
+    # What the rotation core asks for. Nothing below is part of the public interface.
+
+    def state(self) -> object:
+        """A value that changes when the file does; None for no file. This is on the way of every request."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        # Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell.
+        return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
+
+    def read(self) -> Stored:
+        """The pair and the other keys."""
+        return self._parsed(self._on_disk(lambda: disk.read_regular(self._path), "read")[0])
+
+    def lock(self) -> RotationLock:
+        """A lock for one rotation."""
+        return RotationLock(self._target() + ".lock", self)
+
+    @contextmanager
+    def locked(self, timeout: float) -> Iterator[None]:
+        """Hold the lock; `timeout` in seconds. Raises `LockTimeout`."""
+        lock = self.lock()
+        deadline = time.monotonic() + timeout
+        while not lock.take():
+            if time.monotonic() > deadline:
+                raise self.lock_timeout(lock, timeout)
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def lock_timeout(self, lock: RotationLock, waited: float) -> LockTimeout:
+        """The error for a wait that was too long."""
+        record = self.record()
+        holder = record.pid or None
+        who = f" (the last one recorded is process {holder} on {record.host})" if holder else ""
+        return LockTimeout(
+            f"another process has held {lock.path} for more than {waited:g} s{who}; see what it is doing, or raise lock_timeout",
+            lock_file=lock.path,
+            waited=waited,
+            holder=holder,
+            token_file=self._path,
+        )
+
+    def reserve(self) -> Reserved:
+        """Make sure of room for the next pair, before the present one is spent."""
+        target = self._target()
+        if trouble := disk.trouble_with_replacing(target):
+            raise self.error(f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file")
+        return Reserved(self, self._on_disk(lambda: disk.Room(target, self._room_needed(target)), "rewritten"))
+
+    def remove(self) -> None:
+        """Remove the file and what goes with it; the lock file stays, for unlinking it would split those who wait."""
+        target = self._target()
+        for path in (target, disk.room_path(target), target + ".record"):
+            self._on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
+
+    def record(self) -> Record:
+        """What is recorded of earlier attempts."""
+        try:
+            return Record.from_bytes(disk.read_regular(self._target() + ".record")[0])
+        except OSError:
+            return NOTHING
+
+    def note(self, record: Record) -> None:
+        """Record an attempt."""
+        self._on_disk(lambda: disk.write_block(self._target() + ".record", record.to_bytes()), "accompanied by its record")
+
+    def left_behind(self) -> Stored | None:
+        """The pair that a process was killed over while it replaced the file; None where there is none that is whole."""
+        data = disk.left_behind(self._target())
+        if not data:
+            return None
+        try:
+            return Stored.from_bytes(data)
+        except MalformedTokens:
+            return None
+
+    def install_left_behind(self) -> None:
+        """Finish that replacement."""
+        self._on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
+
+    def error(self, what: str, next_step: str) -> TokenFileError:
+        """An error that names the file and the next step."""
+        return TokenFileError(f"token file {self._path} {what}. {next_step}.", token_file=self._path)
+
+    def _target(self) -> str:
+        # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may differ.
+        return os.path.realpath(self._path)
+
+    def _kept(self) -> dict[str, Any]:
+        try:
+            return dict(self._parsed(disk.read_regular(self._path)[0]).mapping)
+        except disk.Unfit as unfit:
+            raise self.error(f"is refused: {unfit}", "Move it away and sign in again") from None
+        except (OSError, TokenFileError):
+            return {}
+
+    def _parsed(self, data: bytes) -> Stored:
+        reason = None
+        try:
+            return Stored.from_bytes(data)
+        except MalformedTokens as malformed:
+            reason = malformed.message
+        raise self.error(f"is no usable token file: {reason}", f"Restore it, or {sign_in(self._path)}; it was left as it is")
+
+    def _room_needed(self, target: str) -> int:
+        size = 0
+        with suppress(OSError):
+            size = os.stat(target).st_size
+        # JSON escapes make three bytes at most of one byte of UTF-8.
+        return REPLY_LIMIT + 3 * min(size, disk.FILE_LIMIT)
+
+    def _on_disk(self, work: Callable[[], T], verb: str) -> T:
+        what = None
+        try:
+            return work()
+        except FileNotFoundError:
+            what = "is missing" if verb == "read" else f"can't be {verb}: its folder is missing"
+            step = sign_in(self._path).capitalize()
+        except disk.Unfit as unfit:
+            what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
+        except OSError as refused:
+            what, step = f"can't be {verb}: {_reason(refused)}", _advice(refused)
+        raise self.error(what, step)
+
+
+class Reserved:
+    """Room for the next pair of one token file."""
+
+    def __init__(self, file: TokenFile, room: disk.Room) -> None:
+        self._file = file
+        self._room = room
+
+    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
+        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins."""
+        file = self._file
+        file._on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
+        if spent is not None and not self._still_holds(spent):
+            self.discard()
+            return False
+        loose = _loose_mode(self._room.target)
+        file._on_disk(self._room.install, "rewritten")
+        if loose:
+            tell(f"token file {file.path} could be read by others (mode {loose:04o}); it is private now (0600)")
+        return True
+
+    def discard(self) -> None:
+        """Give the room back; nothing happens where it was used."""
+        self._room.discard()
+
+    def _still_holds(self, spent: Stored) -> bool:
+        try:
+            return self._file.read().tokens.refresh_token == spent.tokens.refresh_token
+        except TokenFileError:
+            return False
+
+
+class RotationLock:
+    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in the child."""
+
+    def __init__(self, path: str, file: TokenFile) -> None:
+        self.path = path
+        self._file = file
+        self._lock: Any = None
+
+    def take(self) -> bool:
+        """Take it if it is free. Raises `TokenFileError` where there are no real locks, or the file can't be made."""
+        from filelock import FileLock, Timeout  # costs half of requests' import; only a rotation needs it
+
+        problem: OSError | NotImplementedError
+        try:
+            if self._lock is None:
+                # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
+                self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
+            self._lock.acquire(blocking=False)
+            return True
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError) as refused:
+            problem = refused
+        if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
+            what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
+        elif isinstance(problem, FileNotFoundError):
+            what, step = "is missing, and so is its folder", sign_in(str(self._file.path)).capitalize()
+        else:
+            what, step = f"can't be locked: {self.path}: {_reason(problem)}", _advice(problem)
+        raise self._file.error(what, step)
+
+    def release(self) -> None:
+        """Release it; nothing happens where it is not held."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release(force=True)
+
+
+def tell(message: str) -> None:
+    """Say something loudly: a log record, and a warning. A warning that is turned into an error must not stop a rotation half-way."""
+    logger.warning("%s", message)
+    with suppress(Warning):
+        warnings.warn(message, stacklevel=2)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path as it is meant now, whatever folder is current later."""
+    text = os.path.expanduser(os.fspath(path))
+    if not isinstance(text, str) or not text or "\0" in text or text.startswith("~"):
+        raise ConfigurationError("token_file must be the path of a file", setting="token_file")
+    return os.path.abspath(text)
+
+
+def default_path() -> str:
+    """Where the token file is when nobody says so. Raises `ConfigurationError` for a path relative to whatever folder is current."""
+    named = os.environ.get("ADH_TOKEN_FILE")
+    if named:
+        if not os.path.isabs(os.path.expanduser(named)):
+            raise ConfigurationError(f"ADH_TOKEN_FILE must be an absolute path, not {named!r}", setting="ADH_TOKEN_FILE")
+        return absolute(named)
+    variable = "APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
+    base = os.environ.get(variable, "")
+    # The XDG base directory specification: a relative path there is to be ignored.
+    return absolute(os.path.join(base if os.path.isabs(base) else "~/.config", "adh", "tokens.json"))
+
+
+def sign_in(path: str) -> str:
+    """The command that makes a token file."""
+    return f"sign in with: adh-auth login --token-file {shlex.quote(path)}"
+
+
+def host_name() -> str:
+    """This machine's name, for the record."""
+    return socket.gethostname()[:64]
+
+
+def _loose_mode(path: str) -> int:
+    if sys.platform == "win32":
+        return 0
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        return mode if mode & 0o077 else 0
+    return 0
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        disk.patiently(lambda: os.unlink(path))
+
+
+def _reason(refused: OSError | NotImplementedError) -> str:
+    return getattr(refused, "strerror", None) or type(refused).__name__
+
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space on its disk",
+    errno.EDQUOT: "Free some of your quota",
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: "Mount its file system writable, or keep it elsewhere",
+    errno.EACCES: "Give this user access to the file and write access to its folder",
+    errno.EPERM: "Give this user access to the file and write access to its folder",
+    errno.EBUSY: "Mount its folder instead of the single file",
+}
+
+
+def _advice(refused: OSError | NotImplementedError) -> str:
+    return _ADVICE.get(getattr(refused, "errno", None) or 0, "Look at the file, its folder and its disk")

@@ -1,0 +1,211 @@
+"""One pair of tokens as a value: read from a token reply, read from a token file. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+from .errors import MalformedTokens
+
+__all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
+
+#: Characters of one token. A request line and its headers fit 8 to 64 KiB in the usual servers.
+TOKEN_LIMIT = 32 * 1024
+#: Seconds. A life of more than ten years is a mistake of the server's, or milliseconds.
+LONGEST_LIFE = 10 * 365 * 86400.0
+
+
+def fingerprint(token: str) -> str:
+    """Twelve hex digits that tell one token from another and give nothing of it away: a hash, never a prefix."""
+    return sha256(b"adh-auth fingerprint\0" + token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+class Secret:
+    """A text that no ``repr``, log or traceback shows. Compare it, or `reveal()` it where it is sent."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+@dataclass(frozen=True, repr=False)
+class Tokens:
+    """One access token and the single-use refresh token that replaces it.
+
+    `expires_at` is in epoch seconds, None where the server did not say. Raises `MalformedTokens` (a `ValueError`) for a token that is
+    empty, no text, or not printable ASCII: such a token would break out of its header.
+    """
+
+    access_token: str
+    refresh_token: str
+    expires_at: float | None = None
+    token_type: str = "Bearer"
+    scope: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("access_token", "refresh_token"):
+            if trouble := _trouble_of(getattr(self, name)):
+                raise MalformedTokens(f"{name} {trouble}")
+
+    @classmethod
+    def from_response(cls, reply: Mapping[str, Any], *, now: float | None = None, previous: Tokens | None = None) -> Tokens:
+        """The pair of a token reply (RFC 6749 section 5.1).
+
+        `now`: epoch seconds from which `expires_in` counts. A reply that omits `refresh_token` or `scope` keeps those of `previous`.
+        A detail that makes no sense (`expires_in`, `token_type`) never costs the tokens. Raises `MalformedTokens`.
+        """
+        if not isinstance(reply, Mapping):
+            raise MalformedTokens("the token reply is no JSON object")
+        pair = cls(
+            access_token=_text_of(reply, "access_token"),
+            refresh_token=_text_of(reply, "refresh_token", previous.refresh_token if previous else None),
+            expires_at=_expiry_of(reply, time.time() if now is None else now),
+            token_type=_type_of(reply),
+            scope=_scope_of(reply),
+        )
+        return replace(pair, scope=previous.scope) if pair.scope is None and previous else pair
+
+    def __repr__(self) -> str:
+        return (
+            f"Tokens(access_token=<{fingerprint(self.access_token)}>, refresh_token=<{fingerprint(self.refresh_token)}>, "
+            f"expires_at={self.expires_at!r}, token_type={self.token_type!r}, scope={self.scope!r})"
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the token file holds: the pair, and every other key as it came."""
+
+    tokens: Tokens
+    mapping: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Stored:
+        """Parse a token file; an exchange reply saved as it came is one. Raises `MalformedTokens` with the reason alone."""
+        mapping = _object_of(data)
+        expires_at = mapping.get("expires_at")
+        tokens = Tokens(
+            access_token=_text_of(mapping, "access_token"),
+            refresh_token=_text_of(mapping, "refresh_token"),
+            expires_at=float(expires_at) if _is_epoch(expires_at) else None,
+            token_type=_type_of(mapping),
+            scope=_scope_of(mapping),
+        )
+        return cls(tokens, mapping)
+
+    def rotated(self, reply: Mapping[str, Any], now: float) -> Stored:
+        """What the file holds after a refresh was answered by `reply`: unknown keys stay, `expires_at` goes with the new pair."""
+        tokens = Tokens.from_response(reply, now=now, previous=self.tokens)
+        kept = {**self.mapping, **reply}
+        return Stored(tokens, file_mapping(tokens, kept))
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return encoded(self.mapping)
+
+
+def file_mapping(tokens: Tokens, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """`kept` with the five keys of the pair set to those of `tokens`; keys that would tell of another pair are gone."""
+    mapping = dict(kept)
+    mapping.update(access_token=tokens.access_token, refresh_token=tokens.refresh_token, token_type=tokens.token_type)
+    for name, value in (("expires_at", tokens.expires_at), ("scope", tokens.scope)):
+        if value is None:
+            mapping.pop(name, None)
+        else:
+            mapping[name] = value
+    return mapping
+
+
+def encoded(mapping: Mapping[str, Any]) -> bytes:
+    """A JSON file's bytes. ASCII only: a lone surrogate in an unknown key can't be written as UTF-8."""
+    return json.dumps(mapping, indent=2).encode("ascii") + b"\n"
+
+
+def _object_of(data: bytes) -> dict[str, Any]:
+    if not data.strip():
+        raise MalformedTokens("it is empty")
+    mapping = None
+    trouble = "it is not JSON (cut short, perhaps)"
+    try:
+        mapping = json.loads(data)
+        trouble = "it holds no JSON object"
+    except (ValueError, RecursionError):
+        pass  # a JSONDecodeError carries the whole file in .doc: it must not stay in the chain of what is raised
+    if not isinstance(mapping, dict):
+        raise MalformedTokens(trouble)
+    return mapping
+
+
+def _text_of(mapping: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = mapping.get(name, default)
+    if value is None and default is not None:
+        value = default
+    if trouble := _trouble_of(value):
+        raise MalformedTokens(f"{name} {trouble}")
+    return str(value)
+
+
+def _trouble_of(token: object) -> str | None:
+    if token is None:
+        return "is missing"
+    if not isinstance(token, str):
+        return "is no text"
+    if not token:
+        return "is empty"
+    if len(token) > TOKEN_LIMIT:
+        return f"is longer than {TOKEN_LIMIT} characters"
+    # RFC 6750 section 2.1 allows less (b64token); what matters is that nothing here can end a header line.
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        return "holds characters that must not go into a header"
+    return None
+
+
+def _expiry_of(reply: Mapping[str, Any], now: float) -> float | None:
+    life = _number_of(reply.get("expires_in"))
+    if life is None or not 0 < life <= LONGEST_LIFE:
+        return None
+    return round(now + life, 3)
+
+
+def _number_of(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_epoch(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e11
+
+
+def _type_of(mapping: Mapping[str, Any]) -> str:
+    # RFC 6749 section 5.1: the value is case insensitive.
+    kind = mapping.get("token_type")
+    return kind if isinstance(kind, str) and kind and kind.lower() != "bearer" and kind.isprintable() else "Bearer"
+
+
+def _scope_of(mapping: Mapping[str, Any]) -> str | None:
+    scope = mapping.get("scope")
+    return scope if isinstance(scope, str) else None
