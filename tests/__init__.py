@@ -1,0 +1,1 @@
+"""Tests of adh-auth, with real sockets, processes and files."""

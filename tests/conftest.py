@@ -1,0 +1,62 @@
+"""What the tests share: a strict sandbox, a token file of its session, and the httpx family one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adh_auth.testing import Sandbox
+
+from .support import FAMILY, Family
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings, the proxies or the session of whoever runs it."""
+    for name in ("ADH_TOKEN_FILE", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A running sandbox."""
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def token_file(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """A token file with a session of the sandbox."""
+    return sandbox.write_token_file(tmp_path / "tokens.json")
+
+
+@pytest.fixture
+def arguments(sandbox: Sandbox, token_file: Path) -> dict[str, Any]:
+    """The arguments that an auth object needs to work with the sandbox."""
+    return {
+        "token_file": str(token_file),
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "base_url": sandbox.url,
+    }
+
+
+@pytest.fixture(params=FAMILY, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    """httpx and httpx2, each with its auth class."""
+    chosen: Family = request.param
+    return chosen
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every `@pytest.mark.anyio` test runs on asyncio and on trio."""
+    return str(request.param)

@@ -1,0 +1,74 @@
+"""Helpers of the tests: the httpx family as data, children that are always reaped, and what "nothing was lost" means."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import httpx2
+import requests
+
+from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, TokenFile
+from adh_auth.testing import Sandbox
+
+#: Seconds that a test waits for an event before it fails. Events come in milliseconds; a loaded machine takes longer.
+PATIENCE = 30.0
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of httpx and httpx2, and the auth class for it."""
+
+    name: str
+    module: Any
+    auth: Any
+
+
+FAMILY = (Family("httpx", httpx, AdhHttpxAuth), Family("httpx2", httpx2, AdhHttpx2Auth))
+
+
+def modules() -> tuple[ModuleType, ...]:
+    """The clients."""
+    return (requests, httpx, httpx2)
+
+
+@contextmanager
+def child(code: str, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that runs `code`; killed and reaped at the end. Its pipes are text."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=options.pop("cwd", ROOT),
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def assert_nothing_lost(sandbox: Sandbox, token_file: Path, *, reused: int = 0) -> None:
+    """A fresh client on the same file gets a 200, the server has seen no token twice, and the file is valid."""
+    TokenFile(token_file).load()
+    json.loads(token_file.read_bytes())
+    auth = AdhAuth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    answer = requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE)
+    assert answer.status_code == 200
+    assert sandbox.counts.reused == reused
