@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import (
         AdhAuthError as AdhAuthError,
+    )
+    from .errors import (
         ConfigurationError as ConfigurationError,
+    )
+    from .errors import (
         LockTimeout as LockTimeout,
+    )
+    from .errors import (
         ReauthorizationRequired as ReauthorizationRequired,
+    )
+    from .errors import (
         RefreshFailed as RefreshFailed,
+    )
+    from .errors import (
         TokenFileError as TokenFileError,
     )
     from .for_httpx import AdhHttpxAuth as AdhHttpxAuth
@@ -39,7 +49,7 @@ _HOME = {
     "ReauthorizationRequired": "errors",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0604 - the table is the list
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

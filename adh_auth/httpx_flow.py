@@ -174,8 +174,8 @@ class HttpxFlow(Plugin):
         return body, False
 
     def _never_sent(self) -> tuple[type[Exception], ...]:
-        client = self._client
-        return (client.ConnectError, client.ConnectTimeout, client.PoolTimeout, client.ProxyError, client.UnsupportedProtocol, client.InvalidURL)
+        names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL")
+        return tuple(getattr(self._client, name) for name in names)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, self._client.Client):
@@ -186,7 +186,7 @@ class HttpxFlow(Plugin):
 class _Body:
     """A request's body before it is first sent: can it be sent again, and from where?"""
 
-    __slots__ = ("one_shot", "_file", "_position")
+    __slots__ = ("_file", "_position", "one_shot")
 
     def __init__(self, request: Any) -> None:
         self._file: Any = None
@@ -200,7 +200,7 @@ class _Body:
         if fields is not None:  # multipart: the client goes back to the start of each file itself, if it can
             self.one_shot = not all(_is_data(field) or _can_seek(field.file) for field in fields)
             return
-        source = getattr(stream, "_stream", None)
+        source: Any = getattr(stream, "_stream", None)
         if isinstance(source, (list, tuple)):
             return
         if _can_seek(source) and hasattr(source, "read"):
@@ -210,9 +210,10 @@ class _Body:
 
     def rewind(self, stream: Any) -> bool:
         """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
-        if self._file is not None and getattr(stream, "_stream", None) is self._file:
+        file = self._file
+        if file is not None and getattr(stream, "_stream", None) is file:
             try:
-                self._file.seek(self._position)
+                file.seek(self._position)
             except (OSError, ValueError):  # ValueError: the caller has closed the file
                 return False
             return True
@@ -307,8 +308,9 @@ def _stream_like(inner: Any, start: bytes, rest: Any) -> Any:
     kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
 
     class Rejoined(*kinds):  # type: ignore[misc]
-        # httpx2 reads the time that the response took from here.
-        elapsed = property(lambda self: getattr(inner, "elapsed", None))
+        @property
+        def elapsed(self) -> Any:  # httpx2 reads the time that the response took from here
+            return getattr(inner, "elapsed", None)
 
         def __iter__(self) -> Iterator[bytes]:
             if start:

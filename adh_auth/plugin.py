@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .endpoint import Call, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
@@ -13,7 +13,8 @@ from .tokens import Secret, Tokens
 
 __all__ = ["Plugin"]
 
-P = TypeVar("P", bound="Plugin")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
 ROUNDS = 3
@@ -102,10 +103,10 @@ class Plugin:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __copy__(self: P) -> P:
+    def __copy__(self) -> Self:
         return type(self)(**self.__getstate__())
 
-    def __deepcopy__(self: P, memo: dict[int, Any]) -> P:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # The client that carries the refresh is shared: its sockets can't be copied.
         return self.__copy__()
 
@@ -151,7 +152,8 @@ def wrong_client(auth: object, request: object) -> TypeError:
     """The error for an auth object in the hands of a client it was not made for."""
     client = type(request).__module__.partition(".")[0]
     right = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}.get(client)
-    advice = f"use adh_auth.{right} with {client}" if right else "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
+    every = "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
+    advice = f"use adh_auth.{right} with {client}" if right else every
     return TypeError(f"{type(auth).__name__} was handed a request of {client}: {advice}")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def adh_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A running local ADH with a signed-in token file (`.token_file`); the environment points this library at both."""
-    from .testing import Sandbox  # noqa: PLC0415 - a plugin is loaded in every pytest run, also in those that never use it
+    from .testing import Sandbox
 
     with Sandbox() as sandbox:
         sandbox.write_token_file(tmp_path / "tokens.json")

@@ -64,7 +64,9 @@ class SystemClock:
 class Rotation:
     """The core of one auth object. May be shared by threads, loops and clients, and survives a fork."""
 
-    def __init__(self, store: Store, calls: Calls, post: Post, *, refresh_ahead: float | None = None, lock_timeout: float = LOCK_TIMEOUT) -> None:
+    def __init__(
+        self, store: Store, calls: Calls, post: Post, *, refresh_ahead: float | None = None, lock_timeout: float = LOCK_TIMEOUT
+    ) -> None:
         self._store = store
         self._calls = calls
         self._post = post

@@ -254,7 +254,8 @@ class Attempt:
             if verdict.kind == "refused":
                 return (yield from self._refused(verdict))
             if verdict.kind == "misconfigured":
-                raise (yield from self._failed(verdict, ConfigurationError, "the server refuses this client; check ADH_CLIENT_ID and ADH_CLIENT_SECRET"))
+                advice = "the server refuses this client; check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
+                raise (yield from self._failed(verdict, ConfigurationError, advice))
             wait = max(pause or 0.0, verdict.retry_after or 0.0)
             if verdict.kind == "failed" or pause is None or clock.monotonic() + wait >= deadline or clock.ending():
                 break
@@ -316,7 +317,7 @@ class Attempt:
         yield from self._note_if_possible(success)
 
     def _keep(self, fresh: Stored, why: str) -> Steps:
-        """The pair is in memory only. Go on with it, keep the lock so that nobody spends the dead one, and write it as soon as that works."""
+        """The pair is in memory only. Go on with it, keep the lock so that nobody spends the dead one, and write it once that works."""
         plan = self._plan
         self.holds_the_only_copy = True
         plan.keep(fresh.tokens)

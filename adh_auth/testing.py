@@ -62,7 +62,7 @@ class Sandbox(Settings):
         port: int = 0,
         token_life: float = 3600.0,
         client_id: str = "sandbox-client",
-        client_secret: str = "sandbox-secret",  # noqa: S107 - opens nothing but this sandbox
+        client_secret: str = "sandbox-secret",
         redirect_uris: Sequence[str] = ("http://localhost:8765/callback",),
         grace: float = 0.0,
         error_shape: str = "code",

@@ -65,7 +65,7 @@ class TokenFile:
 
     def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
         """As `save`, with every key of a reply."""
-        self._on_disk(lambda: disk.make_folder(self._target()), "made")
+        self.on_disk(lambda: disk.make_folder(self._target()), "made")
         with self.locked(SAVE_TIMEOUT):
             kept = {name: value for name, value in self._kept().items() if name not in ("expires_in", "expires_at", "scope")}
             room = self.reserve()
@@ -94,7 +94,7 @@ class TokenFile:
 
     def read(self) -> Stored:
         """The pair and the other keys."""
-        return self._parsed(self._on_disk(lambda: disk.read_regular(self._path), "read")[0])
+        return self._parsed(self.on_disk(lambda: disk.read_regular(self._path), "read")[0])
 
     def lock(self) -> RotationLock:
         """A lock for one rotation."""
@@ -132,13 +132,13 @@ class TokenFile:
         target = self._target()
         if trouble := disk.trouble_with_replacing(target):
             raise self.error(f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file")
-        return Reserved(self, self._on_disk(lambda: disk.Room(target, self._room_needed(target)), "rewritten"))
+        return Reserved(self, self.on_disk(lambda: disk.Room(target, self._room_needed(target)), "rewritten"))
 
     def remove(self) -> None:
         """Remove the file and what goes with it; the lock file stays, for unlinking it would split those who wait."""
         target = self._target()
         for path in (target, disk.room_path(target), target + ".record"):
-            self._on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
+            self.on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
 
     def record(self) -> Record:
         """What is recorded of earlier attempts."""
@@ -149,7 +149,7 @@ class TokenFile:
 
     def note(self, record: Record) -> None:
         """Record an attempt."""
-        self._on_disk(lambda: disk.write_block(self._target() + ".record", record.to_bytes()), "accompanied by its record")
+        self.on_disk(lambda: disk.write_block(self._target() + ".record", record.to_bytes()), "accompanied by its record")
 
     def left_behind(self) -> Stored | None:
         """The pair that a process was killed over while it replaced the file; None where there is none that is whole."""
@@ -163,7 +163,7 @@ class TokenFile:
 
     def install_left_behind(self) -> None:
         """Finish that replacement."""
-        self._on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
+        self.on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         """An error that names the file and the next step."""
@@ -196,7 +196,8 @@ class TokenFile:
         # JSON escapes make three bytes at most of one byte of UTF-8.
         return REPLY_LIMIT + 3 * min(size, disk.FILE_LIMIT)
 
-    def _on_disk(self, work: Callable[[], T], verb: str) -> T:
+    def on_disk(self, work: Callable[[], T], verb: str) -> T:
+        """What the disk refuses, as an error that says which file and what to do."""
         what = None
         try:
             return work()
@@ -220,12 +221,12 @@ class Reserved:
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
         """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins."""
         file = self._file
-        file._on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
+        file.on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
         if spent is not None and not self._still_holds(spent):
             self.discard()
             return False
         loose = _loose_mode(self._room.target)
-        file._on_disk(self._room.install, "rewritten")
+        file.on_disk(self._room.install, "rewritten")
         if loose:
             tell(f"token file {file.path} could be read by others (mode {loose:04o}); it is private now (0600)")
         return True

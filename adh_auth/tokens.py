@@ -106,7 +106,7 @@ class Stored:
         tokens = Tokens(
             access_token=_text_of(mapping, "access_token"),
             refresh_token=_text_of(mapping, "refresh_token"),
-            expires_at=float(expires_at) if _is_epoch(expires_at) else None,
+            expires_at=_epoch_of(expires_at),
             token_type=_type_of(mapping),
             scope=_scope_of(mapping),
         )
@@ -196,8 +196,11 @@ def _number_of(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _is_epoch(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e11
+def _epoch_of(value: object) -> float | None:
+    # A file's expiry is a hint: one that makes no sense never makes the tokens useless.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e11:
+        return None
+    return float(value)
 
 
 def _type_of(mapping: Mapping[str, Any]) -> str:
