@@ -62,7 +62,7 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
 
 
 def _is_asked_to_wait(record: Record, now: float) -> bool:
-    return record.not_before is not None and now < record.not_before <= now + LONGEST_RESPECT
+    return record.not_before is not None and record.at <= now < min(record.not_before, record.at + LONGEST_RESPECT)
 
 
 def refusal(record: Record, path: str) -> ReauthorizationRequired:

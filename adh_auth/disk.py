@@ -186,7 +186,7 @@ def left_behind(target: str) -> bytes | None:
         if stat.S_ISLNK(os.lstat(room_path(target)).st_mode):
             return None
         data, status = read_regular(room_path(target))
-    except OSError:
+    except (FileNotFoundError, PermissionError, Unfit):
         return None
     private = sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
     # Allocated room that was never written reads as zeros.

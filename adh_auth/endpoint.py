@@ -223,7 +223,7 @@ def origin_of(url: str) -> Origin | None:
 
     Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC 3986): no token goes there.
     """
-    if any(char in "\\" or char <= " " or char == "\x7f" for char in url):
+    if any(char == "\\" or char <= " " or char == "\x7f" for char in url):
         return None
     try:
         parts = urlsplit(url)

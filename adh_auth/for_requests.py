@@ -247,7 +247,7 @@ def _let_go(response: Response) -> None:
     """Give the connection back, with as much of the 401 kept for `history` as was looked at."""
     raw = response.raw
     if not isinstance(_loaded(response), bytes):
-        body = raw._fp if isinstance(raw, HTTPResponse) else None  # noqa: SLF001
+        body: Any = getattr(raw, "_fp", None)
         whole = isinstance(body, _Rejoined) and len(body._start) <= BODY_LIMIT  # noqa: SLF001
         if whole:
             with suppress(requests.RequestException, HTTPError):

@@ -189,7 +189,7 @@ class _Body:
     __slots__ = ("_file", "_position", "one_shot")
 
     def __init__(self, request: Any) -> None:
-        self._file: Any = None
+        self._file: Any | None = None
         self._position = 0
         self.one_shot = False
         if not _is_in_memory(request):
@@ -210,7 +210,7 @@ class _Body:
 
     def rewind(self, stream: Any) -> bool:
         """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
-        file = self._file
+        file: Any = self._file
         if file is not None and getattr(stream, "_stream", None) is file:
             try:
                 file.seek(self._position)
@@ -304,34 +304,44 @@ def aiter_of(stream: Any) -> Any:
 
 
 def _stream_like(inner: Any, start: bytes, rest: Any) -> Any:
-    """A stream of the same kind as `inner`, so that the client's own checks take it, that gives `start`, then `rest`."""
+    """A stream that gives `start`, then `rest`; of the same kinds as `inner`, so that the client's own checks take it."""
     kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
+    return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest)
 
-    class Rejoined(*kinds):  # type: ignore[misc]
-        @property
-        def elapsed(self) -> Any:  # httpx2 reads the time that the response took from here
-            return getattr(inner, "elapsed", None)
 
-        def __iter__(self) -> Iterator[bytes]:
-            if start:
-                yield start
-            if rest is not None:
-                yield from rest
+class _Rejoined:
+    """A response's bytes from the first one on, of which some were read already."""
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            if start:
-                yield start
-            if rest is not None:
-                async for chunk in rest:
-                    yield chunk
+    def __init__(self, inner: Any, start: bytes, rest: Any) -> None:
+        self._inner = inner
+        self._start = start
+        self._rest = rest
 
-        def close(self) -> None:
-            inner.close()
+    @property
+    def elapsed(self) -> Any:
+        """httpx2 reads the time that the response took from its stream."""
+        return getattr(self._inner, "elapsed", None)
 
-        async def aclose(self) -> None:
-            await inner.aclose()
+    def __iter__(self) -> Iterator[bytes]:
+        if self._start:
+            yield self._start
+        if self._rest is not None:
+            yield from self._rest
 
-    return Rejoined()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._start:
+            yield self._start
+        if self._rest is not None:
+            async for chunk in self._rest:
+                yield chunk
+
+    def close(self) -> None:
+        """Close the response that this is of."""
+        self._inner.close()
+
+    async def aclose(self) -> None:
+        """Close the response that this is of."""
+        await self._inner.aclose()
 
 
 def _reason(error: BaseException) -> str:

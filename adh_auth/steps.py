@@ -131,7 +131,8 @@ def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
     state = yield Step("state", store.state)
     stored = yield Step("load", store.read)
     record = yield Step("record", store.record)
-    since = record.number
+    # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be ours.
+    since = record.number - (record.state == SENDING)
     early = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
     if not isinstance(early, Refresh):
         return _carried_out(early)
@@ -182,9 +183,10 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
 
 def _share_outcome(plan: Plan, rejected: Secret, record: Record, stored: Tokens, since: int) -> None:
     """Raise what the holder's attempt came to, if it came to nothing."""
-    about_this = record.concerns(fingerprint(stored.refresh_token)) and Secret(stored.access_token) == rejected
-    if about_this and record.state == UNSAVED:
+    concerned = record.concerns(fingerprint(stored.refresh_token))
+    if concerned and record.state == UNSAVED:  # also where its own pair, known to that process alone, is the one that was rejected
         raise unsaved(record, plan.name)
+    about_this = concerned and Secret(stored.access_token) == rejected
     if about_this and record.number > since and record.state == FAILED:
         raise failure(record, plan.name)
     if about_this and record.state == REFUSED:

@@ -153,7 +153,7 @@ class TokenFile:
 
     def left_behind(self) -> Stored | None:
         """The pair that a process was killed over while it replaced the file; None where there is none that is whole."""
-        data = disk.left_behind(self._target())
+        data = self.on_disk(lambda: disk.left_behind(self._target()), "read")
         if not data:
             return None
         try:
@@ -222,7 +222,7 @@ class Reserved:
         """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins."""
         file = self._file
         file.on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
-        if spent is not None and not self._still_holds(spent):
+        if spent is not None and not file.on_disk(lambda: self._still_holds(spent), "read"):
             self.discard()
             return False
         loose = _loose_mode(self._room.target)
@@ -236,9 +236,11 @@ class Reserved:
         self._room.discard()
 
     def _still_holds(self, spent: Stored) -> bool:
+        # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
         try:
-            return self._file.read().tokens.refresh_token == spent.tokens.refresh_token
-        except TokenFileError:
+            data = disk.read_regular(str(self._file.path))[0]
+            return Stored.from_bytes(data).tokens.refresh_token == spent.tokens.refresh_token
+        except (FileNotFoundError, disk.Unfit, MalformedTokens):
             return False
 
 

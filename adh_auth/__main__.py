@@ -1,0 +1,7 @@
+"""``python -m adh_auth`` is ``adh-auth``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,97 @@
+"""``adh-auth sandbox``: a local ADH for a shell, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from .errors import AdhAuthError
+from .terminal import say, span
+from .testing import Sandbox
+from .token_file import TokenFile
+from .tokens import Tokens
+
+__all__ = ["sandbox_command"]
+
+
+def sandbox_command(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM. Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that is there already."""
+    with _folder(args.token_file) as folder, _running(args.port, args.token_life) as sandbox:
+        file = TokenFile(args.token_file or os.path.join(folder, "tokens.json"))
+        try:
+            _write(file, sandbox, overwrite=args.overwrite)
+            _show(sandbox, file)
+            _wait()
+        except KeyboardInterrupt:
+            pass
+        _sum_up(sandbox)
+    return 0
+
+
+def _folder(token_file: str | None) -> Any:
+    if token_file is not None:
+        return nullcontext("")
+    return tempfile.TemporaryDirectory(prefix="adh-sandbox-", ignore_cleanup_errors=True)
+
+
+@contextmanager
+def _running(port: int, token_life: float) -> Iterator[Sandbox]:
+    sandbox = Sandbox(port=port, token_life=token_life)
+    trouble = None
+    try:
+        sandbox.start()
+    except OSError as refused:
+        trouble = refused.strerror or type(refused).__name__
+    if trouble is not None:
+        raise AdhAuthError(f"the sandbox can't listen on port {port}: {trouble}. Name another --port, or none for one that is free")
+    try:
+        yield sandbox
+    finally:
+        sandbox.stop()
+
+
+def _write(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(file.path):
+        # It may be a real session, which nothing brings back.
+        raise file.error("is there already", "Name another --token-file, or add --overwrite if what it holds may be lost")
+    reply = sandbox.sign_in()
+    file.save_mapping(reply, Tokens.from_response(reply))
+
+
+def _show(sandbox: Sandbox, file: TokenFile) -> None:
+    assign = "set {}={}" if sys.platform == "win32" else "export {}={}"
+    say(f"# A local ADH runs at {sandbox.url}. Paste this into another shell:")
+    for name, value in sandbox.environment(file.path).items():
+        say(assign.format(name, value if sys.platform == "win32" else shlex.quote(value)))
+    say(f"# Then try: adh-auth me. Access tokens live {span(sandbox.token_life)}. Ctrl-C here ends it.")
+
+
+def _wait() -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        while True:
+            time.sleep(3600)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _sum_up(sandbox: Sandbox) -> None:
+    counts = sandbox.counts
+    say()
+    say(f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401")
+    say(f"sign-ins                   {counts.exchanges}")
+    say(f"rotations                  {counts.rotations}")
+    say(f"refreshes refused          {counts.refused}")
+    say(f"refresh tokens used twice  {counts.reused}")
+    say(f"revocations                {counts.revocations}")

@@ -1,0 +1,72 @@
+"""How the commands speak: lines for people, JSON for programs, colours and a redrawn table on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from .decide import moment
+
+__all__ = ["colourful", "one_line", "paint", "redraws", "say", "say_json", "span", "when"]
+
+_CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+
+
+def say(text: str = "") -> None:
+    """Write a line to stdout, at once: whoever reads a pipe wants it now. Raises `OSError`, `BrokenPipeError` among them."""
+    if sys.stdout is not None:  # None where the descriptor was closed: adh-auth … >&-
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def say_json(value: Mapping[str, Any]) -> None:
+    """Write a JSON object to stdout."""
+    say(json.dumps(value, indent=2))
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and control characters: a file's name or a stranger's reply may hold some."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def colourful(stream: TextIO) -> bool:
+    """Whether colours are welcome: on a terminal, unless ``NO_COLOR`` is set (no-color.org) or ``TERM`` is dumb."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def redraws(stream: TextIO) -> bool:
+    """Whether lines that were written can be written over."""
+    # The old console of Windows shows escape sequences as they are; the terminal that replaced it sets WT_SESSION.
+    knows_escapes = sys.platform != "win32" or "WT_SESSION" in os.environ
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and knows_escapes
+
+
+def paint(text: str, colour: str | None) -> str:
+    """The text for stdout, in that colour where colours are welcome."""
+    if colour is None or not text or sys.stdout is None or not (colourful(sys.stdout) and redraws(sys.stdout)):
+        return text
+    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+
+
+def span(seconds: float) -> str:
+    """A length of time in the two units that matter: ``59 s``, ``3 h 12 min``, ``2 d 4 h``."""
+    whole = int(abs(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole // 60} min"
+
+
+def when(epoch: float, now: float) -> str:
+    """A moment (epoch seconds) as people read it, and how far it is from `now`."""
+    try:
+        stamp = moment(epoch)
+    except (ValueError, OverflowError, OSError):  # a number that is no time: OSError is what Windows says
+        return f"{epoch:g}"
+    return f"{stamp} ({f'in {span(epoch - now)}' if epoch > now else f'{span(now - epoch)} ago'})"
