@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import Any
+from typing import IO, Any
 
 from .endpoint import BODY_LIMIT, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
@@ -189,7 +189,7 @@ class _Body:
     __slots__ = ("_file", "_position", "one_shot")
 
     def __init__(self, request: Any) -> None:
-        self._file: Any | None = None
+        self._file: IO[bytes] | None = None
         self._position = 0
         self.one_shot = False
         if not _is_in_memory(request):
@@ -200,7 +200,7 @@ class _Body:
         if fields is not None:  # multipart: the client goes back to the start of each file itself, if it can
             self.one_shot = not all(_is_data(field) or _can_seek(field.file) for field in fields)
             return
-        source: Any = getattr(stream, "_stream", None)
+        source = stream_source(stream)
         if isinstance(source, (list, tuple)):
             return
         if _can_seek(source) and hasattr(source, "read"):
@@ -210,14 +210,18 @@ class _Body:
 
     def rewind(self, stream: Any) -> bool:
         """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
-        file: Any = self._file
-        if file is not None and getattr(stream, "_stream", None) is file:
+        if self._file is not None and stream_source(stream) is self._file:
             try:
-                file.seek(self._position)
+                self._file.seek(self._position)
             except (OSError, ValueError):  # ValueError: the caller has closed the file
                 return False
             return True
         return not self.one_shot or _is_bytes(stream)
+
+
+def stream_source(stream: Any) -> Any:
+    """What the client's stream of a body reads from."""
+    return getattr(stream, "_stream", None)
 
 
 def _is_in_memory(request: Any) -> bool:
@@ -225,7 +229,7 @@ def _is_in_memory(request: Any) -> bool:
 
 
 def _is_bytes(stream: Any) -> bool:
-    return isinstance(getattr(stream, "_stream", None), bytes)
+    return isinstance(stream_source(stream), bytes)
 
 
 def _is_data(field: Any) -> bool:
