@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return READER_GONE
-    except OSError as refused:
+    except OSError as refused:  # a full disk behind stdout, no more processes
         _drop_output()
-        _complain(f"the output can't be written: {refused.strerror or type(refused).__name__}")
+        _complain(f"stopped: {refused}")
         return TROUBLE
 
 
@@ -113,7 +113,7 @@ def _add_login(commands: Any) -> None:
         "login",
         ("sign_in", "login_command"),
         "sign in with the browser",
-        "Authorization code with PKCE: opens the browser, takes the code on the loopback port of --redirect-uri, and writes the token file.\n"
+        "Authorization code with PKCE: opens the browser, takes the code on the loopback port of --redirect-uri, writes the token file.\n"
         "The redirect URI has to be registered for the app exactly as it is given here.",
         'adh-auth login --scope "profile:read discussions:read discussions:write"',
     )
@@ -170,7 +170,12 @@ def _add_token(commands: Any) -> None:
 
 def _add_me(commands: Any) -> None:
     command = _command(
-        commands, "me", ("commands", "me_command"), "who is signed in", "Print the user that the API knows (GET /api/auth/me).", "adh-auth me"
+        commands,
+        "me",
+        ("commands", "me_command"),
+        "who is signed in",
+        "Print the user that the API knows (GET /api/auth/me).",
+        "adh-auth me --json",
     )
     _add_session_options(command)
     _add_json(command)

@@ -131,7 +131,7 @@ def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
     # requests has decoded the body, whatever its headers say of an encoding.
     code = error_code({"www-authenticate": response.headers.get("www-authenticate", "")}, response.content)
     facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
-    step = sign_in(auth.token_file).capitalize() if response.status_code == 401 else "Is the base URL right? If so, try again later"
+    step = f"You may have to {sign_in(auth.token_file)}" if response.status_code == 401 else "Is the base URL right? If so, try again later"
     raise AdhAuthError(f"{response.url} answered HTTP {response.status_code}{f' ({facts})' if facts else ''} and no user. {step}")
 
 

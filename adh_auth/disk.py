@@ -151,7 +151,9 @@ class Room:
     def fill(self, data: bytes) -> None:
         """Put the content there, durably. From here on a kill does not lose it: `left_behind` finds it."""
         if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _BINARY, PRIVATE)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE)
+            _require_ours(os.fstat(self._fd))
+            _make_private(self._fd)
         os.lseek(self._fd, 0, os.SEEK_SET)
         _write_all(self._fd, data)
         os.ftruncate(self._fd, len(data))
@@ -226,6 +228,7 @@ def make_folder(path: str) -> None:
     make_folder(folder)
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
+        os.chmod(folder, 0o700)  # the umask may have taken bits of our own
 
 
 def _make_private(fd: int) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from importlib import import_module
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,9 +138,12 @@ def revoked(reply: Reply) -> bool:
 
 
 def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
-    """The code of a 401 from the four shapes that the platform's material attests. `body`: as it came, at most `BODY_LIMIT` bytes."""
-    plain = _decoded(body, headers.get("content-encoding", ""))
-    return code_of(_json_object(plain)) or _challenge_code(headers.get("www-authenticate", ""))
+    """The code of a 401 from the four shapes that the platform's material attests.
+
+    `body`: its first bytes, compressed as they came, or plain where the client has undone that already.
+    """
+    mapping = _json_object(body) or _json_object(decoded(body, headers.get("content-encoding", ""), BODY_LIMIT))
+    return code_of(mapping) or _challenge_code(headers.get("www-authenticate", ""))
 
 
 def code_of(mapping: Mapping[str, Any]) -> str | None:
@@ -180,14 +186,57 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    if encoding.strip().lower() in ("", "identity"):
-        return body
-    # 32 + 15: zlib and gzip by their headers. Bounded, so that a compressed bomb stays small.
+def decoded(body: bytes, encoding: str, limit: int) -> bytes:
+    """The first `limit` bytes of a compressed body: a bomb stays small. Empty where that can't be told."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body[:limit]
     try:
-        return zlib.decompressobj(47).decompress(body, BODY_LIMIT)
-    except zlib.error:
+        return _DECODERS.get(name, _nothing)(body, limit)
+    except Exception:  # noqa: BLE001 - each library has its own for bytes that are no such thing, and a body is a stranger's
         return b""
+
+
+def _inflated(body: bytes, limit: int) -> bytes:
+    # 32 + 15: zlib and gzip by their headers; -15: the bare deflate that some servers send.
+    try:
+        return zlib.decompressobj(47).decompress(body, limit)
+    except zlib.error:
+        return zlib.decompressobj(-15).decompress(body, limit)
+
+
+# The clients ask for these two where a library for them is installed, so that a server may use them.
+
+
+def _unbrotlied(body: bytes, limit: int) -> bytes:
+    brotli = _first_of("brotli", "brotlicffi")
+    # The limit is younger than the function (brotli 1.2). Without it a few bytes may become gigabytes, so then there is nothing.
+    return bytes(brotli.Decompressor().process(body, output_buffer_limit=limit))[:limit]
+
+
+def _unzstandarded(body: bytes, limit: int) -> bytes:
+    zstd = _first_of("compression.zstd", "backports.zstd", "zstandard")
+    if zstd.__name__ == "zstandard":
+        return bytes(zstd.ZstdDecompressor().stream_reader(body).read(limit))
+    return bytes(zstd.ZstdDecompressor().decompress(body, limit))
+
+
+def _first_of(*names: str) -> Any:
+    """The first of these modules that is installed."""
+    for name in names:
+        with suppress(ImportError):
+            return import_module(name)
+    raise ImportError(names[0])
+
+
+def _nothing(_: bytes, __: int) -> bytes:
+    return b""
+
+
+_DECODERS = {"gzip": _inflated, "x-gzip": _inflated, "deflate": _inflated, "br": _unbrotlied, "zstd": _unzstandarded}
+
+#: One parameter of a challenge: its name, and its value with quotes or without (RFC 9110 section 11.2).
+_PARAMETER = re.compile(r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 def _challenge_code(challenge: str) -> str | None:
@@ -195,10 +244,10 @@ def _challenge_code(challenge: str) -> str | None:
     scheme, _, rest = challenge[:BODY_LIMIT].strip().partition(" ")
     if scheme.lower() != "bearer":
         return None
-    for item in rest.split(","):
-        name, _, value = item.strip().partition("=")
-        if name.strip().lower() == "error":
-            return printable(value.strip().strip('"')) or None
+    # Quoted texts are passed over as a whole: an error_description may quote anything.
+    for name, quoted, bare in _PARAMETER.findall(rest):
+        if name.lower() == "error":
+            return printable(quoted or bare) or None
     return None
 
 
@@ -210,7 +259,7 @@ def base_url_of(text: str) -> str:
         raise ConfigurationError(
             "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment", setting="base_url"
         )
-    if origin[0] != "https" and not _is_loopback(origin[1]):
+    if origin[0] != "https" and not is_loopback(origin[1]):
         raise ConfigurationError(
             f"base_url must be https: over plain http to {origin[1]} anyone on the way could read the tokens (http is for loopback only)",
             setting="base_url",
@@ -258,7 +307,8 @@ def _normal_host(host: str) -> str | None:
         return host or None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name leads to this very machine, whoever answers for names."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

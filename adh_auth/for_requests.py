@@ -57,7 +57,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
             return r
         try:
             pair = self._core.current()
-            if pair.dead or self._core.always_asks or not _is_plain(r.body):
+            if pair.dead or self._core.always_asks or not (r.body is None or _is_plain(r.body)):
                 pair = self._ready(pair, r)
         except AdhAuthError as error:
             trouble = error
@@ -125,13 +125,18 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
 
     def _post(self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
-        if self._refresh_via is not None:
-            return _answered(partial(_via_session, self._refresh_via, call, seconds))
-        return _answered(partial(_directly, call, seconds, sent_with or self._seen))
+        return carried(call, seconds, self._refresh_via, sent_with or self._seen)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, requests.Session):
             raise ConfigurationError(f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via")
+
+
+def carried(call: Call, seconds: float, session: requests.Session | None, sent_with: Mapping[str, Any]) -> Reply:
+    """Carry a call to an auth endpoint through `session`, or directly with the trust of `sent_with`. Raises `Unreachable`."""
+    if session is not None:
+        return _answered(partial(_via_session, session, call, seconds))
+    return _answered(partial(_directly, call, seconds, sent_with))
 
 
 def _for_requests(error: AdhAuthError, request: PreparedRequest, response: Response | None = None) -> AdhAuthError:

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import IO, Any
 
-from .endpoint import BODY_LIMIT, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
+from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
 from .plugin import Plugin, bearer, redacted, wrong_client
 from .rotation import Pair
@@ -22,6 +22,13 @@ class HttpxFlow(Plugin):
     """The plugin, given `_client`: the module httpx or httpx2."""
 
     _client: Any
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        scheme, host, port = self._origin
+        # As a URL of the client has them: no brackets, and None for the scheme's own port.
+        self._raw_host = host.encode("ascii")
+        self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
 
     def __call__(self, request: Any) -> Any:
         """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a function of the request."""
@@ -103,6 +110,9 @@ class HttpxFlow(Plugin):
         raise self._for_client(trouble, request)
 
     def _goes_to_us(self, url: Any) -> bool:
+        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
+        if url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._origin[0]:
+            return True
         return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
 
     def _rejected_by_us(self, response: Any) -> Secret | None:

@@ -71,6 +71,8 @@ class Rotation:
         self._calls = calls
         self._post = post
         self._ahead = refresh_ahead
+        #: whether `due` has to be asked on every request
+        self.always_asks = refresh_ahead is not None
         self._lock_timeout = lock_timeout
         self._state: object = None
         self._pair: Pair | None = None
@@ -93,7 +95,7 @@ class Rotation:
         """The pair to use, re-read when the file has changed. Raises `TokenFileError`."""
         state = self._store.state()
         pair = self._pair
-        if pair is not None and state == self._state and state is not None:
+        if state == self._state and state is not None and pair is not None:
             return pair
         return self._reload(state)
 
@@ -118,11 +120,6 @@ class Rotation:
         if self._ahead is not None and left <= self._ahead and time.monotonic() >= self._no_background_before:
             self._refresh_in_background(pair)
         return False
-
-    @property
-    def always_asks(self) -> bool:
-        """Whether `due` has to be asked on every request."""
-        return self._ahead is not None
 
     def _refresh_in_background(self, pair: Pair) -> None:
         with self._guard:
@@ -336,9 +333,15 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _finish_jobs() -> None:
     """The interpreter has joined the threads already, unless a second Ctrl-C cut that short: then wait for what is being written."""
+    if _jobs:
+        import signal
+
+        # A handler that raises would break off this wait, or the message that explains it.
+        with suppress(ValueError):  # not in the main thread, which alone gets signals
+            signal.signal(signal.SIGINT, _explain_the_wait)
     for job in list(_jobs):
-        while not job.finished:
-            try:
-                job.join()
-            except KeyboardInterrupt:
-                tell("a token refresh is being finished; ending this process now would sign you out")
+        job.join()
+
+
+def _explain_the_wait(*_: object) -> None:
+    tell("a token refresh is being finished; ending this process now would sign you out")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from .errors import AdhAuthError
-from .terminal import say, span
+from .terminal import say
 from .testing import Sandbox
 from .token_file import TokenFile
 from .tokens import Tokens
@@ -71,7 +71,7 @@ def _show(sandbox: Sandbox, file: TokenFile) -> None:
     say(f"# A local ADH runs at {sandbox.url}. Paste this into another shell:")
     for name, value in sandbox.environment(file.path).items():
         say(assign.format(name, value if sys.platform == "win32" else shlex.quote(value)))
-    say(f"# Then try: adh-auth me. Access tokens live {span(sandbox.token_life)}. Ctrl-C here ends it.")
+    say(f"# Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it.")
 
 
 def _wait() -> None:

@@ -322,12 +322,13 @@ class Attempt:
         """The pair is in memory only. Go on with it, keep the lock so that nobody spends the dead one, and write it once that works."""
         plan = self._plan
         self.holds_the_only_copy = True
-        plan.keep(fresh.tokens)
+        # Said and recorded first: `keep` lets the caller go on.
+        yield from self._note_if_possible(replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why))
         plan.tell(
             f"the new pair could not be written: {why} This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
         )
-        yield from self._note_if_possible(replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why))
+        plan.keep(fresh.tokens)
         for pause in _ever(SAVE_PAUSES):
             until = plan.clock.monotonic() + pause
             while plan.clock.monotonic() < until and not plan.clock.ending():

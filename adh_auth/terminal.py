@@ -15,10 +15,10 @@ __all__ = ["colourful", "one_line", "paint", "redraws", "say", "say_json", "span
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", end: str = "\n") -> None:
     """Write a line to stdout, at once: whoever reads a pipe wants it now. Raises `OSError`, `BrokenPipeError` among them."""
     if sys.stdout is not None:  # None where the descriptor was closed: adh-auth … >&-
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text + end)
         sys.stdout.flush()
 
 

@@ -44,6 +44,8 @@ class TokenFile:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = default_path() if path is None else absolute(path)
+        # As the system takes it: encoding it anew for each request would cost a quarter of the look at the file.
+        self._encoded = os.fsencode(self._path)
 
     @property
     def path(self) -> Path:
@@ -65,12 +67,14 @@ class TokenFile:
 
     def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
         """As `save`, with every key of a reply."""
+        session = Stored(tokens, mapping)
+        del mapping  # a traceback with locals shows the arguments of every frame; a Stored shows no token
         self.on_disk(lambda: disk.make_folder(self._target()), "made")
         with self.locked(SAVE_TIMEOUT):
-            kept = {name: value for name, value in self._kept().items() if name not in ("expires_in", "expires_at", "scope")}
+            session = Stored.of(tokens, self._kept(), session.mapping)
             room = self.reserve()
             try:
-                room.replace(Stored(tokens, file_mapping(tokens, {**kept, **mapping})))
+                room.replace(session)
             finally:
                 room.discard()
 
@@ -86,7 +90,7 @@ class TokenFile:
     def state(self) -> object:
         """A value that changes when the file does; None for no file. This is on the way of every request."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(self._encoded)
         except OSError:
             return None
         # Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell.
@@ -175,7 +179,8 @@ class TokenFile:
 
     def _kept(self) -> dict[str, Any]:
         try:
-            return dict(self._parsed(disk.read_regular(self._path)[0]).mapping)
+            mapping = self._parsed(disk.read_regular(self._path)[0]).mapping
+            return {name: value for name, value in mapping.items() if name not in ("expires_in", "expires_at", "scope")}
         except disk.Unfit as unfit:
             raise self.error(f"is refused: {unfit}", "Move it away and sign in again") from None
         except (OSError, TokenFileError):
@@ -187,6 +192,7 @@ class TokenFile:
             return Stored.from_bytes(data)
         except MalformedTokens as malformed:
             reason = malformed.message
+        del data  # a traceback with locals would show it
         raise self.error(f"is no usable token file: {reason}", f"Restore it, or {sign_in(self._path)}; it was left as it is")
 
     def _room_needed(self, target: str) -> int:
@@ -203,7 +209,7 @@ class TokenFile:
             return work()
         except FileNotFoundError:
             what = "is missing" if verb == "read" else f"can't be {verb}: its folder is missing"
-            step = sign_in(self._path).capitalize()
+            step = _sentence(sign_in(self._path))
         except disk.Unfit as unfit:
             what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
         except OSError as refused:
@@ -270,7 +276,7 @@ class RotationLock:
         if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
             what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
         elif isinstance(problem, FileNotFoundError):
-            what, step = "is missing, and so is its folder", sign_in(str(self._file.path)).capitalize()
+            what, step = "is missing, and so is its folder", _sentence(sign_in(str(self._file.path)))
         else:
             what, step = f"can't be locked: {self.path}: {_reason(problem)}", _advice(problem)
         raise self._file.error(what, step)
@@ -313,6 +319,11 @@ def default_path() -> str:
 def sign_in(path: str) -> str:
     """The command that makes a token file."""
     return f"sign in with: adh-auth login --token-file {shlex.quote(path)}"
+
+
+def _sentence(step: str) -> str:
+    # str.capitalize() would make the rest lower case, and the path in it another one.
+    return step[:1].upper() + step[1:]
 
 
 def host_name() -> str:

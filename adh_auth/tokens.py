@@ -18,6 +18,10 @@ __all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
 TOKEN_LIMIT = 32 * 1024
 #: Seconds. A life of more than ten years is a mistake of the server's, or milliseconds.
 LONGEST_LIFE = 10 * 365 * 86400.0
+#: Levels of objects and arrays. Thousands can be parsed, but not written: json's writer counts its calls, its parser does not.
+DEEPEST = 32
+#: Bytes of a file after a rotation. Far less than what is refused as no token file (`adh_auth.disk.FILE_LIMIT`).
+LARGEST = 512 * 1024
 
 
 def fingerprint(token: str) -> str:
@@ -47,7 +51,7 @@ class Secret:
         return "Secret(…)"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
 class Tokens:
     """One access token and the single-use refresh token that replaces it.
 
@@ -61,10 +65,17 @@ class Tokens:
     token_type: str = "Bearer"
     scope: str | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("access_token", "refresh_token"):
-            if trouble := _trouble_of(getattr(self, name)):
-                raise MalformedTokens(f"{name} {trouble}")
+    def __init__(
+        self, access_token: str, refresh_token: str, expires_at: float | None = None, token_type: str = "Bearer", scope: str | None = None
+    ) -> None:
+        trouble = _first_trouble({"access_token": access_token, "refresh_token": refresh_token})
+        if trouble:
+            # A traceback with locals (Sentry, %xmode Verbose) shows the arguments of every frame it passes.
+            del access_token, refresh_token, self
+            raise MalformedTokens(trouble)
+        vars(self).update(
+            access_token=access_token, refresh_token=refresh_token, expires_at=expires_at, token_type=token_type, scope=scope
+        )
 
     @classmethod
     def from_response(cls, reply: Mapping[str, Any], *, now: float | None = None, previous: Tokens | None = None) -> Tokens:
@@ -73,16 +84,12 @@ class Tokens:
         `now`: epoch seconds from which `expires_in` counts. A reply that omits `refresh_token` or `scope` keeps those of `previous`.
         A detail that makes no sense (`expires_in`, `token_type`) never costs the tokens. Raises `MalformedTokens`.
         """
-        if not isinstance(reply, Mapping):
-            raise MalformedTokens("the token reply is no JSON object")
-        pair = cls(
-            access_token=_text_of(reply, "access_token"),
-            refresh_token=_text_of(reply, "refresh_token", previous.refresh_token if previous else None),
-            expires_at=_expiry_of(reply, time.time() if now is None else now),
-            token_type=_type_of(reply),
-            scope=_scope_of(reply),
-        )
-        return replace(pair, scope=previous.scope) if pair.scope is None and previous else pair
+        pair = _pair_of(reply, previous)
+        if isinstance(pair, str):
+            del reply  # as above
+            raise MalformedTokens(pair)
+        scope = previous.scope if pair.scope is None and previous else pair.scope
+        return replace(pair, expires_at=_expiry_of(reply, time.time() if now is None else now), scope=scope)
 
     def __repr__(self) -> str:
         return (
@@ -102,21 +109,24 @@ class Stored:
     def from_bytes(cls, data: bytes) -> Stored:
         """Parse a token file; an exchange reply saved as it came is one. Raises `MalformedTokens` with the reason alone."""
         mapping = _object_of(data)
-        expires_at = mapping.get("expires_at")
-        tokens = Tokens(
-            access_token=_text_of(mapping, "access_token"),
-            refresh_token=_text_of(mapping, "refresh_token"),
-            expires_at=_epoch_of(expires_at),
-            token_type=_type_of(mapping),
-            scope=_scope_of(mapping),
-        )
-        return cls(tokens, mapping)
+        pair = mapping if isinstance(mapping, str) else _pair_of(mapping)
+        if isinstance(mapping, str) or isinstance(pair, str):
+            del data, mapping  # as above
+            raise MalformedTokens(str(pair))
+        return cls(replace(pair, expires_at=_epoch_of(mapping.get("expires_at"))), mapping)
 
     def rotated(self, reply: Mapping[str, Any], now: float) -> Stored:
         """What the file holds after a refresh was answered by `reply`: unknown keys stay, `expires_at` goes with the new pair."""
-        tokens = Tokens.from_response(reply, now=now, previous=self.tokens)
-        kept = {**self.mapping, **reply}
-        return Stored(tokens, file_mapping(tokens, kept))
+        return Stored.of(Tokens.from_response(reply, now=now, previous=self.tokens), self.mapping, reply)
+
+    @classmethod
+    def of(cls, tokens: Tokens, kept: Mapping[str, Any], reply: Mapping[str, Any]) -> Stored:
+        """`tokens` with the keys that were `kept` from the file and those of the `reply` that brought them."""
+        whole = {**kept, **reply}
+        fresh = cls(tokens, file_mapping(tokens, whole))
+        # What else a server says must never keep the pair from being written, or from being read again.
+        fits = _is_shallow(whole) and len(fresh.to_bytes()) <= LARGEST
+        return fresh if fits else cls(tokens, file_mapping(tokens, kept))
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -140,28 +150,37 @@ def encoded(mapping: Mapping[str, Any]) -> bytes:
     return json.dumps(mapping, indent=2).encode("ascii") + b"\n"
 
 
-def _object_of(data: bytes) -> dict[str, Any]:
+def _object_of(data: bytes) -> dict[str, Any] | str:
+    """The object, or what is the trouble."""
     if not data.strip():
-        raise MalformedTokens("it is empty")
-    mapping = None
-    trouble = "it is not JSON (cut short, perhaps)"
+        return "it is empty"
     try:
         mapping = json.loads(data)
-        trouble = "it holds no JSON object"
     except (ValueError, RecursionError):
-        pass  # a JSONDecodeError carries the whole file in .doc: it must not stay in the chain of what is raised
+        return "it is not JSON (cut short, perhaps)"
     if not isinstance(mapping, dict):
-        raise MalformedTokens(trouble)
-    return mapping
+        return "it holds no JSON object"
+    return mapping if _is_shallow(mapping) else f"it is nested more than {DEEPEST} levels deep"
 
 
-def _text_of(mapping: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = mapping.get(name, default)
-    if value is None and default is not None:
-        value = default
-    if trouble := _trouble_of(value):
-        raise MalformedTokens(f"{name} {trouble}")
-    return str(value)
+def _is_shallow(value: object, levels: int = DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    return inner is None or (levels > 0 and all(_is_shallow(item, levels - 1) for item in inner))
+
+
+def _pair_of(mapping: Any, previous: Tokens | None = None) -> Tokens | str:
+    """The pair, its expiry aside, or what is the trouble."""
+    if not isinstance(mapping, Mapping):
+        return "the token reply is no JSON object"
+    texts: dict[str, Any] = {name: mapping.get(name) for name in ("access_token", "refresh_token")}
+    if texts["refresh_token"] is None and previous:
+        texts["refresh_token"] = previous.refresh_token
+    trouble = _first_trouble(texts)
+    return trouble or Tokens(**texts, token_type=_type_of(mapping), scope=_scope_of(mapping))
+
+
+def _first_trouble(texts: Mapping[str, object]) -> str | None:
+    return next((f"{name} {trouble}" for name, text in texts.items() if (trouble := _trouble_of(text))), None)
 
 
 def _trouble_of(token: object) -> str | None:

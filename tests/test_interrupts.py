@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anyio
 import anyio.to_thread
@@ -17,6 +16,7 @@ import pytest
 
 from adh_auth.testing import Hold, Sandbox
 
+from .events import wait_until
 from .support import PATIENCE, Family, assert_nothing_lost, child
 
 #: What a script does with each client, given `call`.
@@ -51,21 +51,37 @@ def test_ctrl_c_in_a_script(sandbox: Sandbox, token_file: Path, client: str) -> 
 def test_ctrl_c_again_and_again(sandbox: Sandbox, token_file: Path) -> None:
     """Not even a second and a third Ctrl-C end the process before the pair is on disk; it says what it is waiting for."""
     sandbox.expire()
-    code = CLIENTS["requests"] + CALL + INTERRUPTED + "raise"
+    code = CLIENTS["requests"] + CALL + LAST_WAIT + INTERRUPTED + "raise"
     with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as script:
         _interrupt(script, hold)
-        said = ""
+        assert script.stdout is not None
         assert script.stderr is not None
-        for expected in ("KeyboardInterrupt", "Exception ignored", "a token refresh is being finished"):
-            while expected not in said:
-                said = script.stderr.readline()
-                assert said, f"it ended before it said {expected!r}"
+        _read_until("KeyboardInterrupt", script.stderr)  # the interpreter has told of the first, and waits for the thread
+        script.send_signal(signal.SIGINT)
+        _read_until("the last wait", script.stdout)
+        for _ in range(3):
             script.send_signal(signal.SIGINT)
-        assert script.poll() is None
+            _read_until("a token refresh is being finished", script.stderr)
         hold.release()
         script.wait(PATIENCE)
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.rotations == 1
+
+
+#: Says when the interpreter's own wait for the thread has been cut short, and ours begins.
+LAST_WAIT = """
+from adh_auth.rotation import Job
+join = Job.join
+def say(job):
+    print("the last wait", flush=True)
+    join(job)
+Job.join = say
+"""
+
+
+def _read_until(text: str, stream: IO[str]) -> None:
+    while text not in (line := stream.readline()):
+        assert line, f"it ended before it said {text!r}"
 
 
 @each_client
@@ -143,15 +159,6 @@ def _end_main(program: subprocess.Popen[str], hold: Hold | None) -> None:
     program.stdin.write("\n")
     program.stdin.flush()
     assert program.stdout.readline().strip() == "ended"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(int(PATIENCE / 0.01)):
-        if condition():
-            return
-        waiting.wait(0.01)
-    raise TimeoutError
 
 
 # Tasks.

@@ -1,252 +1,302 @@
-"""Others at the same file, and the same object in other hands: sign-outs, sign-ins, forks, pools, threads."""
+"""Other hands: on the token file while a refresh is in flight, on the lock, on the process itself (fork, pools), on one object."""
 
 from __future__ import annotations
 
-import multiprocessing
+import copy
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
-from adh_auth import AdhAuth, LockTimeout, TokenFile, TokenFileError
-from adh_auth.testing import Sandbox
+from adh_auth import AdhAuth, LockTimeout, TokenFile, TokenFileError, Tokens
+from adh_auth.testing import Hold, Sandbox
 
-from .support import PATIENCE, Family, assert_nothing_lost, child
-
-
-class InFlight:
-    """A refresh in a thread, held by the server after its commit."""
-
-    def __init__(self, sandbox: Sandbox, auth: Any) -> None:
-        self.outcome: Any = None
-        self._hold = sandbox.hold_next(on="refresh", at="after")
-        self._auth = auth
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        self._hold.wait(PATIENCE)
-
-    def _run(self) -> None:
-        try:
-            self.outcome = self._auth.refresh()
-        except Exception as error:
-            self.outcome = error
-
-    def go_on(self) -> Any:
-        self._hold.release()
-        self._thread.join(PATIENCE)
-        return self.outcome
+from .events import ONE_CALL, auth_for, get, wait_until
+from .support import PATIENCE, ROOT, assert_nothing_lost, child
 
 
-def test_a_sign_in_while_a_refresh_is_in_flight_wins(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """A file that was replaced meanwhile, even careless of the lock, is what everyone goes on with; the old session does not come back."""
-    flight = InFlight(sandbox, AdhAuth(**arguments))
-    sandbox.write_token_file(token_file)
-    content = token_file.read_bytes()
-    assert flight.go_on() == TokenFile(token_file).load()
-    assert token_file.read_bytes() == content
-    assert_nothing_lost(sandbox, token_file)
-
-
-def test_a_sign_out_while_a_refresh_is_in_flight_wins(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """A file that was removed stays removed."""
-    flight = InFlight(sandbox, AdhAuth(**arguments))
-    token_file.unlink()
-    assert isinstance(flight.go_on(), TokenFileError)
-    assert not token_file.exists()
-    assert not token_file.with_name("tokens.json.new").exists()
-
-
-def test_a_revoke_waits_for_the_refresh_in_flight(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], family: Family) -> None:
-    """revoke() revokes the pair that the refresh has got, and then the file is gone for good."""
-    flight = InFlight(sandbox, AdhAuth(**arguments))
-    revoked = threading.Thread(target=family.auth(**arguments).revoke)
-    revoked.start()
-    flight.go_on()
-    revoked.join(PATIENCE)
-    assert not token_file.exists()
-    assert sandbox.counts.revocations == 1
-    assert sandbox.counts.reused == 0
-
-
-def test_a_save_waits_for_the_refresh_in_flight(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """TokenFile.save comes after the rotation and is not overwritten by it."""
-    from adh_auth import Tokens
-
-    fresh = Tokens.from_response(sandbox.sign_in())
-    flight = InFlight(sandbox, AdhAuth(**arguments))
-    saving = threading.Thread(target=TokenFile(token_file).save, args=(fresh,))
-    saving.start()
-    flight.go_on()
-    saving.join(PATIENCE)
-    assert TokenFile(token_file).load() == fresh
-    assert_nothing_lost(sandbox, token_file)
-
-
-def test_a_lock_that_is_held_too_long(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """LockTimeout names the lock file and the seconds; nothing was sent."""
-    lock = TokenFile(token_file).lock()
-    assert lock.take()
-    try:
-        with pytest.raises(LockTimeout, match=r"tokens\.json\.lock") as caught:
-            AdhAuth(**arguments, lock_timeout=0.2).refresh()
-    finally:
-        lock.release()
-    assert caught.value.lock_file == str(token_file) + ".lock"
-    assert caught.value.waited == 0.2
-    assert sandbox.counts.refresh_calls == 0
-    assert_nothing_lost(sandbox, token_file)
-
-
-def test_the_last_look_before_a_lock_timeout(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pair that is in the file when the patience ends is adopted, even if its arrival could not be seen."""
-    from adh_auth.token_file import TokenFile as File
-
-    monkeypatch.setattr(File, "state", lambda self: "always the same")
-    auth = AdhAuth(**arguments, lock_timeout=0.5)
-    auth.tokens  # noqa: B018 - read, so that it is in memory
-    lock = TokenFile(token_file).lock()
-    assert lock.take()
-    try:
-        job = auth._core.force()
-        other = sandbox.sign_in()
-        time.sleep(0)
-        token_file.write_text(__import__("json").dumps(other))
-        job.wait(PATIENCE)
-    finally:
-        lock.release()
-    assert sandbox.counts.refresh_calls == 0
-
-
-def test_waiting_processes_see_the_new_pair(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """Another process's rotation is adopted by one that waits for the lock, and noticed by one that does not."""
-    idle = AdhAuth(**arguments)
-    before = idle.tokens
-    flight = InFlight(sandbox, AdhAuth(**arguments))
-    waiting = AdhAuth(**arguments)
-    job = waiting._core.force()
-    assert not job.settled
-    fresh = flight.go_on()
-    job.wait(PATIENCE)
-    assert waiting.tokens == idle.tokens == fresh != before
-    assert sandbox.counts.refresh_calls == 1
-
-
-FORK_IN_FLIGHT = """
-import os, sys, threading
-from adh_auth import AdhAuth
-import requests
-auth = AdhAuth()
-url = sys.argv[1] if len(sys.argv) > 1 else URL
-threading.Thread(target=auth.refresh).start()
-print("started", flush=True)
-sys.stdin.readline()
-pid = os.fork()
-if pid == 0:
-    print("child", flush=True)
-    status = requests.get(url, auth=auth, timeout=30).status_code
-    print("child got", status, flush=True)
-    os._exit(0)
-os.waitpid(pid, 0)
-print("parent got", requests.get(url, auth=auth, timeout=30).status_code, flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_while_a_rotation_is_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """The child works, and does not wait for a thread that it does not have."""
-    hold = sandbox.hold_next(on="refresh", at="after")
-    code = f"URL = {sandbox.url + '/api/auth/me'!r}\n" + FORK_IN_FLIGHT
-    with child(code, sandbox.environment(token_file)) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        hold.wait(PATIENCE)
-        process.stdin.write("fork\n")
-        process.stdin.flush()
-        assert [process.stdout.readline() for _ in range(2)] == ["started\n", "child\n"]
-        # The child's own request needs no rotation: the old access token lives on.
-        assert process.stdout.readline() == "child got 200\n"
-        hold.release()
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert output == "parent got 200\n", errors
-    assert sandbox.counts.rotations == 1
-    assert_nothing_lost(sandbox, token_file)
-
-
-FORK_AND_ROTATE = """
-import os, sys, threading
-from adh_auth import AdhAuth
-auth = AdhAuth()
-thread = threading.Thread(target=auth.refresh)
-thread.start()
-sys.stdin.readline()
-pid = os.fork()
-if pid == 0:
-    print("child", flush=True)
-    auth.refresh()
-    print("child refreshed", flush=True)
-    os._exit(0)
-print("forked", flush=True)
-thread.join()
-os.waitpid(pid, 0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_that_rotates_while_its_parent_does(sandbox: Sandbox, token_file: Path) -> None:
-    """The child waits for the parent's lock as any process does, and adopts what the parent got: one refresh in all."""
-    hold = sandbox.hold_next(on="refresh", at="after")
-    with child(FORK_AND_ROTATE, sandbox.environment(token_file)) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        hold.wait(PATIENCE)
-        process.stdin.write("fork\n")
-        process.stdin.flush()
-        assert {process.stdout.readline() for _ in range(2)} == {"child\n", "forked\n"}
-        hold.release()
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert output == "child refreshed\n", errors
-    assert sandbox.counts.reused == 0
-    assert_nothing_lost(sandbox, token_file)
-
-
-def fetch(auth: AdhAuth, url: str) -> int:
-    return requests.get(url, auth=auth, timeout=PATIENCE).status_code
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pool_with_an_inherited_auth_object(method: str, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """One object in the parent and in the workers of a pool: an expiry costs one refresh."""
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {method} here")
-    auth = AdhAuth(**arguments)
-    url = sandbox.url + "/api/auth/me"
-    assert fetch(auth, url) == 200
+@contextmanager
+def refresh_in_flight(sandbox: Sandbox) -> Iterator[tuple[Hold, Future[int]]]:
+    """A call whose refresh the server has committed and not answered yet."""
     sandbox.expire()
-    with multiprocessing.get_context(method).Pool(3) as pool:
-        assert pool.starmap(fetch, [(auth, url)] * 12) == [200] * 12
-        assert fetch(auth, url) == 200
+    with ThreadPoolExecutor(1) as threads, sandbox.hold_next() as hold:
+        answer = threads.submit(get, sandbox, auth_for(sandbox))
+        hold.wait(PATIENCE)
+        yield hold, answer
+
+
+# The file, while a refresh is in flight.
+
+
+def test_file_replaced_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A sign-in that lands during a refresh wins: the pair of the old session is not written over it, and the call goes on with it."""
+    with refresh_in_flight(sandbox) as (hold, answer):
+        sandbox.write_token_file(token_file)
+        newer = token_file.read_bytes()
+        hold.release()
+        assert answer.result(PATIENCE) == 200
+    assert token_file.read_bytes() == newer
+    assert not Path(f"{token_file}.new").exists()
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_file_saved_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A sign-in through `TokenFile.save` waits for the refresh in flight, and is what stands in the file in the end."""
+    with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
+        newer = Tokens.from_response(sandbox.sign_in())
+        saved = threads.submit(TokenFile(token_file).save, newer)
+        hold.release()
+        assert answer.result(PATIENCE) == 200
+        saved.result(PATIENCE)
+    assert TokenFile(token_file).load() == newer
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_file_deleted_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A file that is removed during a refresh stays removed: no session comes back to life, and the caller is told."""
+    with refresh_in_flight(sandbox) as (hold, answer):
+        token_file.unlink()
+        hold.release()
+        with pytest.raises(TokenFileError, match="is missing"):
+            answer.result(PATIENCE)
+    assert not token_file.exists()
+    assert not Path(f"{token_file}.new").exists()
+
+
+def test_sign_out_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A sign-out through `TokenFile.delete` waits for the refresh in flight, and then nothing of the session is left on disk."""
+    with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
+        deleted = threads.submit(TokenFile(token_file).delete)
+        hold.release()
+        answer.exception(PATIENCE)
+        deleted.result(PATIENCE)
+    assert [path.name for path in token_file.parent.glob("tokens.json*")] == ["tokens.json.lock"]
+
+
+def test_revoked_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A revocation waits for the refresh in flight and revokes the token that came of it, not the one that it replaced."""
+    with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
+        revoked = threads.submit(auth_for(sandbox).revoke)
+        hold.release()
+        answer.exception(PATIENCE)
+        revoked.result(PATIENCE)
+    assert not token_file.exists()
+    assert (sandbox.counts.revocations, sandbox.counts.rotations, sandbox.counts.reused) == (1, 1, 0)
+
+
+def test_file_destroyed_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """Not even a file that somebody has filled with something else during a refresh is written over."""
+    with refresh_in_flight(sandbox) as (hold, answer):
+        token_file.write_bytes(b"my notes")
+        hold.release()
+        with pytest.raises(TokenFileError, match="not JSON"):
+            answer.result(PATIENCE)
+    assert token_file.read_bytes() == b"my notes"
+
+
+# The lock.
+
+
+@pytest.fixture
+def lock_held(token_file: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the lock."""
+    code = f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
+    with child(code) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
+def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+    """A lock that is not given back in `lock_timeout` seconds is an error that names the lock file; nobody is called."""
+    sandbox.expire()
+    with pytest.raises(LockTimeout, match=r"tokens\.json\.lock") as caught:
+        get(sandbox, _impatient(sandbox))
+    assert caught.value.lock_file == f"{token_file}.lock"
+    assert caught.value.waited == 0.5
+    assert sandbox.counts.refresh_calls == 0
+    lock_held.communicate("\n", timeout=PATIENCE)
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_one_last_look(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
+    monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
+    newer = Tokens.from_response(sandbox.sign_in())
+    job = _impatient(sandbox)._core.force()
+    _replace(token_file, newer)
+    job.wait(PATIENCE)
+    assert job._outcome == newer
+    assert sandbox.counts.refresh_calls == 0
+
+
+def test_file_that_changes_while_the_lock_is_held(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+    """A waiter goes on as soon as there is a newer pair; it does not wait for the lock as well."""
+    sandbox.expire()
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(get, sandbox, auth_for(sandbox))
+        wait_until(lambda: sandbox.counts.unauthorized == 1)
+        sandbox.write_token_file(token_file)
+        assert answer.result(PATIENCE) == 200
+    assert lock_held.poll() is None
+    assert sandbox.counts.refresh_calls == 0
+
+
+def _impatient(sandbox: Sandbox) -> AdhAuth:
+    auth = auth_for(sandbox)
+    auth._core._lock_timeout = 0.5
+    return auth
+
+
+def _replace(path: Path, tokens: Tokens) -> None:
+    aside = path.with_name("aside")
+    TokenFile(aside).save(tokens)
+    os.replace(aside, path)
+
+
+# Fork.
+
+#: A process that forks while its thread waits for a refresh; the child calls with the object that it inherited.
+FORKING = (
+    ONE_CALL
+    + """
+import sys, threading
+auth = AdhAuth()
+def get(): return requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code
+threading.Thread(target=get).start()
+sys.stdin.readline()
+if (pid := os.fork()) == 0:
+    print("child", os.getpid(), flush=True)
+    try: print(get(), flush=True)
+    finally: os._exit(0)
+os.waitpid(pid, 0)
+"""
+)
+
+
+def test_fork_in_flight(sandbox: Sandbox, token_file: Path) -> None:
+    """A child that is forked during a refresh works: it waits for its parent's pair, not for a thread that it does not have."""
+    sandbox.expire()
+    with sandbox.hold_next() as hold, child(FORKING, sandbox.environment(token_file)) as parent:
+        _fork(parent, hold)
+        hold.release()
+        assert parent.communicate(timeout=PATIENCE)[0].split() == ["200"]
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_parent_killed_after_the_fork(sandbox: Sandbox, token_file: Path) -> None:
+    """A forked child keeps no hold on the lock of its parent: when that one is killed, the child goes on at once."""
+    sandbox.expire()
+    sandbox.fail_next(drop="before")  # or the killed parent's token would be spent, which no client can help
+    with sandbox.hold_next(at="before") as hold, child(FORKING, sandbox.environment(token_file)) as parent:
+        _fork(parent, hold)
+        parent.send_signal(signal.SIGKILL)
+        started = time.monotonic()
+        assert parent.communicate(timeout=PATIENCE)[0].split() == ["200"]
+        assert time.monotonic() - started < 10
+    assert_nothing_lost(sandbox, token_file)
+
+
+def _fork(parent: subprocess.Popen[str], hold: Hold) -> None:
+    hold.wait(PATIENCE)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    assert parent.stdout.readline().startswith("child")
+
+
+POOL = """
+import multiprocessing, os, requests, sys
+from adh_auth import AdhAuth
+def get(auth): return requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code
+def inherited(_): return get(AUTH)
+AUTH = AdhAuth()
+if __name__ == "__main__":
+    print(get(AUTH), flush=True)
+    sys.stdin.readline()
+    with multiprocessing.get_context(sys.argv[1]).Pool(4) as pool:
+        print(*pool.map(get, [AUTH] * 8, chunksize=1), *pool.map(inherited, range(8), chunksize=1))
         pool.close()
         pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pool(sandbox: Sandbox, token_file: Path, tmp_path: Path, method: str) -> None:
+    """A `multiprocessing` pool shares one session, whether its auth object was inherited, pickled or made anew."""
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **sandbox.environment(token_file)}
+    process = subprocess.Popen(
+        [sys.executable, str(script), method], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+        sandbox.expire()
+        assert process.communicate("\n", timeout=PATIENCE)[0].split() == ["200"] * 16
     assert sandbox.counts.refresh_calls == 1
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_threads_by_the_dozen(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], family: Family) -> None:
-    """48 threads on one object and one client, three expiries: one refresh each, no failure."""
-    auth = family.auth(**arguments)
-    statuses: list[int] = []
-    with family.module.Client(auth=auth, timeout=PATIENCE) as client:
-        for _ in range(3):
-            sandbox.expire()
-            threads = [threading.Thread(target=lambda: statuses.append(client.get(sandbox.url + "/api/auth/me").status_code)) for _ in range(48)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-    assert statuses == [200] * 144
-    assert sandbox.counts.refresh_calls == 3
+# One object in many hands.
+
+
+def test_threads_by_the_dozen(sandbox: Sandbox, token_file: Path) -> None:
+    """48 threads on one object meet one expiry with one refresh, three times over."""
+    auth = auth_for(sandbox)
+    for turn in (1, 2, 3):
+        sandbox.expire()
+        assert _at_once(lambda: get(sandbox, auth), 48) == [200] * 48
+        assert sandbox.counts.refresh_calls == turn
     assert_nothing_lost(sandbox, token_file)
+
+
+def test_objects_by_the_dozen(sandbox: Sandbox, token_file: Path) -> None:
+    """As many objects on one file in one process share the refresh like processes do."""
+    auths = iter([auth_for(sandbox) for _ in range(24)])
+    sandbox.expire()
+    assert _at_once(lambda: get(sandbox, next(auths)), 24) == [200] * 24
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda auth: pickle.loads(pickle.dumps(auth))], ids=["copy", "deepcopy", "pickle"])
+def test_copy_made_in_flight(sandbox: Sandbox, token_file: Path, copied: Callable[[Any], Any]) -> None:
+    """A copy made while its original waits for a refresh works, and shares that refresh."""
+    auth = auth_for(sandbox)
+    sandbox.expire()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(get, sandbox, auth)
+        hold.wait(PATIENCE)
+        second = threads.submit(get, sandbox, copied(auth))
+        wait_until(lambda: sandbox.counts.unauthorized == 2)
+        hold.release()
+        assert [first.result(PATIENCE), second.result(PATIENCE)] == [200, 200]
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def _at_once(call: Callable[[], int], count: int) -> list[int]:
+    start = threading.Barrier(count)
+
+    def one(_: int) -> int:
+        start.wait(PATIENCE)
+        return call()
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(one, range(count)))

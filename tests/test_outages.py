@@ -1,331 +1,395 @@
-"""The auth endpoint in trouble, and the herd that meets it."""
+"""The endpoint in trouble, alone and before a herd: ridden out, shared, remembered, never taken for a logout."""
 
 from __future__ import annotations
 
-import socket
+import json
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
 import requests
 
-from adh_auth import AdhAuth, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, steps
-from adh_auth.attempts import FAILED
+from adh_auth import (
+    AdhAuth,
+    AdhAuthError,
+    AdhHttpx2Auth,
+    AdhHttpxAuth,
+    ConfigurationError,
+    ReauthorizationRequired,
+    RefreshFailed,
+    TokenFile,
+    steps,
+)
 from adh_auth.testing import Sandbox
+from adh_auth.token_file import RotationLock
 
-from .support import PATIENCE, Family, assert_nothing_lost, child
+from .events import ONE_CALL, auth_for, get, wait_until
+from .support import PATIENCE, assert_nothing_lost, child
 
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between tries are short where their length is not what is tested."""
-    monkeypatch.setattr(steps, "PAUSES", (0.01, 0.02, 0.03))
-
-
-@pytest.fixture(params=["requests", "httpx", "httpx2"])
-def get(request: pytest.FixtureRequest, arguments: dict[str, Any]) -> Callable[[str], Any]:
-    """A GET with the plugin of each client."""
-    import httpx
-    import httpx2
-
-    from adh_auth import AdhHttpx2Auth, AdhHttpxAuth
-
-    module, auth = {"requests": (requests, AdhAuth), "httpx": (httpx, AdhHttpxAuth), "httpx2": (httpx2, AdhHttpx2Auth)}[request.param]
-    made = auth(**arguments)  # type: ignore[operator]
-    return lambda url: module.get(url, auth=made, timeout=PATIENCE)  # type: ignore[attr-defined]
-
-
-FAULTS: dict[str, list[dict[str, Any]]] = {
-    "503": [{"status": 503}],
-    "500 then 502": [{"status": 500}, {"status": 502, "body": b"<html>bad gateway</html>"}],
-    "429": [{"status": 429, "retry_after": 0}],
-    "dropped before the commit": [{"drop": "before"}, {"drop": "before"}],
-    "a portal's page": [{"status": 200, "body": b"<html>please sign in</html>"}],
-    "an empty body": [{"status": 200, "body": b""}],
+#: Each client's way to a status, given the URL and the arguments of its auth class.
+CLIENTS: dict[str, Callable[..., int]] = {
+    "requests": lambda url, **given: requests.get(url, auth=AdhAuth(**given), timeout=60).status_code,
+    "httpx": lambda url, **given: httpx.get(url, auth=AdhHttpxAuth(**given), timeout=60).status_code,
+    "httpx2": lambda url, **given: int(httpx2.get(url, auth=AdhHttpx2Auth(**given), timeout=60).status_code),
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.usefixtures("soon")
-def test_trouble_that_passes_is_ridden_out(name: str, sandbox: Sandbox, token_file: Path, get: Callable[[str], Any]) -> None:
-    """The caller sees a 200 and no trouble."""
-    for fault in FAULTS[name]:
+@pytest.fixture(params=CLIENTS)
+def call(request: pytest.FixtureRequest, sandbox: Sandbox, arguments: dict[str, Any]) -> Callable[[], int]:
+    """A call through a fresh client, once for each of the three, after the access token has expired."""
+    sandbox.expire()
+    return lambda: CLIENTS[request.param](sandbox.url + "/api/auth/me", **arguments)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between tries that are not what the test is about."""
+    monkeypatch.setattr(steps, "PAUSES", (0.02, 0.02, 0.02))
+
+
+# Trouble that passes.
+
+PASSING: dict[str, tuple[dict[str, Any], ...]] = {
+    "503": ({"status": 503},),
+    "500 then 502": ({"status": 500}, {"status": 502}),
+    "dropped before the commit": ({"drop": "before"},),
+    "dropped twice": ({"drop": "before"}, {"drop": "before"}),
+    "a portal's page": ({"status": 200, "body": b"<html>Welcome to the hotel</html>"},),
+}
+
+
+@pytest.mark.parametrize("faults", PASSING.values(), ids=PASSING)
+def test_trouble_that_passes(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, faults: Any) -> None:
+    """A blip is ridden out with a few tries, and the caller sees nothing of it."""
+    for fault in faults:
         sandbox.fail_next(**fault)
-    sandbox.expire()
-    assert get(sandbox.url + "/api/auth/me").status_code == 200
+    assert call() == 200
+    assert sandbox.counts.refresh_calls == len(faults) + 1
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_the_pause_that_was_asked_for_is_kept(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """429 with Retry-After: the next try comes no sooner."""
-    sandbox.fail_next(status=429, retry_after=2)
-    AdhAuth(**arguments).refresh()
-    calls = [call.time for call in sandbox.log if call.path == "/api/auth/refresh"]
-    assert len(calls) == 2
-    assert calls[1] - calls[0] >= 2.0
+def test_pause_that_grows(sandbox: Sandbox, token_file: Path) -> None:
+    """Tries are apart by the documented pauses, so that an endpoint in trouble can recover."""
+    sandbox.fail_next(2, status=503)
+    auth_for(sandbox).refresh()
+    first, second, third = _refresh_times(sandbox)
+    assert second - first >= steps.PAUSES[0]
+    assert third - second >= steps.PAUSES[1] > steps.PAUSES[0]
+    assert_nothing_lost(sandbox, token_file)
 
 
-def test_a_pause_beyond_the_deadline_is_the_callers(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """A Retry-After that is longer than the deadline fails at once, with the seconds as an attribute, and is respected by the next try."""
-    sandbox.fail_next(status=429, retry_after=50)
-    auth = AdhAuth(**arguments)
-    for _ in range(2):
+def test_pause_that_was_asked_for(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
+    """A 429 with `Retry-After` is tried again not before that time, and soon after it."""
+    sandbox.fail_next(status=429, retry_after=1.2)
+    auth_for(sandbox).refresh()
+    first, second = _refresh_times(sandbox)
+    assert 1.2 <= second - first < 6
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_pause_that_is_too_long(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
+    """A `Retry-After` beyond the deadline is not waited for; the error tells it, and until then no client calls again."""
+    sandbox.expire()
+    sandbox.fail_next(status=429, retry_after=300)
+    auth = auth_for(sandbox)
+    for caller in (auth, auth, auth_for(sandbox)):
         with pytest.raises(RefreshFailed) as caught:
-            auth.refresh()
-        assert (caught.value.retry_after, caught.value.status) == (50.0, 429)
-        assert caught.value.request_id
+            get(sandbox, caller)
+        assert (caught.value.retry_after, caught.value.status) == (300, 429)
     assert sandbox.counts.refresh_calls == 1
+    Path(f"{token_file}.record").unlink()  # stands for the minute after which it is tried all the same
     assert_nothing_lost(sandbox, token_file)
 
 
-@pytest.mark.usefixtures("soon")
+def _refresh_times(sandbox: Sandbox) -> list[float]:
+    return [entry.time for entry in sandbox.log if entry.path == "/api/auth/refresh"]
+
+
+# A reply that never arrives.
+
+
 @pytest.mark.parametrize("drop", ["after", "midway"])
-def test_a_reply_lost_after_the_commit(drop: str, sandbox: Sandbox, token_file: Path, get: Callable[[str], Any]) -> None:
-    """One more try: on a server with a grace window it recovers."""
-    sandbox.grace = 60.0
+def test_lost_reply_on_a_server_with_grace(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
+) -> None:
+    """A reply that is lost after the commit is asked for once more, which a server with a grace window answers."""
+    sandbox.grace = 60
     sandbox.fail_next(drop=drop)
-    sandbox.expire()
-    assert get(sandbox.url + "/api/auth/me").status_code == 200
-    assert sandbox.counts.refresh_calls == 2
+    assert call() == 200
+    assert (sandbox.counts.rotations, sandbox.counts.refresh_calls) == (1, 2)
     assert_nothing_lost(sandbox, token_file)
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("drop", ["after", "midway"])
-def test_a_reply_lost_on_a_strict_server(drop: str, sandbox: Sandbox, token_file: Path, get: Callable[[str], Any]) -> None:
-    """The error says that a reply was lost, and when; the file is as it was; and the next call costs the server nothing."""
+def test_lost_reply_on_a_strict_server(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
+) -> None:
+    """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third time."""
+    before, started = token_file.read_bytes(), time.time()
     sandbox.fail_next(drop=drop)
-    sandbox.expire()
-    before = token_file.read_bytes()
-    started = time.time()
-    for _ in range(2):
-        with pytest.raises(ReauthorizationRequired, match="reply to an earlier try was lost at") as caught:
-            get(sandbox.url + "/api/auth/me")
-        assert caught.value.reply_lost_at is not None
-        assert started - 1 <= caught.value.reply_lost_at <= time.time()
+    for attempt in (call, auth_for(sandbox).refresh):
+        with pytest.raises(ReauthorizationRequired, match=r"reply to an earlier try was lost at \d{4}-\d\d-\d\d ") as caught:
+            attempt()
+        assert started - 1 <= (caught.value.reply_lost_at or 0) <= time.time()
     assert sandbox.counts.refresh_calls == 2
     assert token_file.read_bytes() == before
 
 
-def test_down_for_good_and_back(sandbox: Sandbox, token_file: Path, get: Callable[[str], Any]) -> None:
-    """RefreshFailed inside the documented bound, the pair intact; the next call after the endpoint's return works without a restart."""
+# Trouble that stays.
+
+
+def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
+    """An endpoint that nobody listens at costs an error in a few seconds and no token; its return needs no restart."""
+    auth, before = auth_for(sandbox), token_file.read_bytes()
     sandbox.expire()
-    sandbox.fail_next(None, status=503)
-    before = token_file.read_bytes()
+    sandbox.stop()
     started = time.monotonic()
     with pytest.raises(RefreshFailed, match="still good"):
-        get(sandbox.url + "/api/auth/me")
-    assert time.monotonic() - started < steps.REFRESH_DEADLINE
+        auth.refresh()
+    assert time.monotonic() - started < sum(steps.PAUSES) + 10
     assert token_file.read_bytes() == before
-    sandbox.heal()
-    assert get(sandbox.url + "/api/auth/me").status_code == 200
+    sandbox.start()
+    assert get(sandbox, auth) == 200
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_nobody_listens(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], family: Family) -> None:
-    """A refused connection is told as such, within the bound; nothing was sent, so that no reply can have been lost."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for cls in (AdhAuth, family.auth):
-        auth = cls(**{**arguments, "base_url": f"http://127.0.0.1:{port}"})
-        with pytest.raises(RefreshFailed, match="refused") as caught:
-            auth.refresh()
-        assert caught.value.reply_lost_at is None
-    assert_nothing_lost(sandbox, token_file)
-
-
-def test_an_endpoint_that_never_answers_is_given_up_on(
-    sandbox: Sandbox, token_file: Path, get: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The whole refresh ends at its deadline, whatever the server does with the connection."""
-    monkeypatch.setattr(steps, "REFRESH_DEADLINE", 1.5)
-    sandbox.expire()
-    hold = sandbox.hold_next(on="refresh", at="before")
-    started = time.monotonic()
-    with pytest.raises(RefreshFailed, match="A reply may have been lost"):
-        get(sandbox.url + "/api/auth/me")
-    assert time.monotonic() - started < 15
-    assert hold.reached.is_set()
-    hold.release()
-
-
-def test_the_bounds_are_in_order() -> None:
-    """A waiter is more patient than a holder can be slow, and the pauses fit into the deadline."""
-    assert sum(steps.PAUSES) < steps.REFRESH_DEADLINE < steps.LOCK_TIMEOUT
-
-
-def test_invalid_grant_is_remembered(sandbox: Sandbox, token_file: Path, get: Callable[[str], Any]) -> None:
-    """A dead session costs the server one call; a new sign-in lifts that at once, without a restart."""
-    sandbox.expire()
-    sandbox.revoke()
-    sandbox.fail_next(3, on="me", status=401, body=b'{"code": "token_expired"}')
-    for _ in range(3):
-        with pytest.raises(ReauthorizationRequired):
-            get(sandbox.url + "/api/auth/me")
-    assert sandbox.counts.refresh_calls == 1
-    sandbox.heal()
-    sandbox.write_token_file(token_file)
-    assert get(sandbox.url + "/api/auth/me").status_code == 200
-
-
-def test_invalid_client_is_a_configuration_error(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], family: Family) -> None:
-    """A client that the server refuses is the setting's fault, not the session's."""
-    for cls in (AdhAuth, family.auth):
-        with pytest.raises(ConfigurationError, match="ADH_CLIENT_SECRET") as caught:
-            cls(**{**arguments, "client_secret": "wrong"}).refresh()
-        assert caught.value.code == "invalid_client"
-    assert_nothing_lost(sandbox, token_file)
-
-
-@pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"access_token": "adh_x", "refresh_token": ""}',
-        b'{"access_token": "a\\r\\nX: y", "refresh_token": "adh_rt_x"}',
-        b'{"access_token": 5, "refresh_token": "adh_rt_x"}',
-    ],
-)
-def test_a_reply_of_no_use(body: bytes, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """A reply whose tokens are not sane is a typed error; the old pair is kept."""
+def test_answers_503_for_good(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None) -> None:
+    """An endpoint that stays in trouble is called as often as there are pauses and once more; the pair is as it was."""
     before = token_file.read_bytes()
-    sandbox.fail_next(status=200, body=body)
-    with pytest.raises(RefreshFailed, match="of no use"):
-        AdhAuth(**arguments).refresh()
+    sandbox.fail_next(None, status=503)
+    with pytest.raises(RefreshFailed) as caught:
+        call()
+    assert caught.value.status == 503
+    assert caught.value.request_id
+    assert sandbox.counts.refresh_calls == len(steps.PAUSES) + 1
+    assert token_file.read_bytes() == before
+    sandbox.heal()
+    assert call() == 200
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_never_answers(sandbox: Sandbox, token_file: Path) -> None:
+    """The documented bound, in real time: an endpoint that takes the call and says nothing is given up on after `REFRESH_DEADLINE`."""
+    auth = auth_for(sandbox)
+    sandbox.expire()
+    with sandbox.hold_next(at="before"):
+        started = time.monotonic()
+        with pytest.raises(RefreshFailed, match="may have been lost"):
+            auth.refresh()
+        taken = time.monotonic() - started
+    assert steps.REFRESH_DEADLINE - 1 < taken < steps.REFRESH_DEADLINE + 3 < steps.LOCK_TIMEOUT
+    assert sandbox.counts.refresh_calls == 1
+    wait_until(lambda: len(_refresh_times(sandbox)) == 1)
+
+
+USELESS = {
+    "HTML with status 200": b"<!doctype html><title>Sign in</title>",
+    "an empty body": b"",
+    "a reply cut short": b'{"access_token": "adh_x", "refresh_tok',
+    "an error with status 200": b'{"error": "temporarily_unavailable"}',
+    "a list": b"[1, 2]",
+    "an empty token": b'{"access_token": "", "refresh_token": "adh_rt_x"}',
+    "a number for a token": b'{"access_token": 7, "refresh_token": "adh_rt_x"}',
+    "a token that would end its header": b'{"access_token": "a\\r\\nX: y", "refresh_token": "adh_rt_x"}',
+}
+
+
+@pytest.mark.parametrize("body", USELESS.values(), ids=USELESS)
+def test_reply_of_no_use(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, body: bytes) -> None:
+    """A reply that holds no pair is a failed refresh, whatever its status; the stored pair stays."""
+    before = token_file.read_bytes()
+    sandbox.fail_next(None, status=200, body=body)
+    with pytest.raises(RefreshFailed):
+        call()
+    assert token_file.read_bytes() == before
+    sandbox.heal()
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_client_that_the_server_refuses(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
+    """`invalid_client` is about the configuration, said at once, and no reason to sign in again."""
+    before = token_file.read_bytes()
+    sandbox.expire()
+    with pytest.raises(ConfigurationError, match="ADH_CLIENT_SECRET"):
+        get(sandbox, AdhAuth(**{**arguments, "client_secret": "mistyped"}))
+    assert sandbox.counts.refresh_calls == 1
     assert token_file.read_bytes() == before
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_redirects_of_the_endpoint_are_not_followed(sandbox: Sandbox, arguments: dict[str, Any], family: Family) -> None:
-    """A redirect would take the refresh token along."""
-    for cls in (AdhAuth, family.auth):
-        sandbox.fail_next(status=307, headers={"Location": sandbox.url + "/api/auth/refresh"})
-        with pytest.raises(RefreshFailed, match="redirects are not followed"):
-            cls(**arguments).refresh()
-    assert sandbox.counts.rotations == 0
+# A refusal.
 
 
-def test_a_background_refresh_that_fails_is_not_begun_by_every_request(
-    sandbox: Sandbox, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the old token lives, trouble with the endpoint costs one attempt, not one for each request."""
-    monkeypatch.setattr(steps, "PAUSES", ())
-    sandbox.token_life = 30.0
-    auth = AdhAuth(**arguments, refresh_ahead=60)
-    auth.refresh()
-    sandbox.fail_next(None, status=503)
-    with requests.Session() as session:
-        session.auth = auth
-        for _ in range(5):
-            assert session.get(sandbox.url + "/api/auth/me").status_code == 200
-            assert auth._core._job is not None
-            auth._core._job.join()
-    assert sandbox.counts.refresh_calls == 2
-    assert TokenFile(arguments["token_file"]).record().state == FAILED
+def test_refused_and_unchanged(sandbox: Sandbox, token_file: Path, call: Callable[[], int]) -> None:
+    """`invalid_grant` is final for that very token: no try follows, in this client or another, until somebody signs in."""
+    before = token_file.read_bytes()
+    sandbox.fail_next(status=400, body=b'{"code": "invalid_grant", "message": "no"}')
+    for _ in range(3):
+        with pytest.raises(ReauthorizationRequired, match="adh-auth login") as caught:
+            call()
+        assert caught.value.code == "invalid_grant"
+    assert sandbox.counts.refresh_calls == 1
+    assert token_file.read_bytes() == before
+    sandbox.write_token_file(token_file)
+    assert call() == 200
 
 
-HERD = """
-import json, sys, threading, time
-from adh_auth import AdhAuth
-import requests
-print("ready", flush=True)
-sys.stdin.readline()
-url, threads = sys.argv[1], int(sys.argv[2])
-outcomes = []
+def test_refused_and_changed(sandbox: Sandbox, token_file: Path, call: Callable[[], int]) -> None:
+    """A refusal that arrives after somebody has signed in anew is not the newer session's."""
+    sandbox.fail_next(status=400, body=b'{"code": "invalid_grant"}')
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(call)
+        hold.wait(PATIENCE)
+        sandbox.write_token_file(token_file)
+        hold.release()
+        assert answer.result(PATIENCE) == 200
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("code", ["invalid_request", "access_denied", "invalid_grants", "token_expired"])
+def test_other_codes_are_no_logout(sandbox: Sandbox, token_file: Path, short_pauses: None, code: str) -> None:
+    """Only the code `invalid_grant` is terminal: any other leaves the session as it is (Shopify/hydrogen#3916)."""
+    sandbox.expire()
+    sandbox.fail_next(status=400, body=json.dumps({"code": code, "message": "invalid_grant"}).encode())
+    with pytest.raises(RefreshFailed, match="still good"):
+        get(sandbox, auth_for(sandbox))
+    assert_nothing_lost(sandbox, token_file)
+
+
+# The herd.
+
+#: A process that waits for the word, calls in as many threads as it was told, and prints the errors' classes; then once more.
+HERD = (
+    ONE_CALL
+    + """
+import sys, threading
 auth = AdhAuth()
-def work():
-    try:
-        outcomes.append(str(requests.get(url, auth=auth, timeout=90).status_code))
-    except Exception as error:
-        outcomes.append(type(error).__name__)
-started = time.monotonic()
-workers = [threading.Thread(target=work) for _ in range(threads)]
-for worker in workers: worker.start()
-for worker in workers: worker.join()
-print(json.dumps([outcomes, time.monotonic() - started]), flush=True)
+def one():
+    try: said.append(str(requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code))
+    except Exception as error: said.append(type(error).__name__)
+print("ready", flush=True)
+while sys.stdin.readline():
+    said = []
+    threads = [threading.Thread(target=one) for _ in range({threads})]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(*said, flush=True)
 """
+)
 
 
-def herd(sandbox: Sandbox, token_file: Path, processes: int, threads: int) -> tuple[list[str], float]:
-    """What each thread of each process came to, and the seconds that the slowest took."""
-    import json
-
+@pytest.fixture
+def herd(sandbox: Sandbox, token_file: Path) -> Iterator[Callable[[int, int], list[subprocess.Popen[str]]]]:
+    """Makes processes that are ready to call."""
     with ExitStack() as stack:
-        code = HERD.replace("sys.argv[1], int(sys.argv[2])", f"{sandbox.url + '/api/auth/me'!r}, {threads}")
-        children = [stack.enter_context(child(code, sandbox.environment(token_file))) for _ in range(processes)]
-        for process in children:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in children:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        outcomes, slowest = [], 0.0
-        for process in children:
-            output, errors = process.communicate(timeout=90)
-            assert output, errors
-            mine, seconds = json.loads(output)
-            outcomes += mine
-            slowest = max(slowest, seconds)
-    return outcomes, slowest
+
+        def made(processes: int, threads: int) -> list[subprocess.Popen[str]]:
+            code = HERD.replace("{threads}", str(threads))
+            started = [stack.enter_context(child(code, sandbox.environment(token_file))) for _ in range(processes)]
+            assert [_line(process) for process in started] == ["ready"] * processes
+            return started
+
+        yield made
 
 
-def test_a_herd_in_an_outage(sandbox: Sandbox, token_file: Path) -> None:
-    """16 processes of 2 threads: at most 24 refresh calls in all, and everyone has a typed error within 60 seconds."""
+def _told(herd: list[subprocess.Popen[str]]) -> list[str]:
+    for process in herd:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [word for process in herd for word in _line(process).split()]
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_herd_meets_an_outage(sandbox: Sandbox, token_file: Path, herd: Callable[[int, int], list[subprocess.Popen[str]]]) -> None:
+    """16 processes with 2 threads each share one outage: at most 24 refresh calls in all, and a typed error for everyone within 60 s."""
+    processes = herd(16, 2)
     sandbox.expire()
     sandbox.fail_next(None, status=503)
-    outcomes, slowest = herd(sandbox, token_file, 16, 2)
-    assert outcomes == ["RefreshFailed"] * 32
-    assert slowest < 60
+    started = time.monotonic()
+    assert _told(processes) == ["RefreshFailed"] * 32
+    assert time.monotonic() - started < 60
     assert sandbox.counts.refresh_calls <= 24
     sandbox.heal()
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_a_herd_with_a_dead_refresh_token(sandbox: Sandbox, token_file: Path) -> None:
-    """8 processes: exactly one call reaches the server, and everyone is told to sign in."""
-    sandbox.revoke()
-    sandbox.fail_next(None, on="me", status=401, body=b'{"code": "token_expired"}')
-    outcomes, _ = herd(sandbox, token_file, 8, 1)
-    assert outcomes == ["ReauthorizationRequired"] * 8
+def test_herd_meets_a_dead_refresh_token(
+    sandbox: Sandbox, token_file: Path, herd: Callable[[int, int], list[subprocess.Popen[str]]]
+) -> None:
+    """8 processes with a dead refresh token cost the server one call; a new sign-in lifts the refusal at once, without a restart."""
+    processes = herd(8, 2)
+    sandbox.expire()
+    sandbox.fail_next(None, status=400, body=b'{"code": "invalid_grant"}')
+    for _ in range(2):
+        assert _told(processes) == ["ReauthorizationRequired"] * 16
     assert sandbox.counts.refresh_calls == 1
+    sandbox.heal()
+    sandbox.write_token_file(token_file)
+    assert _told(processes) == ["200"] * 16
+    assert_nothing_lost(sandbox, token_file)
 
 
-def test_one_outcome_for_all_threads(sandbox: Sandbox, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that wait for one attempt share its failure, each with an exception of its own."""
-    monkeypatch.setattr(steps, "PAUSES", ())
-    auth = AdhAuth(**arguments)
-    sandbox.fail_next(status=503)
-    hold = sandbox.hold_next(on="refresh", at="before")
-    errors: list[BaseException] = []
+def test_who_comes_while_an_attempt_is_under_way_shares_its_failure(
+    sandbox: Sandbox, token_file: Path, short_pauses: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that finds an attempt under way waits for it and has its outcome: the failure is not tried again on its behalf."""
+    refused = threading.Event()
+    take = RotationLock.take
 
-    def work() -> None:
-        try:
-            auth.refresh()
-        except RefreshFailed as error:
-            errors.append(error)
+    def watched(lock: RotationLock) -> bool:
+        taken = take(lock)
+        if not taken:
+            refused.set()
+        return taken
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    hold.wait(PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while sum("wait" in str(frame) for frame in _frames(threads)) < 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    hold.release()
-    for thread in threads:
-        thread.join()
-    assert len({id(error) for error in errors}) == 8
-    assert sandbox.counts.refresh_calls == 1
+    monkeypatch.setattr(RotationLock, "take", watched)
+    sandbox.expire()
+    sandbox.fail_next(None, status=503)
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(get, sandbox, auth_for(sandbox))
+        hold.wait(PATIENCE)
+        second = threads.submit(get, sandbox, auth_for(sandbox))
+        assert refused.wait(PATIENCE)
+        hold.release()
+        outcomes = [first.exception(PATIENCE), second.exception(PATIENCE)]
+    assert all(isinstance(outcome, RefreshFailed) for outcome in outcomes)
+    assert sandbox.counts.refresh_calls == len(steps.PAUSES) + 1
+    sandbox.heal()
+    assert_nothing_lost(sandbox, token_file)
 
 
-def _frames(threads: list[threading.Thread]) -> list[str]:
-    import sys
+def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
+    """A refresh ahead of time that fails is the caller's trouble only once the token is dead, and not started by every request."""
+    auth = auth_for(sandbox, refresh_ahead=4000.0)
+    auth.refresh()  # from now on the file knows when the token ends
+    sandbox.fail_next(None, status=503)
+    before = sandbox.counts.refresh_calls
+    assert get(sandbox, auth) == 200
+    wait_until(lambda: TokenFile(token_file).record().state == "failed")
+    assert [get(sandbox, auth) for _ in range(20)] == [200] * 20
+    assert sandbox.counts.refresh_calls - before == len(steps.PAUSES) + 1
+    sandbox.heal()
+    assert_nothing_lost(sandbox, token_file)
 
-    frames = sys._current_frames()
-    return [frames[thread.ident].f_code.co_name for thread in threads if thread.ident in frames]
+
+def test_errors_are_typed_for_all(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
+    """What is raised out of a call is ours and the client's at once, so that the `except` clauses of existing scripts keep working."""
+    sandbox.expire()
+    sandbox.fail_next(None, status=503)
+    with pytest.raises(requests.RequestException) as caught:
+        get(sandbox, auth_for(sandbox))
+    assert isinstance(caught.value, AdhAuthError)

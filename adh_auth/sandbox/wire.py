@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import secrets
 import socket
 import socketserver
@@ -65,8 +66,8 @@ class Server(ThreadingHTTPServer):
 
     # The default backlog of 5 turns a burst of processes into connections that are tried again a second later.
     request_queue_size = 256
-    # Some Python versions turn this on for HTTP servers: two sandboxes on one port would then share its calls.
-    allow_reuse_port = False
+    # On Windows the option lets a second server take a port in use (python/cpython#85307); elsewhere a restart needs it.
+    allow_reuse_address = os.name != "nt"
 
     def __init__(self, address: tuple[str, int], answer: Callable[[Request], Reply], ssl_context: ssl.SSLContext | None) -> None:
         self.answer = answer

@@ -1,0 +1,60 @@
+"""The end of a call to an auth endpoint, however slowly its reply trickles: a client's read time-out starts anew with each byte."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from .endpoint import REPLY_LIMIT
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """While it is entered, `seconds` from its making on: then the sockets under its watch are shut down, and whoever reads there wakes up.
+
+    The call itself is never abandoned to a thread of its own: it could still send the token after somebody else has spent it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+        self._sockets: list[Callable[[], Any]] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Deadline:
+        # While the interpreter shuts down there are no new threads; then the time-outs of the client have to do.
+        with suppress(RuntimeError):
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self._ends
+
+    def watch(self, find: Callable[[], Any]) -> None:
+        """Watch the socket that `find` gives when the time is up; TLS wraps another round it on the way."""
+        self._sockets.append(find)
+
+    def collect(self, chunks: Iterable[bytes]) -> tuple[bytes, bool]:
+        """At most `REPLY_LIMIT` bytes of a reply, and whether more was to come."""
+        body = b""
+        for chunk in chunks:
+            body += chunk
+            if len(body) > REPLY_LIMIT or self.over:
+                return body[:REPLY_LIMIT], True
+        return body, False
+
+    def _end(self) -> None:
+        for find in self._sockets:
+            with suppress(Exception):  # closed by now, or no socket at all but somebody's mock
+                # SSLSocket.shutdown() would pull the TLS state out from under the thread that reads.
+                socket.socket.shutdown(find(), socket.SHUT_RDWR)

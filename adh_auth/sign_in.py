@@ -1,0 +1,227 @@
+"""Sign in with the browser: authorization code with PKCE (RFC 7636), as the ADH guide has it. `adh_auth.login` and ``adh-auth login``."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import math
+import os
+import sys
+import threading
+import time
+import webbrowser
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from . import disk, endpoint
+from .callback import Callback, Listener
+from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
+from .exchange import KEPT, Attempt
+from .settings import Settings, resolve
+from .status import describe, file_facts
+from .terminal import one_line, say
+from .tokens import Secret, Stored, Tokens
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["login", "login_command"]
+
+#: Seconds for the exchange. The code lives 60, and the browser has used up some of them.
+EXCHANGE_DEADLINE = 30.0
+#: Seconds to connect, and between two pieces of the answer of `/api/auth/me`.
+GREETING_TIMEOUT = (5.0, 10.0)
+
+
+def login(
+    token_file: str | os.PathLike[str] | None = None,
+    *,
+    client_id: str | None = None,
+    client_secret: str | None = None,
+    base_url: str | None = None,
+    redirect_uri: str = "http://localhost:8765/callback",
+    scope: str = "profile:read discussions:read",
+    open_browser: bool = True,
+    paste: bool = False,
+    timeout: float = 300.0,
+    refresh_via: requests.Session | None = None,
+) -> Tokens:
+    """Sign in with the browser, write the token file, and give the pair.
+
+    `token_file`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
+    `redirect_uri`: registered for the app, exactly as it is given here; its port is listened on meanwhile.
+    `scope`: what to ask for, separated by blanks.
+    `open_browser`: False only prints the address, for a machine without a browser.
+    `paste`: ask for the address that the browser ends on, instead of listening for it.
+    `timeout`: seconds to wait for the browser to come back. The prompt of `paste` waits for as long as it takes.
+    `refresh_via`: a `requests.Session` that carries the calls to the API instead of a client of our own.
+
+    Raises `AdhAuthError`, in one line that says what went wrong and what to do: `ConfigurationError` for a setting or a port in use,
+    `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an endpoint in trouble, `TokenFileError`. The old token
+    file is untouched then.
+    """
+    settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
+    del client_secret  # IPython's verbose tracebacks show the arguments of every frame
+    attempt = Attempt(settings, redirect_uri, scope)
+    seconds = _checked(timeout)
+    trouble = None
+    try:
+        _prove_room(settings)
+        if paste:
+            tokens = _pasted(attempt, open_browser, refresh_via)
+        else:
+            tokens = _listened(attempt, open_browser, seconds, refresh_via)
+    except AdhAuthError as error:
+        trouble = fresh_copy(error)  # without the frames that the code and the tokens went through
+    if trouble is not None:
+        raise trouble
+    say(one_line(f"{_greeting(settings, refresh_via)} {settings.file.path}: {describe(tokens, time.time())}"))
+    return tokens
+
+
+def login_command(args: argparse.Namespace) -> int:
+    """``adh-auth login``. Raises `AdhAuthError`."""
+    login(
+        args.token_file,
+        client_id=args.client_id,
+        base_url=args.base_url,
+        redirect_uri=args.redirect_uri,
+        scope=args.scope,
+        open_browser=not args.no_browser,
+        paste=args.paste,
+        timeout=args.timeout,
+    )
+    return 0
+
+
+def _checked(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not (math.isfinite(seconds) and seconds > 0):
+        raise ConfigurationError("timeout must be a number of seconds above 0", setting="timeout")
+    return float(seconds)
+
+
+def _prove_room(settings: Settings) -> None:
+    """Find out that the file can't be written before somebody signs in for nothing. Raises `TokenFileError`."""
+    file = settings.file
+    file.on_disk(partial(disk.make_folder, os.path.realpath(file.path)), "made")
+    if obstacle := file_facts(file)["rewriting"]:
+        raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
+
+
+def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: requests.Session | None) -> Tokens:
+    """Wait for the browser, and tell it how it went."""
+    with Listener(attempt.redirect_uri) as listener:
+        _send_to_browser(attempt, open_browser)
+        callback = listener.wait(seconds)
+        try:
+            if callback is None:
+                raise attempt.nobody_came(seconds)
+            tokens = _finish(attempt, callback, via)
+        except AdhAuthError as error:
+            listener.show(good=False, text=f"{error.message}.")
+            raise
+        listener.show(good=True, text="You can close this page and go back to your program.")
+        return tokens
+
+
+def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) -> Tokens:
+    """Ask for the address that the browser ended on."""
+    _send_to_browser(attempt, open_browser)
+    say(f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it.")
+    callback = _callback_in(_ask("Paste that address here: "))
+    if callback is None:
+        raise AdhAuthError(f"that is no address that a sign-in ends on: it has no code. {KEPT}; start again")
+    return _finish(attempt, callback, via)
+
+
+def _send_to_browser(attempt: Attempt, open_browser: bool) -> None:
+    address = attempt.address()
+    if open_browser:
+        # In a thread: a browser in the terminal comes back when it is closed, and has to be listened to meanwhile.
+        threading.Thread(target=_open, args=(address,), name="adh-auth browser", daemon=True).start()
+        say("Opening the browser to sign in. If none appears, open this address:")
+    else:
+        say("Open this address in a browser to sign in:")
+    say(f"\n    {address}\n")
+
+
+def _open(address: str) -> None:
+    with suppress(Exception):  # no browser: the address was printed
+        webbrowser.open(address)
+
+
+def _ask(prompt: str) -> Secret:
+    """A line from the user. A notebook is saved with what is typed into it, so it is asked there as for a password."""
+    try:
+        text = getpass.getpass(prompt) if "ipykernel" in sys.modules else input(prompt)
+    except EOFError:
+        text = ""
+    return Secret(text.strip().strip("'\"<>"))
+
+
+def _callback_in(address: Secret) -> Callback | None:
+    _, _, query = address.reveal().partition("?")
+    return Callback.from_query(query.partition("#")[0])
+
+
+def _finish(attempt: Attempt, callback: Callback, via: requests.Session | None) -> Tokens:
+    """Check, exchange, write."""
+    fresh = _exchanged(attempt, attempt.code_in(callback), via)
+    attempt.settings.file.save_mapping(dict(fresh.mapping), fresh.tokens)
+    return fresh.tokens
+
+
+def _exchanged(attempt: Attempt, code: Secret, via: requests.Session | None) -> Stored:
+    asked_at = time.time()
+    verdict = endpoint.classify(_carried(attempt, code, via), asked_at)
+    if verdict.kind != "pair":
+        raise attempt.refusal(verdict)
+    trouble = None
+    try:
+        return Stored(Tokens.from_response(verdict.mapping, now=asked_at), verdict.mapping)
+    except MalformedTokens as malformed:
+        trouble = malformed.message
+    raise RefreshFailed(f"the reply to the exchange is of no use: {trouble}. {KEPT}; try again later", status=verdict.status)
+
+
+def _carried(attempt: Attempt, code: Secret, via: requests.Session | None) -> endpoint.Reply:
+    from .for_requests import carried
+
+    trouble = None
+    try:
+        # Once: a second use of a code is taken for theft, and may end the session that the first one started.
+        return carried(attempt.exchange(code), EXCHANGE_DEADLINE, via, {})
+    except endpoint.Unreachable as unreachable:
+        trouble = unreachable.reason
+    raise RefreshFailed(f"{attempt.settings.base_url} can't be reached to exchange the code ({trouble}). {KEPT}; try again later")
+
+
+def _greeting(settings: Settings, via: requests.Session | None) -> str:
+    """Greets by ``GET /api/auth/me``. The session is there by now, so that no trouble with this call is a failure of the sign-in."""
+    try:
+        user = _user(settings, via)
+    except AdhAuthError as error:
+        return f"Signed in; who as could not be asked: {error.message}."
+    name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), "a user without a name")
+    return f"Hello {name}, you are signed in."
+
+
+def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
+    import requests
+
+    from .commands import _user_in
+    from .for_requests import AdhAuth, _reason
+
+    secret = settings.client_secret.reveal()
+    auth = AdhAuth(settings.file.path, client_id=settings.client_id, client_secret=secret, base_url=settings.base_url, refresh_via=via)
+    trouble = None
+    try:
+        response = (via or requests).get(settings.base_url + endpoint.ME_PATH, auth=auth, timeout=GREETING_TIMEOUT)
+    except AdhAuthError:
+        raise
+    except requests.RequestException as error:
+        trouble = _reason(error)
+    if trouble is not None:
+        raise AdhAuthError(f"{settings.base_url} can't be reached ({trouble})")
+    return _user_in(response, auth)

@@ -1,0 +1,112 @@
+"""What each request costs: whole client calls on a transport that answers at once, against a static bearer header and the peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import httpx2
+import requests
+
+from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth
+
+from . import peers
+from .measure import CLIENT, NOWHERE, AtOnce, Sizes, above, microseconds, session_of, taking_turns, write_pair
+from .table import Row
+
+LIMIT = 4.0
+STATIC = "static header, an auth object that sets it"
+HEADER = "static header, among the client's headers"
+BEARER = {"Authorization": "Bearer access-0"}
+URL = NOWHERE + "/api/auth/me"
+
+
+def measure(sizes: Sizes, folder: Path) -> list[Row]:
+    """Microseconds of a call, and above the static header."""
+    path = write_pair(folder / "tokens.json", expires_at=4e9)
+    rows = _rows("Session.get", AdhAuth.__name__, _of_requests(path, sizes.calls), sizes)
+    for module, auth in ((httpx, AdhHttpxAuth), (httpx2, AdhHttpx2Auth)):
+        rows += _rows(f"{module.__name__}.Client.get", auth.__name__, _of_client(module, auth, path, sizes.calls), sizes)
+        loop = asyncio.new_event_loop()
+        try:
+            contenders = _of_async_client(loop, module, auth, path, sizes.calls)
+            rows += _rows(f"{module.__name__}.AsyncClient.get", auth.__name__, contenders, sizes)
+        finally:
+            loop.close()
+    return rows
+
+
+def _rows(call: str, ours: str, contenders: dict[str, Callable[[], float]], sizes: Sizes) -> list[Row]:
+    found = taking_turns(contenders, sizes.rounds)
+    rows = [Row("per request", f"{call}, {STATIC}", f"{median(found[STATIC]):.1f} µs")]
+    for name, values in found.items():
+        if name != STATIC:
+            more = above(found[STATIC], values)
+            goal = (f"≤ +{LIMIT:g} µs", more <= LIMIT) if name == ours else ("", None)
+            rows.append(Row("per request", f"{call}, {name}", f"{more:+.1f} µs", *goal))
+    return rows
+
+
+def _of_requests(path: Path, calls: int) -> dict[str, Callable[[], float]]:
+    plain = session_of(adapter=AtOnce())
+    plain.headers.update(BEARER)
+    sessions = {
+        STATIC: session_of(_Bearer(), AtOnce()),
+        AdhAuth.__name__: session_of(AdhAuth(path, base_url=NOWHERE, **CLIENT), AtOnce()),
+        HEADER: plain,
+    }
+    for name, session in peers.sessions(NOWHERE, path):
+        sessions[name] = session_of(adapter=AtOnce(), session=session)
+    return {name: _timed(session.get, calls) for name, session in sessions.items()}
+
+
+def _of_client(module: Any, auth: Any, path: Path, calls: int) -> dict[str, Callable[[], float]]:
+    clients = {name: client for name, client in _clients(module, "Client", auth, path)}
+    return {name: _timed(client.get, calls) for name, client in clients.items()}
+
+
+def _of_async_client(loop: asyncio.AbstractEventLoop, module: Any, auth: Any, path: Path, calls: int) -> dict[str, Callable[[], float]]:
+    async def some(get: Callable[[str], Any]) -> None:
+        for _ in range(calls):
+            await get(URL)
+
+    def timed(get: Callable[[str], Any]) -> Callable[[], float]:
+        return lambda: microseconds(lambda: loop.run_until_complete(some(get)), 1) / calls
+
+    return {name: timed(client.get) for name, client in _clients(module, "AsyncClient", auth, path)}
+
+
+def _clients(module: Any, kind: str, auth: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    options = {"transport": _at_once(module), "trust_env": False}
+    client = getattr(module, kind)
+    yield STATIC, client(auth=_bearer_of(module), **options)
+    yield auth.__name__, client(auth=auth(path, base_url=NOWHERE, **CLIENT), **options)
+    yield HEADER, client(headers=BEARER, **options)
+    yield from peers.clients(module, kind, path, options)
+
+
+def _timed(get: Callable[[str], Any], calls: int) -> Callable[[], float]:
+    return lambda: microseconds(lambda: get(URL), calls)
+
+
+def _at_once(module: Any) -> Any:
+    return module.MockTransport(lambda request: module.Response(200))
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        r.headers["Authorization"] = BEARER["Authorization"]
+        return r
+
+
+def _bearer_of(module: Any) -> Any:
+    class Bearer(module.Auth):  # type: ignore[misc]
+        def auth_flow(self, request: Any) -> Iterator[Any]:
+            request.headers["Authorization"] = BEARER["Authorization"]
+            yield request
+
+    return Bearer()

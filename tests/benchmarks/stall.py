@@ -1,0 +1,88 @@
+"""Latency across rotations: with `refresh_ahead`, without it, and with tokens that live on; slices of each in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import quantiles
+
+from adh_auth import AdhAuth
+
+from .measure import CLIENT, Sizes, session_of
+from .server import Remote, sandbox_elsewhere
+from .table import Row
+
+LIMIT = 1.1
+#: Seconds. A rotation each half second, far more often than any server asks for, so that p99 can see it.
+LIFE, AHEAD = 2.0, 1.5
+REFRESH = 0.1
+#: Seconds between two requests: the load is one that the machine can carry.
+PACE = 0.002
+KINDS = {"long-lived tokens": (3600.0, None), "refresh_ahead": (LIFE, AHEAD), "reactive": (AHEAD - 1.0, None)}
+
+
+def measure(sizes: Sizes, folder: Path) -> list[Row]:
+    """The three loads on three sandboxes."""
+    with ExitStack() as stack:
+        loads = {name: stack.enter_context(_load(folder / name, life, ahead)) for name, (life, ahead) in KINDS.items()}
+        for number in range(sizes.slices + 1):
+            for load in loads.values():
+                load.run(sizes.slice_seconds, counted=number > 0)
+        return _rows(loads)
+
+
+def _rows(loads: dict[str, Load]) -> list[Row]:
+    base = loads["long-lived tokens"].p99()
+    rows = []
+    for name, load in loads.items():
+        ratio = load.p99() / base
+        value = (
+            f"p99 {load.p99() * 1000:.2f} ms, {ratio:.2f} of long-lived; longest {max(load.seconds) * 1000:.0f} ms; "
+            f"{load.rotations} rotations, {load.unauthorized} × 401 in {len(load.seconds)} requests"
+        )
+        ours = name == "refresh_ahead"
+        goal = (f"p99 ≤ {LIMIT:g}, no 401", ratio <= LIMIT and load.unauthorized == 0) if ours else ("", None)
+        rows.append(Row("no stall", name, value, *goal))
+    return rows
+
+
+class Load:
+    """One client that asks again and again, and the server that counts."""
+
+    def __init__(self, sandbox: Remote, auth: AdhAuth) -> None:
+        self._sandbox = sandbox
+        self._auth = auth
+        self._session = session_of(auth)
+        self.seconds: list[float] = []
+        self.rotations = self.unauthorized = 0
+
+    def run(self, seconds: float, *, counted: bool) -> None:
+        """One slice. It begins with a new pair: the one of the slice before has grown old while others had their turn."""
+        self._auth.refresh()
+        before = self._sandbox.counts
+        taken = list(self._paced(seconds))
+        after = self._sandbox.counts
+        if counted:
+            self.seconds += taken
+            self.rotations += after.rotations - before.rotations
+            self.unauthorized += after.unauthorized - before.unauthorized
+
+    def p99(self) -> float:
+        """Seconds."""
+        return quantiles(self.seconds, n=100)[98]
+
+    def _paced(self, seconds: float) -> Iterator[float]:
+        until = time.monotonic() + seconds
+        while (start := time.monotonic()) < until:
+            assert self._session.get(self._sandbox.url + "/api/auth/me").status_code == 200
+            yield time.monotonic() - start
+            time.sleep(PACE)
+
+
+@contextmanager
+def _load(path: Path, life: float, ahead: float | None) -> Iterator[Load]:
+    with sandbox_elsewhere(refresh_seconds=REFRESH, token_life=life) as sandbox:
+        sandbox.ask("write_token_file", path)
+        yield Load(sandbox, AdhAuth(path, base_url=sandbox.url, refresh_ahead=ahead, **CLIENT))

@@ -1,0 +1,406 @@
+"""The disk: full, read-only, forbidden, limited, mounted file by file, without locks, refusing for a moment, failing after the spend."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pytest
+
+from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError, disk, steps
+from adh_auth.testing import Sandbox
+
+from .events import ONE_CALL, auth_for, get, wait_until
+from .support import PATIENCE, assert_nothing_lost, child
+
+NOBODY = 65534
+
+
+# Where the next pair can't be written: no refresh call, an error that says what to do, the old pair intact.
+
+
+@contextmanager
+def mounted(target: Path, *arguments: str) -> Iterator[None]:
+    """A mount for as long as the block lasts; the test is skipped where this user may mount nothing."""
+    if os.geteuid() != 0 or subprocess.run(["mount", *arguments, str(target)], check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(target)], check=True)
+
+
+@pytest.fixture
+def small_disk(sandbox: Sandbox, tmp_path: Path) -> Iterator[Path]:
+    """A token file on a file system of half a megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with mounted(folder, "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs"):
+        yield sandbox.write_token_file(folder / "tokens.json")
+
+
+def assert_refused_before_spending(sandbox: Sandbox, token_file: Path, call: Callable[[], None], *words: str) -> None:
+    """Reading works as long as the token does; then zero refresh calls, the old pair intact, and an error with these words."""
+    before = token_file.read_bytes()
+    sandbox.expire()
+    with pytest.raises(TokenFileError) as caught:
+        call()
+    assert sandbox.counts.refresh_calls == 0
+    assert token_file.read_bytes() == before
+    for word in (str(token_file), *words):
+        assert word in str(caught.value)
+
+
+def test_full_file_system(sandbox: Sandbox, small_disk: Path) -> None:
+    """A full disk is found out before the token is spent; freed, it is used without a restart."""
+    auth, ballast = auth_for(sandbox, small_disk), small_disk.with_name("ballast")
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert get(sandbox, auth) == 200
+    assert_refused_before_spending(sandbox, small_disk, lambda: _get(sandbox, auth), "No space left on device", "Free some space")
+    ballast.unlink()
+    assert get(sandbox, auth) == 200
+    assert_nothing_lost(sandbox, small_disk)
+
+
+def test_read_only_mount(sandbox: Sandbox, small_disk: Path) -> None:
+    """A read-only mount is found out before the token is spent; mounted writable, it is used without a restart."""
+    auth = auth_for(sandbox, small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk.parent], check=True)
+    assert get(sandbox, auth) == 200
+    assert_refused_before_spending(sandbox, small_disk, lambda: _get(sandbox, auth), "Read-only file system", "Mount its file system writable")
+    subprocess.run(["mount", "-o", "remount,rw", small_disk.parent], check=True)
+    assert get(sandbox, auth) == 200
+    assert_nothing_lost(sandbox, small_disk)
+
+
+def test_bind_mounted_token_file(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+    """A token file that is itself a mount point (`docker -v tokens.json:…`) can't be replaced, which is found out before the spend."""
+    spot = tmp_path / "inside" / "tokens.json"
+    spot.parent.mkdir()
+    spot.touch(0o600)
+    with mounted(spot, "--bind", str(token_file)):
+        auth = auth_for(sandbox, spot)
+        assert get(sandbox, auth) == 200
+        assert_refused_before_spending(sandbox, spot, lambda: _get(sandbox, auth), "mounted as a single file", "mount its folder instead")
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_token_file_marked_read_only(sandbox: Sandbox, token_file: Path) -> None:
+    """A file that its owner has made read-only is not replaced, though its folder would allow that."""
+    token_file.chmod(0o400)
+    auth = auth_for(sandbox)
+    assert get(sandbox, auth) == 200
+    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth), "read-only", "Make it writable")
+    token_file.chmod(0o600)
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.fixture
+def forbidden_folder(sandbox: Sandbox) -> Iterator[Path]:
+    """A token file that can be read and written, in a folder where nothing can be made."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own folder shuts other users out
+    token_file = sandbox.write_token_file(folder / "tokens.json")
+    if os.geteuid() == 0:
+        os.chown(token_file, NOBODY, NOBODY)
+    folder.chmod(0o555)
+    yield token_file
+    folder.chmod(0o700)
+    rmtree(folder)
+
+
+@pytest.mark.parametrize("lock_exists", [False, True])
+def test_folder_without_write_permission(sandbox: Sandbox, forbidden_folder: Path, lock_exists: bool) -> None:
+    """Where the folder takes no new file, that is found out before the spend, whether at the lock or at the reserved room."""
+    if lock_exists:
+        lock = Path(f"{forbidden_folder}.lock")
+        forbidden_folder.parent.chmod(0o755)
+        lock.touch()
+        lock.chmod(0o666)
+        forbidden_folder.parent.chmod(0o555)
+    # Another user may not read this Python's library: what is imported late has to be there before.
+    code = ONE_CALL + "import codecs, filelock, sys\ncodecs.lookup('ascii'), codecs.lookup('idna')\n"
+    code += f"if os.geteuid() == 0: os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+    with child(code + "call(); sys.stdin.readline(); call()", sandbox.environment(forbidden_folder)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+
+        def call() -> None:
+            _raise_what_it_says(process.communicate("\n", timeout=PATIENCE)[0])
+
+        assert_refused_before_spending(sandbox, forbidden_folder, call, "Permission denied", "write access to its folder")
+
+
+def test_limit_on_file_sizes(sandbox: Sandbox, token_file: Path) -> None:
+    """A limit that the next pair might not fit into (`RLIMIT_FSIZE`, and quotas like it) is found out before the spend."""
+    code = ONE_CALL + "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\ncall()"
+
+    def call() -> None:
+        with child(code, sandbox.environment(token_file)) as process:
+            _raise_what_it_says(process.communicate(timeout=PATIENCE)[0])
+
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert_refused_before_spending(sandbox, token_file, call, "File too large", "ulimit -f")
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_file_system_without_locks(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Where the kernel has no lock to give, nobody goes on without one, and no marker file takes its place."""
+
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    auth = auth_for(sandbox)
+    assert get(sandbox, auth) == 200
+    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth), "without real locks", "Keep it on a local disk")
+    monkeypatch.undo()
+    assert_nothing_lost(sandbox, token_file)
+
+
+def _get(sandbox: Sandbox, auth: AdhAuth) -> None:
+    get(sandbox, auth)
+
+
+def _raise_what_it_says(line: str) -> None:
+    kind, _, message = line.strip().partition(" ")
+    assert kind == "TokenFileError", line
+    raise TokenFileError(message)
+
+
+# A write that fails after the spend.
+
+
+class BadDisk:
+    """Refuses at one step of the replacement until it is healed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+        self.bad = True
+        self.refused = threading.Event()
+        monkeypatch.setattr(steps, "SAVE_PAUSES", (0.05,))
+        if step == "rename":
+            monkeypatch.setattr(os, "replace", self._unless_bad(os.replace))
+        elif step == "fill":
+            monkeypatch.setattr(disk.Room, "fill", self._unless_bad(disk.Room.fill))
+        else:
+            monkeypatch.setattr(disk.Room, "fill", self._before_a_bad_read(disk.Room.fill, monkeypatch))
+
+    def _unless_bad(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def refusing(*arguments: Any) -> Any:
+            if self.bad:
+                self.refused.set()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return work(*arguments)
+
+        return refusing
+
+    def _before_a_bad_read(self, fill: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Once the room is filled, the file can't be looked at any more: the process has no descriptor left, say."""
+        read = disk.read_regular
+
+        def filled(room: disk.Room, data: bytes) -> None:
+            fill(room, data)
+            monkeypatch.setattr(disk, "read_regular", self._unless_bad(read) if self.bad else read)
+
+        return filled
+
+
+each_step = pytest.mark.parametrize("step", ["rename", "fill", "read"])
+
+
+@each_step
+def test_write_that_fails_after_the_spend(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """This process goes on with the new pair, says so loudly, and writes it as soon as the disk is back."""
+    before = token_file.read_bytes()
+    bad, auth = BadDisk(monkeypatch, step), auth_for(sandbox)
+    sandbox.expire()
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert get(sandbox, auth) == 200
+    assert get(sandbox, auth) == 200
+    assert token_file.read_bytes() == before
+    assert str(token_file) in caplog.text
+    bad.bad = False
+    wait_until(lambda: token_file.read_bytes() != before)
+    monkeypatch.undo()
+    assert_nothing_lost(sandbox, token_file)
+    wait_until(lambda: "could be written again" in caplog.text)
+    assert sandbox.counts.refresh_calls == 1
+
+
+def test_nobody_else_spends_the_dead_token_meanwhile(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process holds the only copy of the pair, the others call nobody and are told who has it and why."""
+    bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
+    sandbox.expire()
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert get(sandbox, auth) == 200
+    with child(ONE_CALL + "call()", sandbox.environment(token_file)) as other:
+        said = other.communicate(timeout=PATIENCE)[0]
+    assert said.startswith("TokenFileError")
+    assert f"process {os.getpid()}" in said
+    assert os.strerror(errno.EIO) in said
+    assert sandbox.counts.refresh_calls == 1
+    bad.bad = False
+    wait_until(lambda: TokenFile(token_file).record().state == "done")
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_unsaved_pair_that_expires(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the pair that could not be written expires too, its owner is told at once what stands in the way."""
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 1}))
+    bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
+    sandbox.expire()
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert get(sandbox, auth) == 200
+    started = time.monotonic()
+    with pytest.raises(TokenFileError, match="could not write it"):
+        auth.refresh()
+    assert time.monotonic() - started < steps.LOCK_TIMEOUT / 2
+    bad.bad = False
+    wait_until(lambda: TokenFile(token_file).record().state == "done")
+    assert_nothing_lost(sandbox, token_file)
+
+
+#: A process whose renames are refused, so that it holds the only copy; then it is told what to do.
+UNSAVED = (
+    ONE_CALL
+    + """
+import errno, sys, warnings
+from adh_auth import disk
+warnings.simplefilter("ignore")
+real, healed = {target}, False
+def refuse(*arguments):
+    if healed: return real(*arguments)
+    raise OSError(errno.EIO, "bad disk")
+{target} = refuse
+call()
+healed = sys.stdin.readline().strip() == "heal"
+"""
+)
+
+
+@pytest.mark.parametrize("target", ["os.replace", "disk.Room.fill"])
+def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Path, target: str) -> None:
+    """A program that ends before its pair is written tries once more on its way out."""
+    sandbox.expire()
+    with child(UNSAVED.replace("{target}", target), sandbox.environment(token_file)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+        process.communicate("heal\n", timeout=PATIENCE)
+        assert process.returncode == 0
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Path, end: str) -> None:
+    """Where the pair had got as far as the reserved room, the next process finds it there though its owner has ended or been killed."""
+    sandbox.expire()
+    with child(UNSAVED.replace("{target}", "os.replace"), sandbox.environment(token_file)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+        _end(process, end)
+    with pytest.warns(UserWarning, match="was found beside it"):
+        assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str) -> None:
+    """Where the pair was in memory only and its owner is gone, the next process is told when and by whom the token had been spent."""
+    sandbox.expire()
+    with child(UNSAVED.replace("{target}", "disk.Room.fill"), sandbox.environment(token_file)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+        _end(process, end)
+    with pytest.raises(ReauthorizationRequired, match=f"lost at .*process {process.pid} on") as caught:
+        get(sandbox, auth_for(sandbox))
+    assert caught.value.reply_lost_at is not None
+    assert sandbox.counts.refresh_calls == 2
+
+
+def _end(process: subprocess.Popen[str], end: str) -> None:
+    if end == "kill":
+        process.send_signal(signal.SIGKILL)
+    process.communicate("\n" if end == "exit" else None, timeout=PATIENCE)
+
+
+# Windows' momentary refusals.
+
+
+def _refusal(winerror: int) -> PermissionError:
+    refusal = PermissionError(errno.EACCES, "refused for the moment")
+    refusal.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
+    return refusal
+
+
+def _refusing(work: Callable[..., Any], refusals: list[PermissionError], name: str) -> Callable[..., Any]:
+    def sometimes(*arguments: Any, **named: Any) -> Any:
+        if os.fspath(arguments[0]).endswith(name) and refusals:
+            raise refusals.pop()
+        return work(*arguments, **named)
+
+    return sometimes
+
+
+@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+def test_rename_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int) -> None:
+    """A rename that a virus scanner holds up is tried again until it works, without a word to the caller."""
+    refusals = [_refusal(winerror) for _ in range(4)]
+    monkeypatch.setattr(os, "replace", _refusing(os.replace, refusals, ".new"))
+    sandbox.expire()
+    assert get(sandbox, auth_for(sandbox)) == 200
+    assert not refusals
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
+
+
+@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+def test_read_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int) -> None:
+    """A read that meets another process's replacement is tried again until it works."""
+    refusals = [_refusal(winerror) for _ in range(4)]
+    monkeypatch.setattr(os, "open", _refusing(os.open, refusals, "tokens.json"))
+    assert get(sandbox, auth_for(sandbox)) == 200
+    assert not refusals
+
+
+def test_refusal_that_lasts() -> None:
+    """The tries come to an end after 2.5 seconds, and the refusal is raised."""
+
+    def work() -> None:
+        raise _refusal(5)
+
+    started = time.monotonic()
+    with pytest.raises(PermissionError):
+        disk.patiently(work)
+    assert disk.PATIENCE - 0.3 < time.monotonic() - started < disk.PATIENCE + 1.0
+
+
+@pytest.mark.parametrize("refusal", [_refusal(1314), PermissionError(errno.EACCES, "no")], ids=["a privilege", "POSIX"])
+def test_other_refusals_are_final(refusal: PermissionError) -> None:
+    """Only access denied, sharing violation and lock violation pass by themselves; anything else is raised at once."""
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        raise refusal
+
+    with pytest.raises(PermissionError):
+        disk.patiently(work)
+    assert len(calls) == 1
