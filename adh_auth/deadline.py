@@ -44,13 +44,16 @@ class Deadline:
         """Watch the socket that `find` gives when the time is up; TLS wraps another round it on the way."""
         self._sockets.append(find)
 
-    def collect(self, chunks: Iterable[bytes]) -> tuple[bytes, bool]:
-        """At most `REPLY_LIMIT` bytes of a reply, and whether more was to come."""
+    def collect(self, chunks: Iterable[bytes], troubles: tuple[type[Exception], ...]) -> tuple[bytes, bool]:
+        """At most `REPLY_LIMIT` bytes of a reply, and whether more was to come. `troubles`: by which the client says that it broke off."""
         body = b""
-        for chunk in chunks:
-            body += chunk
-            if len(body) > REPLY_LIMIT or self.over:
-                return body[:REPLY_LIMIT], True
+        try:
+            for chunk in chunks:
+                body += chunk
+                if len(body) > REPLY_LIMIT or self.over:
+                    return body[:REPLY_LIMIT], True
+        except troubles:
+            return body, True
         return body, False
 
     def _end(self) -> None:

@@ -62,7 +62,7 @@ class Table:
 
     def show(self, elapsed: float, rows: Sequence[Row]) -> None:
         """Draw the table, over the one before."""
-        clock = f"{elapsed:5.1f} of {self._seconds:g} s"
+        clock = f"{min(elapsed, self._seconds):5.1f} of {self._seconds:g} s"
         lines: list[tuple[str, str | None]] = [(clock, "bold"), ("", None), (_LINE.format(*_HEAD), "dim")]
         lines += [(_cells(row), row.colour) for row in rows]
         # A line that is wider than the terminal would wrap, and the cursor would not come back to where the table began.

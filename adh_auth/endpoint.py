@@ -12,15 +12,15 @@ import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
 from ipaddress import ip_address
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
-from .tokens import Secret
+from .secret import Secret
 
 __all__ = ["Call", "Origin", "Reply", "Unreachable", "Verdict", "classify", "error_code", "origin_of"]
 
@@ -32,6 +32,8 @@ ME_PATH = "/api/auth/me"
 
 #: Bytes of a 401's body that are looked at. The error object of the API is about a hundred.
 BODY_LIMIT = 8 * 1024
+#: Seconds that the reading of these may take; a body that trickles longer has told no code.
+PEEK_SECONDS = 5.0
 #: Bytes of a token reply. Two tokens and a few keys are under 4 KiB; the room reserved on disk holds this much.
 REPLY_LIMIT = 64 * 1024
 
@@ -44,26 +46,30 @@ Origin = tuple[str, str, int]
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
-@dataclass(frozen=True)
 class Call:
     """One POST to an auth endpoint. Its payload holds secrets, so it has no place in a ``repr``."""
 
-    url: str
-    payload: Mapping[str, str] = field(repr=False)
+    __slots__ = ("payload", "url")
+
+    def __init__(self, url: str, payload: Mapping[str, str]) -> None:
+        self.url = url
+        self.payload = payload
 
     def body(self) -> bytes:
         """The JSON that is sent."""
         return json.dumps(dict(self.payload)).encode("ascii")
 
 
-@dataclass(frozen=True)
 class Reply:
     """What came back, at most `REPLY_LIMIT` bytes of it. `cut`: more was to come, or less came than was announced."""
 
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    cut: bool = False
+    __slots__ = ("body", "cut", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, cut: bool = False) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.cut = cut
 
     def header(self, name: str) -> str | None:
         """A header by its name in any case."""
@@ -79,17 +85,19 @@ class Unreachable(Exception):
         self.sent = sent
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a reply means. `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``."""
 
     kind: str
     reason: str = ""
-    mapping: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    mapping: Mapping[str, Any] = MappingProxyType({})
     code: str | None = None
     status: int | None = None
     retry_after: float | None = None
     request_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.kind}: {self.reason}>"
 
 
 def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:

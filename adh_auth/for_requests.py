@@ -20,11 +20,12 @@ from requests.utils import get_environ_proxies, rewind_body
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
 from urllib3.response import HTTPResponse
 
-from .endpoint import BODY_LIMIT, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
+from .deadline import Deadline
+from .endpoint import BODY_LIMIT, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
-from .plugin import Plugin, bearer, redacted, wrong_client
+from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
-from .tokens import Secret
+from .secret import Secret
 
 __all__ = ["AdhAuth"]
 
@@ -38,9 +39,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     `verify`, `cert` and `proxies` of the call that it answers. What a request raises is also a `requests.RequestException`.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        scheme, host, port = self._origin
+    def _prepare(self, scheme: str, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
         default = 443 if scheme == "https" else 80
         # requests has put a path behind the authority by now, so that these prefixes can't be part of a longer host name.
@@ -77,6 +76,9 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     def _on_response(self, response: Response, **sent_with: Any) -> Response:
         self._seen = sent_with
         if response.status_code != 401:
+            if 300 <= response.status_code < 400 and response.is_redirect:  # is_redirect asks the headers: 1 µs
+                # It ends in `history`. requests builds the next hop from the request that it holds itself.
+                response.request = _for_the_record(response.request)
             return response
         # requests keeps this hook on redirected hops, after it took the header off for the new host (psf/requests#2577).
         # Answering that host's 401 would send it the new token. (hishel leaves response.url empty: ask the request.)
@@ -96,7 +98,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     def _replacement(self, response: Response, rejected: Secret, sent_with: Mapping[str, Any]) -> Pair | None:
         """The pair to send again with, None where this 401 is the caller's."""
         if error_code(response.headers, _peek(response)) == EXPIRED:
-            return self._rotated(rejected, post=partial(self._post, sent_with=sent_with))
+            return self._rotated(rejected, post=partial(self._post, sent_with=sent_with, mock=_mock_behind(response)))
         # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is answered with that one.
         stored = self._core.current()
         return stored if stored.secret != rejected else None
@@ -115,34 +117,66 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         resent.elapsed = timedelta(seconds=time.perf_counter() - started)
         resent.request = again
         resent.history.append(response)
-        # For the record only: the token in there is dead, and nobody needs to read it.
-        response.request = request.copy()
-        response.request.headers["Authorization"] = redacted(pair.secret)
+        response.request = _for_the_record(request)
         if resent.is_redirect:
             # requests builds the redirected request from the original one, which would go on with the old token.
             request.headers["Authorization"] = pair.header
+            resent.request = _for_the_record(again)
         return resent
 
-    def _post(self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None) -> Reply:
+    def _post(self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
-        return carried(call, seconds, self._refresh_via, sent_with or self._seen)
+        if self._refresh_via is not None and not _sessions_are_mocked():
+            mock = None
+        return carried(call, seconds, self._refresh_via, sent_with or self._seen, mock)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, requests.Session):
             raise ConfigurationError(f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via")
 
 
-def carried(call: Call, seconds: float, session: requests.Session | None, sent_with: Mapping[str, Any]) -> Reply:
-    """Carry a call to an auth endpoint through `session`, or directly with the trust of `sent_with`. Raises `Unreachable`."""
-    if session is not None:
-        return _answered(partial(_via_session, session, call, seconds))
-    return _answered(partial(_directly, call, seconds, sent_with))
+def carried(call: Call, seconds: float, session: requests.Session | None, sent_with: Mapping[str, Any], mock: Any = None) -> Reply:
+    """Carry a call to an auth endpoint through `mock`, an adapter, or `session`, or directly with the trust of `sent_with`.
+
+    Raises `Unreachable`.
+    """
+    if session is None and _sessions_are_mocked():
+        session = requests.Session()
+    with Deadline(seconds) as deadline:
+        if mock is not None:
+            return _answered(partial(_through, mock, call, seconds, sent_with), deadline)
+        if session is not None:
+            return _answered(partial(_via_session, session, call, seconds), deadline)
+        return _answered(partial(_directly, call, seconds, sent_with, deadline), deadline)
+
+
+def _mock_behind(response: Response) -> Any:
+    """What the call went through where that is no adapter of requests' own: a mock, or an app in this process."""
+    connection = getattr(response, "connection", None)
+    return None if isinstance(connection, HTTPAdapter) else connection
+
+
+def _sessions_are_mocked() -> bool:
+    # requests_mock.Mocker puts a send of its own on every Session and holds one lock while it runs: a worker thread that sends through a
+    # Session waits there for the caller, who waits for the worker.
+    return requests.Session.send.__module__.partition(".")[0] == "requests_mock"
 
 
 def _for_requests(error: AdhAuthError, request: PreparedRequest, response: Response | None = None) -> AdhAuthError:
     raised = twin(error, requests.RequestException)
-    vars(raised).update(request=request, response=response)
+    if response is not None:
+        response.request = _for_the_record(request)
+    vars(raised).update(request=_for_the_record(request), response=response)
     return raised
+
+
+def _for_the_record(request: PreparedRequest) -> PreparedRequest:
+    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in logs."""
+    if bearer(request.headers.get("Authorization")) is None:
+        return request
+    kept = request.copy()
+    kept.headers["Authorization"] = REDACTED
+    return kept
 
 
 def _is_plain(body: object) -> bool:
@@ -183,10 +217,11 @@ def _peek(response: Response) -> bytes:
     """The first bytes of a 401's body as they came, which stays as readable as it was."""
     content = _loaded(response)
     if isinstance(content, bytes):
-        # Loaded already, and decoded: what a compressed body was no longer matters.
-        return _as_sent(content[:BODY_LIMIT], response)
+        return content[:BODY_LIMIT]
     raw = response.raw
-    if not isinstance(raw, HTTPResponse):
+    if not isinstance(raw, HTTPResponse):  # vcrpy's, and those of adapters that call an app in this process: it is in memory
+        with suppress(requests.RequestException, OSError):
+            return response.content[:BODY_LIMIT]
         return b""
     start = _read_some(raw)
     rest = _Rejoined(start, raw)
@@ -208,21 +243,20 @@ def _loaded(response: Response) -> object:
     return vars(response).get("_content", False)
 
 
-def _as_sent(content: bytes, response: Response) -> bytes:
-    if response.headers.get("content-encoding", "").lower() in ("", "identity"):
-        return content
-    import zlib
-
-    return zlib.compress(content)
-
-
 def _read_some(raw: HTTPResponse) -> bytes:
     start = b""
-    # A read may give less than asked for. What breaks off here breaks off again for whoever reads on.
+    patience = time.monotonic() + PEEK_SECONDS
+    # What breaks off here breaks off again for whoever reads on.
     with suppress(HTTPError, OSError):
-        while len(start) <= BODY_LIMIT and (chunk := raw.read(BODY_LIMIT + 1 - len(start), decode_content=False)):
+        while len(start) <= BODY_LIMIT and time.monotonic() < patience and (chunk := _read_a_piece(raw, BODY_LIMIT + 1 - len(start))):
             start += chunk
     return start
+
+
+def _read_a_piece(raw: HTTPResponse, size: int) -> bytes:
+    """What has arrived, at most `size` bytes as they came; `read`, all that urllib3 1 has, waits for that many."""
+    at_once = hasattr(raw, "read1") and hasattr(getattr(raw, "_fp", None), "read1")
+    return (raw.read1 if at_once else raw.read)(size, decode_content=False)
 
 
 class _Rejoined(io.RawIOBase):
@@ -263,15 +297,46 @@ def _let_go(response: Response) -> None:
     response.close()
 
 
-def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any]) -> Response:
+def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any], deadline: Deadline) -> Response:
     # No Session: it would bring .netrc, cookies, and whatever patches every Session (requests_cache.install_cache stored the reply).
-    request = requests.Request("POST", call.url, data=call.body(), headers=_HEADERS).prepare()
-    adapter = HTTPAdapter()
+    adapter = _WatchedAdapter(deadline)
     try:
-        return adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with))
+        return _through(adapter, call, seconds, sent_with)
     finally:
         # Closing a pool leaves connections that are in use alone; the reply is read through its own.
         adapter.close()
+
+
+def _through(adapter: Any, call: Call, seconds: float, sent_with: Mapping[str, Any]) -> Response:
+    request = requests.Request("POST", call.url, data=call.body(), headers=_HEADERS).prepare()
+    response: Response = adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with))
+    return response
+
+
+class _WatchedAdapter(HTTPAdapter):
+    """Puts each connection under the watch of a deadline before it is used: a reply's head can trickle, too."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
+        return self._watched(super().get_connection_with_tls_context(*arguments, **named))
+
+    def get_connection(self, *arguments: Any, **named: Any) -> Any:
+        """As requests had it before 2.32."""
+        return self._watched(super().get_connection(*arguments, **named))
+
+    def _watched(self, pool: Any) -> Any:
+        kind, deadline = pool.ConnectionCls, self._deadline
+
+        class Watched(kind):  # type: ignore[misc]  # a class: vcrpy asks whether a connection is an instance of it
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                super().__init__(*arguments, **named)
+                deadline.watch(lambda: self.sock)
+
+        pool.ConnectionCls = Watched
+        return pool
 
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "adh-auth", "Accept-Encoding": "identity"}
@@ -302,7 +367,7 @@ def _no_auth(request: PreparedRequest) -> PreparedRequest:
     return request
 
 
-def _answered(send: Any) -> Reply:
+def _answered(send: Any, deadline: Deadline) -> Reply:
     """Send and read, bounded. What goes wrong is told without the exception: its request holds the refresh token."""
     trouble = None
     try:
@@ -312,22 +377,20 @@ def _answered(send: Any) -> Reply:
     if trouble is not None:
         raise trouble
     try:
-        body, cut = _bounded(response)
+        body, cut = _body_of(response, deadline)
     finally:
         response.close()
     return Reply(response.status_code, response.headers, body, cut)
 
 
-def _bounded(response: Response) -> tuple[bytes, bool]:
-    body = b""
-    try:
-        for chunk in response.iter_content(8192):
-            body += chunk
-            if len(body) > REPLY_LIMIT:
-                return body[:REPLY_LIMIT], True
-    except (requests.RequestException, HTTPError, OSError):
-        return body, True
-    return body, False
+def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
+    raw = response.raw
+    troubles = (requests.RequestException, HTTPError, OSError)
+    if not isinstance(raw, HTTPResponse) or isinstance(_loaded(response), bytes):  # a mock's
+        return deadline.collect(response.iter_content(8192), troubles)
+    body, cut = deadline.collect(iter(partial(_read_a_piece, raw, 8192), b""), troubles)
+    # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
+    return decoded(body, response.headers.get("Content-Encoding", ""), REPLY_LIMIT), cut
 
 
 def _chain(error: BaseException) -> list[BaseException]:

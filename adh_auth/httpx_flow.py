@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import IO, Any
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
 
-from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, REPLY_LIMIT, Call, Reply, Unreachable, error_code
+from .deadline import Deadline
+from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
-from .plugin import Plugin, bearer, redacted, wrong_client
+from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
-from .tokens import Secret, Tokens
+from .secret import Secret
+
+if TYPE_CHECKING:
+    from .tokens import Tokens
 
 __all__ = ["HttpxFlow"]
 
@@ -23,9 +29,7 @@ class HttpxFlow(Plugin):
 
     _client: Any
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        scheme, host, port = self._origin
+    def _prepare(self, scheme: str, host: str, port: int) -> None:
         # As a URL of the client has them: no brackets, and None for the scheme's own port.
         self._raw_host = host.encode("ascii")
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
@@ -48,7 +52,7 @@ class HttpxFlow(Plugin):
         if not self._goes_to_us(request.url):
             yield request
             return
-        body = _Body(request)
+        body = _WHOLE if _is_in_memory(request) else _Body(request.stream)
         try:
             pair = self._core.current()
             if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
@@ -58,6 +62,8 @@ class HttpxFlow(Plugin):
         else:
             request.headers["Authorization"] = pair.header
             response = yield request
+            if response.history:
+                self._redact_history(response)
             if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
                 return
             peeked = _Peeked(response)
@@ -72,7 +78,7 @@ class HttpxFlow(Plugin):
             else:
                 if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
                     peeked.keep_for_history()
-                    yield again
+                    self._redact_history((yield again))
                 return
         raise self._for_client(trouble, request)
 
@@ -81,7 +87,7 @@ class HttpxFlow(Plugin):
         if not self._goes_to_us(request.url):
             yield request
             return
-        body = _Body(request)
+        body = _WHOLE if _is_in_memory(request) else _Body(request.stream)
         try:
             pair = self._core.current()
             if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
@@ -91,6 +97,8 @@ class HttpxFlow(Plugin):
         else:
             request.headers["Authorization"] = pair.header
             response = yield request
+            if response.history:
+                self._redact_history(response)
             if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
                 return
             peeked = _Peeked(response)
@@ -105,7 +113,7 @@ class HttpxFlow(Plugin):
             else:
                 if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
                     peeked.keep_for_history()
-                    yield again
+                    self._redact_history((yield again))
                 return
         raise self._for_client(trouble, request)
 
@@ -129,20 +137,19 @@ class HttpxFlow(Plugin):
 
     def _again(self, request: Any, body: _Body, pair: Pair) -> Any:
         """The request once more, as a request of its own: hooks and mocks keep the first as it was. None for a body that is gone."""
-        stream = request.stream
-        if not body.rewind(stream):
+        if not body.rewind(request.stream):
             return None
-        headers = request.headers.copy()
-        headers["Authorization"] = pair.header
-        again = type(request)(request.method, request.url, headers=headers, stream=stream, extensions=request.extensions)
-        if _is_in_memory(request):
-            again.read()
-        return again
+        return _with_header(request, pair.header)
 
     def _for_client(self, error: AdhAuthError, request: Any) -> AdhAuthError:
         raised = twin(error, self._client.HTTPError)
-        raised.request = request  # type: ignore[attr-defined]
+        raised.request = _for_the_record(request)  # type: ignore[attr-defined]
         return raised
+
+    def _redact_history(self, response: Any) -> None:
+        """The client follows redirects below this flow, and keeps each hop's request."""
+        for past in response.history:
+            past.request = _for_the_record(past.request)
 
     def _post(self, call: Call, seconds: float) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
@@ -158,39 +165,76 @@ class HttpxFlow(Plugin):
         raise trouble
 
     def _carried(self, client: Any, call: Call, seconds: float) -> Reply:
-        request = client.build_request(
+        if isinstance(client, self._client.AsyncClient):
+            import anyio
+
+            return anyio.run(self._carried_async, client, call, seconds)
+        with Deadline(seconds) as deadline:
+            request = self._request(client, call, seconds, deadline)
+            response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+            try:
+                body, cut = self._body_of(response, deadline)
+            finally:
+                response.close()
+        return Reply(response.status_code, response.headers, body, cut)
+
+    async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
+        """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no other way."""
+        with Deadline(seconds) as deadline:
+            request = self._request(client, call, seconds, deadline)
+            # The loop ends with this call, and a connection that is kept would be bound to it.
+            request.headers["Connection"] = "close"
+            del request.extensions["trace"]  # is awaited there
+            response = await client.send(request, auth=self._client.Auth(), follow_redirects=False)
+        return Reply(response.status_code, response.headers, response.content[:REPLY_LIMIT], len(response.content) > REPLY_LIMIT)
+
+    def _request(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Any:
+        return client.build_request(
             "POST",
             call.url,
             content=call.body(),
             headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
             timeout=self._client.Timeout(seconds, connect=CONNECT_TIMEOUT),
+            extensions={"trace": partial(_watch, deadline)},
         )
-        response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
-        try:
-            body, cut = self._bounded(response)
-        finally:
-            response.close()
-        return Reply(response.status_code, response.headers, body, cut)
 
-    def _bounded(self, response: Any) -> tuple[bytes, bool]:
-        body = b""
-        try:
-            for chunk in response.iter_bytes(8192):
-                body += chunk
-                if len(body) > REPLY_LIMIT:
-                    return body[:REPLY_LIMIT], True
-        except self._client.HTTPError:
-            return body, True
-        return body, False
+    def _body_of(self, response: Any, deadline: Deadline) -> tuple[bytes, bool]:
+        if "_content" in vars(response):  # a mock's
+            return deadline.collect((response.content,), ())
+        body, cut = deadline.collect(response.iter_raw(), (self._client.HTTPError,))
+        # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
+        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT), cut
 
     def _never_sent(self) -> tuple[type[Exception], ...]:
         names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL")
         return tuple(getattr(self._client, name) for name in names)
 
     def _check_carrier(self, carrier: Any) -> None:
-        if carrier is not None and not isinstance(carrier, self._client.Client):
+        if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):
             name = self._client.__name__
             raise ConfigurationError(f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via")
+
+
+def _with_header(request: Any, header: str) -> Any:
+    """The request as another one, with this ``Authorization``."""
+    headers = request.headers.copy()
+    headers["Authorization"] = header
+    made = type(request)(request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions)
+    if _is_in_memory(request):
+        made.read()
+    return made
+
+
+def _for_the_record(request: Any) -> Any:
+    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in logs."""
+    return request if bearer(request.headers.get("Authorization")) is None else _with_header(request, REDACTED)
+
+
+def _watch(deadline: Deadline, _: str, info: Mapping[str, Any]) -> None:
+    """Put each new connection under the watch of the deadline, as the client's transport tells of it: a reply's head can trickle, too."""
+    find = getattr(info.get("return_value"), "get_extra_info", None)
+    if find is not None:
+        deadline.watch(partial(find, "socket"))
 
 
 class _Body:
@@ -198,12 +242,12 @@ class _Body:
 
     __slots__ = ("_file", "_position", "one_shot")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, stream: Any = None) -> None:
         self._file: IO[bytes] | None = None
         self._position = 0
         self.one_shot = False
-        if not _is_in_memory(request):
-            self._look(request.stream)
+        if stream is not None:
+            self._look(stream)
 
     def _look(self, stream: Any) -> None:
         fields = getattr(stream, "fields", None)
@@ -227,6 +271,10 @@ class _Body:
                 return False
             return True
         return not self.one_shot or _is_bytes(stream)
+
+
+#: Every body that is in memory: there is nothing to remember of it.
+_WHOLE = _Body()
 
 
 def stream_source(stream: Any) -> Any:
@@ -269,7 +317,8 @@ class _Peeked:
         if self._is_loaded():
             return
         rest = iter(self._inner)
-        while len(self.start) <= BODY_LIMIT:
+        patience = time.monotonic() + PEEK_SECONDS
+        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
             chunk = next(rest, None)
             if chunk is None:
                 self._whole = True
@@ -282,7 +331,8 @@ class _Peeked:
         if self._is_loaded():
             return
         rest = aiter_of(self._inner)
-        while len(self.start) <= BODY_LIMIT:
+        patience = time.monotonic() + PEEK_SECONDS
+        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
             try:
                 chunk = await rest.__anext__()
             except StopAsyncIteration:
@@ -306,10 +356,7 @@ class _Peeked:
         response = self._response
         if "_content" not in vars(response):
             response.stream = _stream_like(self._inner, self.start if self._whole else b"", None)
-        request = response.request
-        headers = request.headers.copy()
-        headers["Authorization"] = redacted(Secret("x"))
-        response.request = type(request)(request.method, request.url, headers=headers, extensions=request.extensions)
+        response.request = _for_the_record(response.request)
 
 
 def aiter_of(stream: Any) -> Any:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from .endpoint import Call, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
 from .rotation import Calls, Job, Pair, Rotation
-from .settings import resolve
-from .tokens import Secret, Tokens
+from .secret import Secret
+from .settings import hidden, resolve
 
 __all__ = ["Plugin"]
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .tokens import Tokens
+
+#: What stands in place of the token in a request that is kept for the record.
+REDACTED = "Bearer [redacted]"
 #: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
 ROUNDS = 3
 
@@ -38,12 +42,13 @@ class Plugin:
         token_file: str | os.PathLike[str] | None = None,
         *,
         client_id: str | None = None,
-        client_secret: str | None = None,
+        client_secret: str | Secret | None = None,
         base_url: str | None = None,
         refresh_ahead: float | None = None,
         lock_timeout: float | None = None,
         refresh_via: Any = None,
     ) -> None:
+        client_secret = hidden(client_secret)
         settings = resolve(
             token_file,
             client_id=client_id,
@@ -60,7 +65,7 @@ class Plugin:
         self._arguments = {
             "token_file": str(settings.file.path),
             "client_id": client_id,
-            "client_secret": None if client_secret is None else Secret(client_secret),
+            "client_secret": client_secret,
             "base_url": base_url,
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
@@ -69,6 +74,7 @@ class Plugin:
         self._core = Rotation(
             settings.file, calls, self._post, refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout
         )
+        self._prepare(*settings.origin)
 
     @property
     def token_file(self) -> str:
@@ -93,7 +99,17 @@ class Plugin:
         self._core.revoke().wait(self._core.patience)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.token_file!r}, base_url={_url_of(self._origin)!r})"
+        if "_core" not in vars(self):  # what a traceback shows where the arguments were refused
+            return f"<{type(self).__name__}>"
+        from .card import in_short
+
+        return f"{type(self).__name__}({self.token_file!r}, base_url={_url_of(self._origin)!r}, state={in_short(self._file)!r})"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        from .card import card
+
+        return card(type(self).__name__, self._file, _url_of(self._origin))
 
     def __getstate__(self) -> dict[str, Any]:
         arguments = dict(self._arguments)
@@ -114,6 +130,10 @@ class Plugin:
         raise NotImplementedError
 
     def _check_carrier(self, carrier: Any) -> None:
+        raise NotImplementedError
+
+    def _prepare(self, scheme: str, host: str, port: int) -> None:
+        """What is worth knowing of the origin before the first request."""
         raise NotImplementedError
 
     def _is_ours(self, url: str) -> bool:
@@ -163,9 +183,4 @@ def _url_of(origin: tuple[str, str, int]) -> str:
     return f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
 
 
-def redacted(token: Secret | None) -> str:
-    """What stands in place of a token in a request that is kept for the record."""
-    return "Bearer [redacted]" if token else ""
-
-
-__all__ += ["AdhAuthError", "bearer", "redacted", "wrong_client"]
+__all__ += ["REDACTED", "AdhAuthError", "bearer", "wrong_client"]

@@ -13,13 +13,17 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import endpoint
 from .errors import AdhAuthError, RefreshFailed, fresh_copy
-from .steps import LOCK_TIMEOUT, REFRESH_DEADLINE, Plan, Steps, Store, drive, revoke_steps, rotate_steps
+from .secret import Secret
+from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .token_file import host_name, tell
-from .tokens import Secret, Tokens
+
+if TYPE_CHECKING:
+    from .steps import Plan, Steps, Store
+    from .tokens import Tokens
 
 __all__ = ["LOCK_TIMEOUT", "Job", "Pair", "Post", "Rotation"]
 
@@ -105,8 +109,15 @@ class Rotation:
         with self._guard:
             if self._pair is None or self._pair.tokens != tokens:
                 self._pair = Pair(tokens)
+                self._shorten_pause(tokens)
             self._state = state
             return self._pair
+
+    def _shorten_pause(self, tokens: Tokens) -> None:
+        # A pair that lives shorter than the pause is refreshed half-way; without that, some request would find it expired and wait.
+        if tokens.expires_at is not None:
+            half = (tokens.expires_at - time.time()) / 2
+            self._no_background_before = min(self._no_background_before, time.monotonic() + half)
 
     def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
         """Whether to rotate before a request is sent with `pair`. Starts a background refresh where one is due."""
@@ -152,9 +163,13 @@ class Rotation:
     def revoke(self) -> Job:
         """A job that tells the server, then removes the file."""
         job = Job()
+        from .steps import revoke_steps
+
         return job.start(self._plan(job, self._post), lambda plan: revoke_steps(plan, self._calls.revoke))
 
     def _start(self, rejected: Secret, post: Post) -> Job:
+        from .steps import rotate_steps  # what only a rotation needs is imported by it
+
         job = Job()
         # Started before it is entered: an interrupt in between costs a second job that finds the work done, never a job that nobody runs.
         job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
@@ -162,6 +177,8 @@ class Rotation:
         return job
 
     def _plan(self, job: Job, post: Post) -> Plan:
+        from .steps import Plan
+
         return Plan(
             store=self._store,
             clock=SystemClock(),
@@ -230,6 +247,8 @@ class Job:
     def _run(self, plan: Plan, steps: Callable[[Plan], Steps]) -> None:
         outcome: Tokens | AdhAuthError | None
         try:
+            from .steps import drive
+
             outcome = drive(steps(plan))
         except AdhAuthError as error:
             outcome = fresh_copy(error)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .endpoint import Origin, base_url_of, origin_of
 from .errors import ConfigurationError
-from .steps import LOCK_TIMEOUT
+from .secret import Secret
 from .token_file import TokenFile
-from .tokens import Secret
 
-__all__ = ["DEFAULT_BASE_URL", "Settings", "resolve"]
+__all__ = ["DEFAULT_BASE_URL", "LOCK_TIMEOUT", "REFRESH_DEADLINE", "Settings", "hidden", "resolve"]
 
 DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
 
+#: Seconds for one refresh with all its tries. The read time-out of a try is all that is left of it: a reply that is
+#: given up on is a session lost. Shorter than `LOCK_TIMEOUT`, or waiters would give up on a holder that is still at work.
+REFRESH_DEADLINE = 30.0
+#: Seconds to wait for another process's refresh.
+LOCK_TIMEOUT = 45.0
 
-@dataclass(frozen=True)
-class Settings:
+
+class Settings(NamedTuple):
     """What every plugin and command needs."""
 
     file: TokenFile
@@ -35,24 +38,43 @@ def resolve(
     token_file: str | os.PathLike[str] | None,
     *,
     client_id: str | None,
-    client_secret: str | None,
+    client_secret: str | Secret | None,
     base_url: str | None,
     refresh_ahead: float | None = None,
     lock_timeout: float | None = None,
 ) -> Settings:
     """Arguments first, then the environment, then the defaults. Raises `ConfigurationError`."""
+    client_secret = hidden(client_secret)
     base = base_url_of(_text("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
     origin = origin_of(base)
     assert origin is not None
     return Settings(
         file=TokenFile(token_file),
         client_id=_text("client_id", client_id, "ADH_CLIENT_ID"),
-        client_secret=Secret(_text("client_secret", client_secret, "ADH_CLIENT_SECRET")),
+        client_secret=_secret(client_secret),
         base_url=base,
         origin=origin,
         refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
     )
+
+
+def hidden(client_secret: Any) -> Secret | None:
+    """The secret as it may stand in a frame: a traceback with locals shows the arguments of each. Raises `ConfigurationError`."""
+    if client_secret is None or isinstance(client_secret, Secret):
+        return client_secret
+    kind = type(client_secret).__name__
+    secret = Secret(client_secret)
+    del client_secret
+    if kind != "str":
+        raise ConfigurationError(f"client_secret must be a text, not {kind}", setting="client_secret")
+    return secret
+
+
+def _secret(given: Secret | None) -> Secret:
+    if given is not None and given.reveal():
+        return given
+    return Secret(_text("client_secret", given and "", "ADH_CLIENT_SECRET"))
 
 
 def _text(name: str, value: Any, variable: str, default: str | None = None) -> str:

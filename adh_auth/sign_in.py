@@ -21,6 +21,7 @@ from .exchange import KEPT, Attempt
 from .settings import Settings, resolve
 from .status import describe, file_facts
 from .terminal import one_line, say
+from .token_file import TokenFile
 from .tokens import Secret, Stored, Tokens
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ def login(
     trouble = None
     try:
         _prove_room(settings)
-        if paste:
-            tokens = _pasted(attempt, open_browser, refresh_via)
-        else:
-            tokens = _listened(attempt, open_browser, seconds, refresh_via)
+        tokens = _pasted(attempt, open_browser, refresh_via) if paste else _listened(attempt, open_browser, seconds, refresh_via)
     except AdhAuthError as error:
         trouble = fresh_copy(error)  # without the frames that the code and the tokens went through
     if trouble is not None:
@@ -104,9 +102,19 @@ def _checked(seconds: float) -> float:
 def _prove_room(settings: Settings) -> None:
     """Find out that the file can't be written before somebody signs in for nothing. Raises `TokenFileError`."""
     file = settings.file
-    file.on_disk(partial(disk.make_folder, os.path.realpath(file.path)), "made")
-    if obstacle := file_facts(file)["rewriting"]:
+    if obstacle := file.on_disk(partial(_obstacle, file), "written"):
         raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
+
+
+def _obstacle(file: TokenFile) -> Any:
+    disk.make_folder(os.path.realpath(file.path))
+    try:
+        disk.read_regular(str(file.path))
+    except disk.Unfit:  # a folder, a device, a stranger's
+        raise
+    except OSError:
+        pass  # what is missing, or can't be read, can be replaced all the same
+    return file_facts(file)["rewriting"]
 
 
 def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: requests.Session | None) -> Tokens:

@@ -15,15 +15,11 @@ from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from .decide import Adopt, Refresh, Refuse, decide, failure, moment, refusal, unsaved
 from .errors import AdhAuthError, ConfigurationError, LockTimeout, MalformedTokens, RefreshFailed, TokenFileError
+from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .tokens import Secret, Stored, Tokens, fingerprint
 
-__all__ = ["Plan", "Step", "Steps", "drive", "revoke_steps", "rotate_steps"]
+__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "Plan", "Step", "Steps", "drive", "revoke_steps", "rotate_steps"]
 
-#: Seconds for one refresh with all its tries. The read time-out of a try is all that is left of it: a reply that is
-#: given up on is a session lost. Shorter than `LOCK_TIMEOUT`, or waiters would give up on a holder that is still at work.
-REFRESH_DEADLINE = 30.0
-#: Seconds to wait for another process's refresh.
-LOCK_TIMEOUT = 45.0
 #: Seconds between tries.
 PAUSES = (0.5, 1.0, 2.0)
 #: Seconds between looks at the token file while another process refreshes: soon at first, then without burning the processor.
@@ -78,7 +74,7 @@ class Store(Protocol):
     def record(self) -> Record: ...
     def note(self, record: Record) -> None: ...
     def left_behind(self) -> Stored | None: ...
-    def install_left_behind(self) -> None: ...
+    def install_left_behind(self, spent: Stored) -> bool: ...
     def error(self, what: str, next_step: str) -> TokenFileError: ...
 
 
@@ -201,9 +197,9 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
     if not isinstance(decision, Refresh):
         return _carried_out(decision)
     if record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token)):
-        recovered = yield from _recover(plan, stored)
-        if recovered is not None:
-            return recovered
+        if (yield from _recover(plan, stored)):
+            # What was found may have expired meanwhile: decide anew.
+            return (yield from _rotate_locked(plan, rejected, since))
     room = yield Step("reserve", store.reserve)
     attempt = Attempt(plan, stored, room, record, decision)
     try:
@@ -214,13 +210,13 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
 
 
 def _recover(plan: Plan, stored: Stored) -> Steps:
-    """The holder was killed after it had put the new pair on disk and before it was the file: finish that."""
+    """The holder was killed after it had put the new pair on disk and before it was the file: finish that. Gives whether the file is new."""
     left = yield Step("left behind", plan.store.left_behind)
     if left is None or left.tokens.refresh_token == stored.tokens.refresh_token:
-        return None
-    yield Step("recover", plan.store.install_left_behind)
-    plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its new pair was found beside it and is in place now")
-    return left.tokens
+        return False
+    if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
+        plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its new pair was found beside it and is in place now")
+    return True
 
 
 class Attempt:
@@ -302,7 +298,7 @@ class Attempt:
         except MalformedTokens as malformed:
             trouble = malformed.message
         if trouble is not None:
-            useless = replace(verdict, reason=f"the endpoint's reply is of no use: {trouble}")
+            useless = verdict._replace(reason=f"the endpoint's reply is of no use: {trouble}")
             raise (yield from self._failed(useless, RefreshFailed, "the old pair was kept"))
         try:
             written = yield Step("write", partial(self._room.replace, fresh, self._stored))
@@ -325,7 +321,7 @@ class Attempt:
         # Said and recorded first: `keep` lets the caller go on.
         yield from self._note_if_possible(replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why))
         plan.tell(
-            f"the new pair could not be written: {why} This process goes on with it and keeps trying; "
+            f"the new pair could not be written: {why}. This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
         )
         plan.keep(fresh.tokens)

@@ -14,13 +14,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import disk
-from .attempts import NOTHING, Record
 from .endpoint import REPLY_LIMIT
 from .errors import ConfigurationError, LockTimeout, MalformedTokens, TokenFileError
-from .tokens import Stored, Tokens, file_mapping
+
+if TYPE_CHECKING:
+    from .attempts import Record
+    from .tokens import Stored, Tokens
 
 __all__ = ["TokenFile"]
 
@@ -61,12 +63,16 @@ class TokenFile:
 
     def save(self, tokens: Tokens) -> None:
         """Make `tokens` the session, after a refresh in flight has ended. Unknown keys of the file stay."""
+        from .tokens import Tokens, file_mapping
+
         if not isinstance(tokens, Tokens):
             raise TypeError("save() takes Tokens; Tokens.from_response(reply) makes them from a token reply")
         self.save_mapping(file_mapping(tokens, {}), tokens)
 
     def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
         """As `save`, with every key of a reply."""
+        from .tokens import Stored
+
         session = Stored(tokens, mapping)
         del mapping  # a traceback with locals shows the arguments of every frame; a Stored shows no token
         self.on_disk(lambda: disk.make_folder(self._target()), "made")
@@ -146,6 +152,8 @@ class TokenFile:
 
     def record(self) -> Record:
         """What is recorded of earlier attempts."""
+        from .attempts import NOTHING, Record
+
         try:
             return Record.from_bytes(disk.read_regular(self._target() + ".record")[0])
         except OSError:
@@ -161,17 +169,29 @@ class TokenFile:
         if not data:
             return None
         try:
-            return Stored.from_bytes(data)
+            return _stored(data)
         except MalformedTokens:
             return None
 
-    def install_left_behind(self) -> None:
-        """Finish that replacement."""
+    def install_left_behind(self, spent: Stored) -> bool:
+        """Finish that replacement; False where the file no longer holds the token that was `spent`: the newer state wins."""
+        if not self.on_disk(lambda: self.still_holds(spent), "read"):
+            return False
         self.on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
+        return True
+
+    def still_holds(self, spent: Stored) -> bool:
+        """Whether the refresh token is still that one. Raises `OSError`."""
+        # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
+        try:
+            return _stored(disk.read_regular(self._path)[0]).tokens.refresh_token == spent.tokens.refresh_token
+        except (FileNotFoundError, disk.Unfit, MalformedTokens):
+            return False
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         """An error that names the file and the next step."""
-        return TokenFileError(f"token file {self._path} {what}. {next_step}.", token_file=self._path)
+        # No full stop: where the next step is a command, it would be copied along.
+        return TokenFileError(f"token file {self._path} {what}. {next_step}", token_file=self._path)
 
     def _target(self) -> str:
         # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may differ.
@@ -189,11 +209,11 @@ class TokenFile:
     def _parsed(self, data: bytes) -> Stored:
         reason = None
         try:
-            return Stored.from_bytes(data)
+            return _stored(data)
         except MalformedTokens as malformed:
             reason = malformed.message
         del data  # a traceback with locals would show it
-        raise self.error(f"is no usable token file: {reason}", f"Restore it, or {sign_in(self._path)}; it was left as it is")
+        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: restore it, or {sign_in(self._path)}")
 
     def _room_needed(self, target: str) -> int:
         size = 0
@@ -228,7 +248,7 @@ class Reserved:
         """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins."""
         file = self._file
         file.on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
-        if spent is not None and not file.on_disk(lambda: self._still_holds(spent), "read"):
+        if spent is not None and not file.on_disk(lambda: file.still_holds(spent), "read"):
             self.discard()
             return False
         loose = _loose_mode(self._room.target)
@@ -240,14 +260,6 @@ class Reserved:
     def discard(self) -> None:
         """Give the room back; nothing happens where it was used."""
         self._room.discard()
-
-    def _still_holds(self, spent: Stored) -> bool:
-        # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
-        try:
-            data = disk.read_regular(str(self._file.path))[0]
-            return Stored.from_bytes(data).tokens.refresh_token == spent.tokens.refresh_token
-        except (FileNotFoundError, disk.Unfit, MalformedTokens):
-            return False
 
 
 class RotationLock:
@@ -286,6 +298,13 @@ class RotationLock:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release(force=True)
+
+
+def _stored(data: bytes) -> Stored:
+    # Here, not above: requests has not loaded dataclasses, and building an auth object needs no pair. The first look at a file does.
+    from .tokens import Stored
+
+    return Stored.from_bytes(data)
 
 
 def tell(message: str) -> None:

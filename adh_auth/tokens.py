@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from .errors import MalformedTokens
+from .secret import Secret
 
 __all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
 
@@ -27,28 +28,6 @@ LARGEST = 512 * 1024
 def fingerprint(token: str) -> str:
     """Twelve hex digits that tell one token from another and give nothing of it away: a hash, never a prefix."""
     return sha256(b"adh-auth fingerprint\0" + token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-class Secret:
-    """A text that no ``repr``, log or traceback shows. Compare it, or `reveal()` it where it is sent."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text."""
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
 
 
 @dataclass(frozen=True, repr=False, init=False)

@@ -1,532 +1,611 @@
-"""A simulated world for the real rotation: disk, lock, clock and server as values, and processes that take one step at a time.
+"""A world in which the real rotation code runs on a simulated disk, lock, clock and server, one step at a time, in any order.
 
-The code under test is `adh_auth.steps.rotate_steps`, unchanged. What is simulated is what it touches. A schedule is a list of choices; a run is
-repeated from its schedule, so that every order of steps can be visited, with a crash, a lost or dropped reply, or the program's end at each.
-
-Steps are finer here than in the code, where a crash in between matters: ``send`` is the server's commit and the reply's arrival, ``write`` is
-the content's way to the disk and the rename.
+What is real: `rotate_steps` and all that it decides. What is simulated stands behind the `Store`, `Lock`, `Reserved` and `Clock` that it asks for.
+A send is two steps here, the server's commit and the reply's arrival; a write is two, the filled room and the rename. A process can crash
+before each of its steps.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from random import Random
+from typing import Any, NamedTuple
 
+from adh_auth import steps
 from adh_auth.attempts import NOTHING, Record
-from adh_auth.endpoint import Call, Reply, Unreachable
+from adh_auth.endpoint import Reply, Unreachable
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
-from adh_auth.steps import Plan, Step, rotate_steps
-from adh_auth.tokens import Secret, Stored, Tokens, encoded
+from adh_auth.steps import Plan, Step, Steps, rotate_steps
+from adh_auth.tokens import Secret, Stored, Tokens
 
-__all__ = ["Explorer", "Run", "sample"]
+#: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of `REFRESH_DEADLINE` four times over.
+A_PAUSE = 5.0
+#: Waiters here wait for a change, not for a time; one that waits for ever is found as a deadlock.
+EVER = 1e9
 
-#: A choice: what happens, and to which process.
-Choice = tuple[str, int]
+
+#: Steps that change nothing: a crash after one of them is the same as a crash before it, for all who live on.
+READS = frozenset({"state", "load", "record", "reread", "call", "wait", "left behind"})
 
 
-def pair(number: int) -> Stored:
-    """The session's pair after so many rotations."""
-    tokens = Tokens(f"adh_{number}", f"adh_rt_{number}")
-    return Stored(tokens, {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token})
+class Broken(AssertionError):
+    """A rule does not hold in some order of steps, which is told."""
+
+
+class Choice(NamedTuple):
+    """What happens next: a step of one process, or a fault in place of it."""
+
+    what: str
+    process: int
 
 
 @dataclass
-class Server:
-    """As strict as it must be assumed to be: a token that comes back ends the session, unless there is a `grace`."""
+class Rules:
+    """What may happen in a run."""
 
+    processes: int = 2
+    faults: int = 1
+    kinds: tuple[str, ...] = ("crash", "lost", "dropped", "ending", "refused")
+    #: a spent token is answered with its successor, instead of the end of the session
     grace: bool = False
-    newest: int = 0
-    spent: set[str] = field(default_factory=set)
-    alive: bool = True
-    sent: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    reused: int = 0
-    signed_in: int = 0
+    #: somebody signs in anew at any moment, without asking for the lock
+    signs_in: bool = False
 
-    def refresh(self, token: str) -> Reply:
-        self.sent.append(token)
-        if token in self.spent and self.grace and token == f"adh_rt_{self.newest - 1}":
-            return self._reply()
-        if token in self.spent:
-            self.reused += 1
-            self.alive = False
-        if not self.alive or token != f"adh_rt_{self.newest}":
-            self.refused.append(token)
+
+class Server:
+    """A strict server: each refresh token works once, and one that comes back ends its session."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._grace = rules.grace
+        self._issued = 0
+        self._successors: dict[str, Tokens | None] = {}
+        self._sessions: dict[str, int] = {}
+        self._access: dict[str, int] = {}
+        self._ended: set[int] = set()
+        #: refresh token -> what became of its last sending: who sent it, and "flying", "arrived", or how it was lost
+        self.fates: dict[str, tuple[int, str]] = {}
+
+    def sign_in(self) -> Tokens:
+        """A new session."""
+        return self._issue(len(self._ended) + len(set(self._sessions.values())))
+
+    def lives(self, access_token: str) -> bool:
+        """Whether the API takes it. The first access token of the run has expired."""
+        return access_token != "access-1" and self._access[access_token] not in self._ended
+
+    def refresh(self, sender: int, token: str) -> Reply:
+        """Commit. Raises `Broken` for a token that was sent before and whose reply was not lost."""
+        if self.fates.get(token, (0, ""))[1] in ("flying", "arrived"):
+            raise Broken(f"{token} was sent twice: before by {self.fates[token]}, now by {sender}")
+        session, successor = self._sessions[token], self._successors[token]
+        if session in self._ended or (successor is not None and not self._grace):
+            self._ended.add(session)
             return Reply(400, {}, b'{"code": "invalid_grant"}')
-        self.spent.add(token)
-        self.newest += 1
-        return self._reply()
+        self.fates[token] = (sender, "flying")
+        if successor is None:
+            successor = self._successors[token] = self._issue(session)
+        return Reply(200, {}, json.dumps({"access_token": successor.access_token, "refresh_token": successor.refresh_token}).encode())
 
-    def sign_in(self) -> Stored:
-        """A new session, whose tokens have numbers of their own."""
-        self.signed_in += 1
-        self.newest = 100 * self.signed_in
-        self.alive = True
-        return pair(self.newest)
+    def arrive(self, token: str, reply: Reply) -> Reply:
+        """The reply is delivered."""
+        if self.fates.get(token, (0, ""))[1] == "flying":
+            self.fates[token] = (self.fates[token][0], "arrived")
+        return reply
 
-    def _reply(self) -> Reply:
-        return Reply(200, {}, encoded(pair(self.newest).mapping))
+    def lose(self, token: str) -> None:
+        """The reply is not delivered."""
+        if token in self.fates:
+            self.fates[token] = (self.fates[token][0], "lost")
 
-    def takes(self, access_token: str) -> bool:
-        return self.alive and access_token == f"adh_{self.newest}"
+    def _issue(self, session: int) -> Tokens:
+        self._issued += 1
+        pair = Tokens(f"access-{self._issued}", f"refresh-{self._issued}")
+        self._successors[pair.refresh_token] = None
+        self._sessions[pair.refresh_token] = self._access[pair.access_token] = session
+        return pair
 
-    def key(self) -> Any:
-        return self.newest, frozenset(self.spent), self.alive, self.reused, self.signed_in, tuple(self.refused)
-
-
-@dataclass
-class Disk:
-    """One token file, the room beside it, the record, the lock."""
-
-    stored: Stored | None
-    version: int = 0
-    room: Stored | None = None
-    record: Record = NOTHING
-    holder: int | None = None
-
-    def put(self, stored: Stored | None) -> None:
-        self.stored = stored
-        self.version += 1
-
-    def key(self) -> Any:
-        def name(item: Stored | None) -> str | None:
-            return item.tokens.access_token if item else None
-
-        return name(self.stored), self.version, name(self.room), self.record, self.holder
+    def key(self) -> tuple[Any, ...]:
+        """Its state as a value."""
+        return (self._issued, tuple(self._successors.items()), tuple(self.fates.items()), tuple(sorted(self._ended)))
 
 
-class SimLock:
-    path = "sim.lock"
+class World:
+    """Everything that processes share, and the processes."""
 
-    def __init__(self, disk: Disk, owner: int) -> None:
-        self._disk = disk
-        self._owner = owner
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.server = Server(rules)
+        self.file = stored(self.server.sign_in())
+        self.newest = self.file.tokens
+        self.changes = 0
+        self.room: Stored | None = None
+        self.record = NOTHING
+        self.holder: int | None = None
+        self.time = 1_000_000.0
+        self.faults_left = rules.faults
+        self.faults: list[str] = []
+        #: refresh tokens whose successor has been on disk, if only in the reserved room
+        self.durable: set[str] = set()
+        self.installed: set[str] = {self.file.tokens.access_token}
+        self.unsaved: set[str] = set()
+        self.processes = [Process(self, number, uses_session) for number in range(1, rules.processes + 1)]
+        if rules.signs_in:
+            self.processes.append(Process(self, rules.processes + 1, signs_in))
 
-    def take(self) -> bool:
-        if self._disk.holder is None:
-            self._disk.holder = self._owner
-        return self._disk.holder == self._owner
+    def choices(self) -> list[Choice]:
+        """All that can happen next."""
+        return [Choice(what, process.number) for process in self.processes if process.running for what in self._open_to(process)]
 
-    def release(self) -> None:
-        if self._disk.holder == self._owner:
-            self._disk.holder = None
+    def _open_to(self, process: Process) -> Iterator[str]:
+        if not process.is_stuck():
+            yield "step"
+        if self.faults_left:
+            yield from (kind for kind in self.rules.kinds if kind in process.possible_faults())
 
+    def do(self, choice: Choice) -> None:
+        """Let it happen."""
+        process = self.processes[choice.process - 1]
+        if choice.what == "step":
+            process.step()
+            return
+        self.faults_left -= 1
+        self.faults.append(f"{choice.what} at {process.pending.name}")
+        process.suffer(choice.what)
 
-class SimRoom:
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def key(self) -> tuple[Any, ...]:
+        """The whole state as a value: from equal states the same follows. A process is what it has been told so far."""
+        return (
+            tuple(process.key() for process in self.processes),
+            self.server.key(),
+            (self.file.tokens.access_token, None if self.room is None else self.room.tokens.access_token, self.record, self.holder),
+            (self.time, self.faults_left, frozenset(self.durable)),
+        )
 
-    def fill(self, fresh: Stored) -> None:
-        self._process.world.disk.room = fresh
+    def changed(self) -> None:
+        """Something that waiters look at has changed."""
+        self.changes += 1
 
-    def install(self, fresh: Stored, spent: Stored) -> bool:
-        disk = self._process.world.disk
-        disk.room = None
-        if disk.stored is None or disk.stored.tokens.refresh_token != spent.tokens.refresh_token:
-            return False
-        disk.put(fresh)
-        return True
-
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        raise AssertionError("the simulation takes this step in two")
-
-    def discard(self) -> None:
-        if not self._process.dead:
-            self._process.world.disk.room = None
-
-
-class SimStore:
-    """The store of one process."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def crash(self, process: Process) -> None:
+        """The kernel frees the lock; what was in memory only is gone."""
+        process.end("crashed")
+        self.server.fates = {
+            token: (sender, "crashed" if sender == process.number and token not in self.durable else fate)
+            for token, (sender, fate) in self.server.fates.items()
+        }
+        if self.holder == process.number:
+            self.holder = None
+            self.changed()
 
     @property
-    def _disk(self) -> Disk:
-        return self._process.world.disk
-
-    def state(self) -> object:
-        return self._disk.version
-
-    def read(self) -> Stored:
-        if self._disk.stored is None:
-            raise TokenFileError("missing")
-        return self._disk.stored
-
-    def lock(self) -> SimLock:
-        return SimLock(self._disk, self._process.number)
-
-    def lock_timeout(self, lock: Any, waited: float) -> LockTimeout:
-        return LockTimeout("too long")
-
-    def reserve(self) -> SimRoom:
-        self._disk.room = None
-        return SimRoom(self._process)
-
-    def remove(self) -> None:
-        self._disk.put(None)
-
-    def record(self) -> Record:
-        return self._disk.record
-
-    def note(self, record: Record) -> None:
-        self._disk.record = record
-
-    def left_behind(self) -> Stored | None:
-        return self._disk.room
-
-    def install_left_behind(self) -> None:
-        self._disk.put(self._disk.room)
-        self._disk.room = None
-
-    def error(self, what: str, next_step: str) -> TokenFileError:
-        return TokenFileError(what)
+    def is_excused(self) -> bool:
+        """Whether a pair fell into the one window where no client can help: committed, and the reply lost or its reader dead before the disk."""
+        return not self.rules.grace and any(fate in ("lost", "crashed") for _, fate in self.server.fates.values())
 
 
-class SimClock:
-    """Time passes only where a process sleeps and nobody else has anything to do."""
+class Process:
+    """One client: it runs a program of steps, of which some unfold into smaller ones."""
+
+    def __init__(self, world: World, number: int, program: Callable[[Process], Steps]) -> None:
+        self.world = world
+        self.number = number
+        self.outcome: Any = None
+        self.running = True
+        self.ending = False
+        self.told = 0
+        self._last_done = "begin"
+        self._looked_at = -1
+        self._unfolded: list[Steps] = [program(self)]
+        self.pending = Step("begin", lambda: None)
+        self._go_on(None, None)
+
+    def key(self) -> tuple[Any, ...]:
+        """Its state as a value."""
+        return self.told, self.running, self.ending, self._looked_at == self.world.changes, self.pending.name
+
+    def is_stuck(self) -> bool:
+        """Whether it waits, and nothing has changed since its last look: polling on would change nothing either."""
+        return self.pending.name == "wait" and self._looked_at == self.world.changes and not self.ending
+
+    def possible_faults(self) -> set[str]:
+        """What can go wrong at its next step."""
+        if self.pending.name == "sign in":
+            return set()
+        special = {"commit": {"dropped"}, "arrive": {"lost"}, "fill": {"refused"}, "install": {"refused"}}
+        possible = set(special.get(self.pending.name, ()))
+        return possible | (set() if self.ending else {"ending"}) | (set() if self._last_done in READS else {"crash"})
+
+    def step(self) -> None:
+        """Do the next step."""
+        self._last_done = self.pending.name
+        if self.pending.name == "lock":
+            self._looked_at = self.world.changes
+        try:
+            value = self.pending.work()
+        except (AdhAuthError, Unreachable) as trouble:
+            self._go_on(None, trouble)
+            return
+        waited = self.pending.name == "wait"
+        self._go_on(value, None)
+        if waited:  # which changed nothing: no order is lost by looking in the same breath
+            self.step()
+
+    def suffer(self, what: str) -> None:
+        """A fault in place of the next step."""
+        if what == "crash":
+            self.world.crash(self)
+        elif what == "ending":
+            self.ending = True  # the caller is gone, and with it the program; the job goes on
+        elif what == "refused":
+            self._go_on(None, TokenFileError("the disk refuses"))
+        else:
+            if what == "lost":
+                self.world.server.lose(self.world.file.tokens.refresh_token)
+            self._go_on(None, Unreachable("ReadError", sent=True))
+
+    def end(self, outcome: Any) -> None:
+        """It takes no further step."""
+        self.running, self.outcome = False, outcome
+
+    def _go_on(self, value: Any, trouble: Exception | None) -> None:
+        self.told = hash((self.told, self.pending.name, _key_of(value), _key_of(trouble), self.world.time))
+        while self._unfolded:
+            current = self._unfolded[-1]
+            try:
+                self.pending = current.send(value) if trouble is None else current.throw(trouble)
+                if self.pending.name not in ("send", "write"):
+                    return
+                # These two unfold into the steps that they are made of.
+                self._unfolded.append(self.pending.work())
+                value, trouble = None, None
+                continue
+            except StopIteration as end:
+                value, trouble = end.value, None
+            except (AdhAuthError, Unreachable) as raised:
+                value, trouble = None, raised
+            self._unfolded.pop()
+        self.end(value if trouble is None else trouble)
+
+
+def uses_session(process: Process) -> Steps:
+    """What a client does: load, call, on a 401 rotate, call again. Gives whether the second call went well."""
+    store = SimulatedStore(process)
+    pair = (yield Step("load", store.read)).tokens
+    if not (yield Step("call", partial(process.world.server.lives, pair.access_token))):
+        pair = yield from rotate_steps(_plan(process, store), Secret(pair.access_token))
+    if pair.access_token not in process.world.installed | process.world.unsaved:
+        raise Broken(f"process {process.number} uses {pair.access_token} before it is on disk")
+    return (yield Step("call", partial(process.world.server.lives, pair.access_token)))
+
+
+def signs_in(process: Process) -> Steps:
+    """Somebody who signs in and replaces the file without a lock, as an editor or another tool would."""
+
+    def sign_in() -> None:
+        world = process.world
+        world.file = stored(world.server.sign_in())
+        world.newest = world.file.tokens
+        world.installed.add(world.file.tokens.access_token)
+        world.changed()
+
+    yield Step("sign in", sign_in)
+    return True
+
+
+def _plan(process: Process, store: SimulatedStore) -> Plan:
+    return Plan(
+        store=store,
+        clock=SimulatedClock(process),
+        post=store.post,  # type: ignore[arg-type] # it unfolds into two steps
+        refresh_call=lambda token: token.reveal(),  # type: ignore[arg-type, return-value]
+        name="tokens.json",
+        who=(process.number, "simulated"),
+        lock_timeout=EVER,
+        keep=lambda tokens: process.world.unsaved.add(tokens.access_token),
+        tell=lambda message: None,
+    )
+
+
+class SimulatedClock:
+    """Time stands still but for pauses."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     def now(self) -> float:
-        return 1000.0 + self._process.world.time
-
-    def monotonic(self) -> float:
         return self._process.world.time
 
+    monotonic = now
+
     def sleep(self, seconds: float) -> None:
-        self._process.world.time = round(self._process.world.time + seconds, 6)
+        if self._process.pending.name == "pause":
+            self._process.world.time += A_PAUSE
 
     def ending(self) -> bool:
         return self._process.ending
 
 
-class Process:
-    """One process that rotates away from the access token it was refused with."""
+class SimulatedStore:
+    """One process's view of the shared file, its lock, its record and the room beside it; and its way to the server."""
 
-    def __init__(self, world: World, number: int, rejected: str) -> None:
-        self.world = world
-        self.number = number
-        self.dead = False
-        self.ending = False
-        self.outcome: Tokens | AdhAuthError | None = None
-        self.history: list[Any] = []
-        self.in_between: tuple[str, Any] | None = None
-        self.asleep_at: Any = None
-        plan = Plan(
-            store=SimStore(self),
-            clock=SimClock(self),
-            post=lambda call, seconds: world.server.refresh(call.payload["refresh_token"]),
-            refresh_call=lambda token: Call("https://sim.invalid/", {"refresh_token": token.reveal()}),
-            name="sim.json",
-            who=(number, "sim"),
-            lock_timeout=45.0,
-            keep=lambda tokens: None,
-            tell=lambda text: None,
-        )
-        self.steps = rotate_steps(plan, Secret(rejected))
-        self.step: Step | None = None
-        self._go_on(lambda: next(self.steps))
+    path = "tokens.json.lock"
 
-    @property
-    def running(self) -> bool:
-        return self.outcome is None and not self.dead
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._world = process.world
 
-    @property
-    def name(self) -> str:
-        """The next step, finer than the code's where it matters."""
-        if self.in_between is not None:
-            return self.in_between[0]
-        return "" if self.step is None else {"send": "commit", "write": "fill"}.get(self.step.name, self.step.name)
+    def state(self) -> object:
+        return self._world.file.tokens.access_token
 
-    def do(self) -> None:
-        """Take the next step."""
-        assert self.step is not None
-        handler = getattr(self, "_do_" + self.name, None)
-        if handler is not None:
-            handler()
-            return
-        self._finish(self.step.work)
+    def read(self) -> Stored:
+        return self._world.file
 
-    def lose(self, *, committed: bool) -> None:
-        """The connection drops, before the server has done anything or after."""
-        assert self.step is not None
-        if committed:
-            self.step.work()
-        self.in_between = None
-        self.history.append(("lost", committed))
-        self._go_on(lambda: self.steps.throw(Unreachable("dropped", sent=True)))
+    def record(self) -> Record:
+        return self._world.record
 
-    def _do_commit(self) -> None:
-        assert self.step is not None
-        self.in_between = ("deliver", self.step.work())
+    def note(self, record: Record) -> None:
+        self._world.record = record
+        self._world.changed()
 
-    def _do_deliver(self) -> None:
-        assert self.in_between is not None
-        reply = self.in_between[1]
-        self.in_between = None
-        self._finish(lambda: reply)
+    def left_behind(self) -> Stored | None:
+        return self._world.room
 
-    def _do_fill(self) -> None:
-        work: Any = self.step.work if self.step else None
-        room: SimRoom = work.func.__self__
-        room.fill(work.args[0])
-        self.in_between = ("install", (room, *work.args))
+    def install_left_behind(self, spent: Stored) -> bool:
+        assert self._world.room is not None
+        return self._install_over(self._world.room, spent)
 
-    def _do_install(self) -> None:
-        assert self.in_between is not None
-        room, fresh, spent = self.in_between[1]
-        self.in_between = None
-        self._finish(lambda: room.install(fresh, spent))
+    def error(self, what: str, next_step: str) -> TokenFileError:
+        return TokenFileError(f"{what}. {next_step}")
 
-    def _do_wait(self) -> None:
-        # A look that finds what the last one found changes nothing: sleep until there is something to see, or time has to pass.
-        if self.asleep_at != self.world.visible():
-            self.asleep_at = self.world.visible()
-        assert self.step is not None
-        self._finish(lambda: None)
+    def remove(self) -> None:
+        raise NotImplementedError
 
-    def _finish(self, work: Callable[[], Any]) -> None:
-        try:
-            value = work()
-        except AdhAuthError as error:
-            trouble = error
-            self.history.append(("raised", type(error).__name__))
-            self._go_on(lambda: self.steps.throw(trouble))
-        else:
-            self.history.append(value.tokens.access_token if isinstance(value, Stored) else value if not isinstance(value, SimRoom) else "room")
-            self._go_on(lambda: self.steps.send(value))
+    # The lock.
 
-    def _go_on(self, advance: Callable[[], Step]) -> None:
-        try:
-            self.step = advance()
-        except StopIteration as end:
-            self.outcome = end.value
-        except AdhAuthError as error:
-            self.outcome = error
+    def lock(self) -> SimulatedStore:
+        return self
 
-    def blocked(self) -> bool:
-        """Waiting, with nothing new to see."""
-        return self.name == "wait" and self.asleep_at == self.world.visible()
+    def lock_timeout(self, lock: Any, waited: float) -> LockTimeout:
+        return LockTimeout("too long")
 
-    def key(self) -> Any:
-        return tuple(map(repr, self.history)), self.dead, self.ending, self.in_between is not None, repr(self.outcome)
+    def take(self) -> bool:
+        if self._world.holder is not None:
+            return False
+        self._world.holder = self._process.number
+        return True
+
+    def release(self) -> None:
+        self._require_lock()
+        self._world.holder = None
+        self._world.changed()
+
+    def _require_lock(self) -> None:
+        if self._world.holder != self._process.number:
+            raise Broken(f"process {self._process.number} acts without the lock")
+
+    # The room.
+
+    def reserve(self) -> SimulatedStore:
+        self._require_lock()
+        self._world.room = None
+        return self
+
+    def replace(self, fresh: Stored, spent: Stored | None = None) -> Any:
+        return self._replacing(fresh, spent)
+
+    def _replacing(self, fresh: Stored, spent: Stored | None) -> Steps:
+        assert spent is not None
+        yield Step("fill", partial(self._fill, fresh, spent))
+        return (yield Step("install", partial(self._install_over, fresh, spent)))
+
+    def _fill(self, fresh: Stored, spent: Stored) -> None:
+        self._require_lock()
+        self._world.room = fresh
+        self._world.durable.add(spent.tokens.refresh_token)
+
+    def _install_over(self, fresh: Stored, spent: Stored) -> bool:
+        if self._world.file.tokens.refresh_token != spent.tokens.refresh_token:
+            self.discard()
+            return False
+        self._install(fresh)
+        return True
+
+    def _install(self, fresh: Stored) -> None:
+        self._require_lock()
+        self._world.file, self._world.room = fresh, None
+        self._world.installed.add(fresh.tokens.access_token)
+        self._world.changed()
+
+    def discard(self) -> None:
+        # A crashed process's generators are closed when the world is thrown away: too late to do anything in it.
+        if self._process.running:
+            self._world.room = None
+
+    # The server.
+
+    def post(self, token: str, seconds: float) -> Steps:
+        self._require_lock()
+        reply = yield Step("commit", partial(self._world.server.refresh, self._process.number, token))
+        return (yield Step("arrive", partial(self._world.server.arrive, token, reply)))
 
 
-class Login:
-    """Somebody signs in anew: under the lock as `TokenFile.save` does, or careless of it as `cp` is."""
-
-    def __init__(self, world: World, number: int, *, careless: bool) -> None:
-        self.world = world
-        self.number = number
-        self.dead = False
-        self.ending = False
-        self.outcome: Tokens | AdhAuthError | None = None
-        self.name = "save" if careless else "lock"
-        self._lock = SimLock(world.disk, number)
-
-    @property
-    def running(self) -> bool:
-        return self.outcome is None and not self.dead
-
-    def blocked(self) -> bool:
-        return self.name == "lock" and self.world.disk.holder not in (None, self.number)
-
-    def do(self) -> None:
-        if self.name == "lock":
-            if self._lock.take():
-                self.name = "save"
-        elif self.name == "save":
-            self.world.disk.put(self.world.server.sign_in())
-            self.name = "unlock"
-        else:
-            self._lock.release()
-            self.outcome = self.world.disk.stored.tokens if self.world.disk.stored else None
-
-    def key(self) -> Any:
-        return self.name, self.dead, self.outcome is None
+def stored(tokens: Tokens) -> Stored:
+    """The pair as it stands in a file."""
+    return Stored(tokens, {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token})
 
 
-class World:
-    """Everything, from the start."""
-
-    def __init__(self, processes: int, *, grace: bool = False, login: str = "") -> None:
-        self.time = 0.0
-        self.server = Server(grace=grace)
-        self.disk = Disk(pair(0))
-        self.faults: list[tuple[str, str]] = []
-        self.actors: list[Any] = [Process(self, number, "adh_0") for number in range(processes)]
-        if login:
-            self.actors.append(Login(self, processes, careless=login == "careless"))
-
-    def visible(self) -> Any:
-        """What a waiting process looks at."""
-        return self.disk.version, self.disk.holder, self.disk.record
-
-    def key(self) -> Any:
-        return self.time, self.server.key(), self.disk.key(), tuple(actor.key() for actor in self.actors), len(self.faults)
+def _key_of(value: Any) -> Any:
+    if isinstance(value, Stored):
+        return value.tokens.access_token
+    if isinstance(value, Reply):
+        return value.body
+    if isinstance(value, Exception):
+        return type(value).__name__, str(value)
+    return value if isinstance(value, (str, bool, Record, Tokens, type(None))) else type(value).__name__
 
 
-class Run:
-    """One run along a schedule."""
-
-    def __init__(self, make: Callable[[], World], most_faults: int) -> None:
-        self.world = make()
-        self._most_faults = most_faults
-
-    def choices(self) -> list[Choice]:
-        """What may happen next; empty at the end."""
-        running = [actor for actor in self.world.actors if actor.running]
-        ready = [actor for actor in running if not actor.blocked()]
-        if not ready and running:
-            return [("time", 0)]
-        found: list[Choice] = [("step", actor.number) for actor in ready]
-        if len(self.world.faults) < self._most_faults:
-            found += itertools.chain.from_iterable(self._faults_of(actor) for actor in ready if isinstance(actor, Process))
-        return found
-
-    def _faults_of(self, process: Process) -> Iterator[Choice]:
-        yield "crash", process.number
-        if not process.ending:
-            yield "end", process.number
-        if process.name == "commit":
-            yield "drop", process.number
-            yield "lose", process.number
-
-    def take(self, choice: Choice) -> None:
-        """Let it happen."""
-        what, number = choice
-        actor = self.world.actors[number]
-        if what == "step":
-            actor.do()
-        elif what == "time":
-            self._pass_time()
-        else:
-            self.world.faults.append((what, actor.name))
-            getattr(self, "_" + what)(actor)
-
-    def _pass_time(self) -> None:
-        self.world.time += 50.0
-        for actor in self.world.actors:
-            if isinstance(actor, Process):
-                actor.asleep_at = None
-
-    def _crash(self, process: Process) -> None:
-        process.dead = True
-        if self.world.disk.holder == process.number:
-            self.world.disk.holder = None  # a kernel lock goes with its holder
-
-    def _end(self, process: Process) -> None:
-        process.ending = True
-
-    def _drop(self, process: Process) -> None:
-        process.lose(committed=False)
-
-    def _lose(self, process: Process) -> None:
-        process.lose(committed=True)
-
-    def check(self) -> None:
-        """What must hold at the end, whatever happened."""
-        world = self.world
-        assert world.disk.holder is None, "the lock is still held"
-        kinds = {fault for fault, _ in world.faults}
-        for actor in world.actors:
-            if actor.dead:
-                continue
-            assert actor.outcome is not None, "a process has no outcome"
-            if not kinds:
-                assert isinstance(actor.outcome, Tokens), actor.outcome
-        sent_twice = len(world.server.sent) != len(set(world.server.sent))
-        if not kinds and not world.server.signed_in:
-            assert len(world.server.sent) == 1, "more than one refresh for one expiry"
-        # The refusal itself may have been what was lost.
-        if "crash" not in kinds and sum(fault == "lose" for fault, _ in world.faults) < 2:
-            assert len(world.server.refused) == len(set(world.server.refused)), "a refused token was sent again"
-        if sent_twice:
-            assert kinds & {"drop", "lose", "crash"}, "a token was sent twice though every reply arrived"
-        if not self.is_excused():
-            assert world.server.reused == 0, "a spent token was sent to a strict server"
-            self._a_fresh_process_works()
-
-    def is_excused(self) -> bool:
-        """The one window of a strict server: the reply was lost, or the process killed between the server's commit and the write."""
-        return not self.world.server.grace and any(
-            fault == "lose" or (fault == "crash" and at in ("deliver", "fill")) for fault, at in self.world.faults
-        )
-
-    def _a_fresh_process_works(self) -> None:
-        world = self.world
-        assert world.disk.stored is not None
-        access = world.disk.stored.tokens.access_token
-        if world.server.takes(access):
-            return
-        fresh = Process(world, 99, access)
-        for _ in range(100):
-            if not fresh.running:
-                break
-            fresh.do()
-        assert isinstance(fresh.outcome, Tokens), f"the session is lost: {fresh.outcome!r}"
-        assert world.server.takes(fresh.outcome.access_token)
+# Running it.
 
 
-class Explorer:
-    """Every order of steps, each state once."""
+@dataclass
+class Report:
+    """What was looked at."""
 
-    def __init__(self, make: Callable[[], World], most_faults: int) -> None:
-        self._make = make
-        self._most_faults = most_faults
-        self._seen: set[Any] = set()
-        self.states = 0
-        self.runs = 0
+    runs: int = 0
+    states: int = 0
+    orders: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
 
-    def explore(self) -> None:
-        """Visit all. Raises AssertionError with the schedule of the run that broke a rule."""
-        waiting: list[tuple[Choice, ...]] = [()]
-        while waiting:
-            waiting += self._follow(waiting.pop())
-
-    def _follow(self, schedule: tuple[Choice, ...]) -> list[tuple[Choice, ...]]:
-        """Run along `schedule` and on to the end; gives the branches that were passed."""
-        run = Run(self._make, self._most_faults)
-        branches = []
-        try:
-            for choice in schedule:
-                run.take(choice)
-            while choices := run.choices():
-                key = run.world.key()
-                if key in self._seen:
-                    return branches
-                self._seen.add(key)
-                self.states += 1
-                branches += [(*schedule, other) for other in choices[1:]]
-                schedule = (*schedule, choices[0])
-                assert len(schedule) < 400, "no end in sight"
-                run.take(choices[0])
-            self.runs += 1
-            run.check()
-        except AssertionError as broken:
-            raise AssertionError(f"{broken} after {schedule}") from broken
-        return branches
+    def __str__(self) -> str:
+        return f"{self.runs} runs, {self.states} states, {self.orders} orders of steps"
 
 
-def sample(make: Callable[[], World], most_faults: int, runs: int, seed: int) -> int:
-    """Random orders, the same for the same seed; gives the number of runs."""
-    dice = random.Random(seed)
+def explore(rules: Rules) -> Report:
+    """Every order of steps, with every fault at every step. States that were met before are not gone on from again: the same follows."""
+    report = Report()
+    orders_from: dict[int, int] = {}
+
+    def visit(world: World, path: list[Choice]) -> int:
+        key = hash(world.key())
+        if key in orders_from:
+            return orders_from[key]
+        report.states += 1
+        choices = world.choices()
+        if not path:  # the clients are alike: the orders that another one begins are the mirror image
+            choices = [choice for choice in choices if choice.process == 1 or choice.process > rules.processes]
+        if not choices or not any(process.running for process in world.processes):
+            report.runs += 1
+            check_end(world, path, report)
+            orders_from[key] = 1
+            return 1
+        orders = 0
+        for turn, choice in enumerate(choices):
+            here = world if turn == 0 else _replayed(rules, path)
+            orders += visit(_done(here, choice, path), [*path, choice])
+        orders_from[key] = orders
+        return orders
+
+    report.orders = visit(World(rules), [])
+    return report
+
+
+def sample(rules: Rules, runs: int, seed: int) -> Report:
+    """Random orders of steps with random faults, the same for the same seed."""
+    report, random = Report(), Random(seed)
     for _ in range(runs):
-        run = Run(make, most_faults)
-        schedule = []
-        # Faults are rare choices among many: else nearly every run would be over before the interesting part.
-        while choices := run.choices():
-            steps = [choice for choice in choices if choice[0] in ("step", "time")]
-            choice = dice.choice(choices if dice.random() < 0.15 else steps)
-            schedule.append(choice)
-            run.take(choice)
+        world, path = World(rules), list[Choice]()
+        while choices := world.choices():
+            going_on = [choice for choice in choices if choice.what == "step"]
+            # A run is about thirty steps of each process: few of them shall be faults, and those anywhere.
+            choice = random.choice(choices if not going_on or random.random() < 0.1 else going_on)
+            _done(world, choice, path)
+            path.append(choice)
+        report.runs += 1
+        report.orders += 1
+        check_end(world, path, report)
+    return report
+
+
+def _replayed(rules: Rules, path: list[Choice]) -> World:
+    world = World(rules)
+    for choice in path:
+        world.do(choice)
+    return world
+
+
+def _done(world: World, choice: Choice, path: list[Choice]) -> World:
+    try:
+        world.do(choice)
+    except Broken as broken:
+        raise Broken(f"{broken}\n{_told(world, [*path, choice])}") from None
+    return world
+
+
+def check_end(world: World, path: list[Choice], report: Report) -> None:
+    """The rules at the end of a run, and then for a fresh client on what the run has left behind."""
+    try:
+        _check_outcomes(world, report)
+        _check_fresh_client(world)
+    except Broken as broken:
+        raise Broken(f"{broken}\n{_told(world, path)}") from None
+
+
+def _check_outcomes(world: World, report: Report) -> None:
+    if any(process.running for process in world.processes):
+        raise Broken("deadlock: " + ", ".join(f"{process.number} at {process.pending.name}" for process in world.processes if process.running))
+    for process in world.processes:
+        word = type(process.outcome).__name__ if isinstance(process.outcome, Exception) else str(process.outcome)
+        report.outcomes[word] = report.outcomes.get(word, 0) + 1
+        if process.outcome is True or process.outcome == "crashed":
+            continue
+        if not world.faults:
+            raise Broken(f"process {process.number} ended with {process.outcome!r}, and nothing had gone wrong")
+        if word in ("False", "ReauthorizationRequired") and not world.is_excused:
+            raise Broken(f"process {process.number} ended with {word} outside the one window")
+        if word != "False" and not isinstance(process.outcome, AdhAuthError):
+            raise Broken(f"process {process.number} ended with {process.outcome!r}")
+    rotations = len(world.server.fates)
+    if not (world.faults or world.rules.signs_in) and rotations != 1:
+        raise Broken(f"{rotations} refreshes where one would do")
+    if world.rules.signs_in and world.server._sessions[world.file.tokens.refresh_token] != world.server._sessions[world.newest.refresh_token]:
+        raise Broken("an old session came back over a new sign-in")
+
+
+def _check_fresh_client(world: World) -> None:
+    """Nothing lost: a client that comes last gets its 200, or the one window is the reason why not."""
+    world.faults_left = 0
+    last = Process(world, len(world.processes) + 1, uses_session)
+    world.processes.append(last)
+    while last.running:
+        if last.is_stuck():
+            raise Broken("the lock is held by nobody who lives")
+        last.step()
+    if last.outcome is not True and not world.is_excused:
+        raise Broken(f"a fresh client ends with {last.outcome!r}: the session was lost outside the one window")
+
+
+def _told(world: World, path: list[Choice]) -> str:
+    """The order of steps in words."""
+    lines, again = [], World(world.rules)
+    for choice in path:
+        lines.append(f"  {choice.process}: {choice.what if choice.what != 'step' else ''} {again.processes[choice.process - 1].pending.name}")
         try:
-            run.check()
-        except AssertionError as broken:
-            raise AssertionError(f"{broken} after {schedule}") from broken
-    return runs
+            again.do(choice)
+        except Broken:
+            break
+    return "\n".join(lines)
+
+
+#: What is looked at in full, and what in a sample: rules, runs, seed.
+FULL = {
+    "two clients, any one fault, a strict server": Rules(),
+    "two clients, any one fault, a server with grace": Rules(grace=True),
+    "two clients, and a sign-in without the lock at any moment": Rules(faults=0, signs_in=True),
+}
+#: A minute's work, so not in every test run: python -m tests.simulation
+LONG = {"two clients, any one fault, and a sign-in without the lock at any moment": Rules(signs_in=True)}
+SAMPLES = {
+    "three clients, two faults, a strict server": (Rules(processes=3, faults=2), 1500, 20240229),
+    "three clients, two faults, a server with grace": (Rules(processes=3, faults=2, grace=True), 1000, 20240301),
+    "three clients, two faults, and a sign-in": (Rules(processes=3, faults=2, signs_in=True), 1000, 20240302),
+}
+
+
+def without_polling() -> None:
+    """Waiters here try the lock at each look: the time between two tries is no part of any order."""
+    steps.LOCK_LOOK = 0.0
+
+
+def main() -> None:
+    """Look at everything, and say how much that was."""
+    without_polling()
+    for name, rules in (FULL | LONG).items():
+        print(f"{name}: {explore(rules)}", flush=True)
+    for name, (rules, runs, seed) in SAMPLES.items():
+        print(f"{name}: {sample(rules, 10 * runs, seed)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from .support import ROOT
 def test_each_part_runs(part: str) -> None:
     """Every part fills its rows of the table."""
     command = [sys.executable, "-m", "tests.benchmarks", "--smoke", "--markdown", "--only", part]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) > 1, done.stdout

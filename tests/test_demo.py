@@ -93,12 +93,12 @@ def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
 
 @NEEDS_PROC
 def test_ctrl_c_cleans_up_and_tells_the_sums(tmp_path: Path) -> None:
-    """An impatient Ctrl-C, and another, end the demo with its sums, with 130, and with nothing left behind."""
-    with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}) as process:
+    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its sums, with 130, and with nothing left behind."""
+    with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         working(process)
         crew = children(process.pid)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
     assert sums(rest)["failures"] == 0
@@ -110,10 +110,10 @@ def test_ctrl_c_cleans_up_and_tells_the_sums(tmp_path: Path) -> None:
 @NEEDS_PROC
 def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
     """Interrupted while its processes start, it ends them as well."""
-    with started("demo", env={"TMPDIR": str(tmp_path)}) as process:
+    with started("demo", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
     assert sums(rest)["requests"] == 0

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from adh_auth import AdhAuth, LockTimeout, TokenFile, TokenFileError, Tokens
+from adh_auth import LockTimeout, TokenFile, TokenFileError, Tokens
 from adh_auth.testing import Hold, Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -121,7 +121,7 @@ def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subpr
     """A lock that is not given back in `lock_timeout` seconds is an error that names the lock file; nobody is called."""
     sandbox.expire()
     with pytest.raises(LockTimeout, match=r"tokens\.json\.lock") as caught:
-        get(sandbox, _impatient(sandbox))
+        get(sandbox, auth_for(sandbox, lock_timeout=0.5))
     assert caught.value.lock_file == f"{token_file}.lock"
     assert caught.value.waited == 0.5
     assert sandbox.counts.refresh_calls == 0
@@ -135,7 +135,7 @@ def test_one_last_look(
     """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
-    job = _impatient(sandbox)._core.force()
+    job = auth_for(sandbox, lock_timeout=0.5)._core.force()
     _replace(token_file, newer)
     job.wait(PATIENCE)
     assert job._outcome == newer
@@ -152,12 +152,6 @@ def test_file_that_changes_while_the_lock_is_held(sandbox: Sandbox, token_file: 
         assert answer.result(PATIENCE) == 200
     assert lock_held.poll() is None
     assert sandbox.counts.refresh_calls == 0
-
-
-def _impatient(sandbox: Sandbox) -> AdhAuth:
-    auth = auth_for(sandbox)
-    auth._core._lock_timeout = 0.5
-    return auth
 
 
 def _replace(path: Path, tokens: Tokens) -> None:

@@ -201,9 +201,9 @@ import os, sys
 from adh_auth import cli, status
 def refuse(event, arguments):
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        raise PermissionError(13, "opened for writing", str(arguments[0]))
+        os._exit(99)  # an exception could be taken for what the system says
     if event in ("os.mkdir", "os.rename", "os.remove", "os.chmod", "socket.connect"):
-        raise PermissionError(13, event)
+        os._exit(98)
 sys.addaudithook(refuse)
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -76,12 +76,16 @@ def _work(pipe: Connection, url: str, path: str, client: str) -> None:
     def signed_in() -> requests.Session:
         return peers.session(client, url, Path(path))
 
+    def start(_: str) -> requests.Response:
+        sessions["signed in"] = signed_in()
+        return requests.Response()
+
     sessions = {"plain": session_of()}
     if not client:
-        sessions["signed in"] = signed_in()
+        start("")
     works: dict[str, Callable[[str], requests.Response]] = {
         # A peer reads the file when it is built: each herd is one of processes that have just started.
-        "start": lambda detail: sessions.update({"signed in": signed_in()}) or requests.Response(),  # type: ignore[func-returns-value]
+        "start": start,
         "get": lambda detail: sessions["signed in"].get(url + "/api/auth/me", timeout=60),
         "get with": lambda token: sessions["plain"].get(url + "/api/auth/me", headers={"Authorization": f"Bearer {token}"}, timeout=60),
         "refresh": lambda token: sessions["plain"].post(url + "/api/auth/refresh", json=peers.refresh_payload(token), timeout=60),

@@ -16,7 +16,7 @@ __all__ = ["FULL", "SMOKE", "AtOnce", "Sizes", "above", "taking_turns", "write_p
 
 #: An API that is never called: the transport answers in its place.
 NOWHERE = "http://127.0.0.1:9"
-CLIENT = {"client_id": "sandbox-client", "client_secret": "sandbox-secret"}
+CLIENT: dict[str, Any] = {"client_id": "sandbox-client", "client_secret": "sandbox-secret"}
 
 
 class Sizes(NamedTuple):
@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     threads: int
 
 
-FULL = Sizes(101, 50, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 5, 2.0, 1000, 64)
+FULL = Sizes(101, 50, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 5, 3.0, 1000, 64)
 SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 0.2, 20, 4)
 
 

@@ -59,7 +59,9 @@ def _rows(what: str, pairs: list[tuple[Run, Run]]) -> list[Row]:
     return [
         Row("one loop", f"{what}: refresh calls", ", ".join(map(str, calls)), "1", calls == {1}),
         Row("one loop", f"{what}: longest block", f"{block:.1f} ms, {more:+.1f} ms over no expiry", f"≤ {LIMIT:g} ms", more <= LIMIT),
-        Row("one loop", f"{what}: the caller's own worker thread", f"answers within {waited:.0f} ms", "not starved", waited < REFRESH * 1000),
+        Row(
+            "one loop", f"{what}: the caller's own worker thread", f"answers within {waited:.0f} ms", "not starved", waited < REFRESH * 1000
+        ),
         Row("one loop", f"{what}: threads of ours", f"{extra}", "no thread per task", extra <= 2),
     ]
 
@@ -97,7 +99,10 @@ def _run(backend: str, sizes: Sizes, folder: Path, *, expired: bool) -> Run:
 
 async def _load(auth: AdhHttpxAuth, api: Api, tasks: int) -> tuple[float, float, int]:
     watch = _Watch()
-    async with httpx.AsyncClient(auth=auth, transport=httpx.MockTransport(api.answer), trust_env=False) as client, anyio.create_task_group() as all_of_it:
+    async with (
+        httpx.AsyncClient(auth=auth, transport=httpx.MockTransport(api.answer), trust_env=False) as client,
+        anyio.create_task_group() as all_of_it,
+    ):
         await watch.ask_for_threads()  # a warm-up: the first thread of a pool has to be started
         watch.waited = 0.0
         all_of_it.start_soon(watch.blocks)

@@ -1,6 +1,6 @@
 """What a user would pick instead, each set up as its manual says, and what it does when processes share one token file.
 
-None of them speaks ADH's JSON at the refresh endpoint by itself, so each gets it through the seam that it has for such a server.
+None of them speaks ADH's JSON at the refresh endpoint by itself, so an adapter turns the form into it.
 A peer that is missing, or broken with what is installed here, is listed as that.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from adh_auth import AdhAuth
 
@@ -99,6 +100,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _save(path: Path, pair: Any) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     fresh.write_text(json.dumps(dict(pair)))
+    fresh.chmod(0o600)
     fresh.replace(path)
 
 
@@ -126,17 +128,14 @@ def _authlib(url: str, path: Path) -> requests.Session:
         token_endpoint=url + "/api/auth/refresh",
         update_token=lambda token, **old: _save(path, token),
     )
-    vars(made)["compliance_hook"]["refresh_token_request"].add(_as_json)
+    made.mount(url + "/api/auth/refresh", _FormAsJson())
     return made
-
-
-def _as_json(url: str, headers: dict[str, str], body: str) -> tuple[str, dict[str, str], str]:
-    return url, {**headers, "Content-Type": "application/json"}, json.dumps({**dict(parse_qsl(body)), **CLIENT})
 
 
 def _oauth2client(url: str, path: Path) -> requests.Session:
     module: Any = import_module("requests_oauth2client")
-    carrier = _JsonSession()
+    carrier = session_of()
+    carrier.mount(url, _FormAsJson())
     client = module.OAuth2Client(token_endpoint=url + "/api/auth/refresh", auth=tuple(CLIENT.values()), session=carrier, testing=True)
     pair = _load(path)
     expires_at = datetime.fromtimestamp(pair["expires_at"], timezone.utc)
@@ -150,9 +149,15 @@ def _oauth2client(url: str, path: Path) -> requests.Session:
     return session_of(Saving(client, token))
 
 
-class _JsonSession(requests.Session):
-    def request(self, method: str, url: str, *args: Any, data: Any = None, auth: Any = None, **options: Any) -> Any:  # type: ignore[override]
-        return super().request(method, url, *args, json={**dict(data), **CLIENT}, **options)
+class _FormAsJson(HTTPAdapter):
+    """Sends an OAuth form as the JSON that ADH takes."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
+        request.prepare_body(None, None, {**dict(parse_qsl(body)), **CLIENT})
+        request.headers["Content-Type"] = "application/json"
+        request.headers.pop("Authorization", None)
+        return super().send(request, *args, **options)
 
 
 def _singleflight(url: str, path: Path) -> requests.Session:

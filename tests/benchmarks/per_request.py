@@ -65,7 +65,7 @@ def _of_requests(path: Path, calls: int) -> dict[str, Callable[[], float]]:
 
 
 def _of_client(module: Any, auth: Any, path: Path, calls: int) -> dict[str, Callable[[], float]]:
-    clients = {name: client for name, client in _clients(module, "Client", auth, path)}
+    clients = dict(_clients(module, "Client", auth, path))
     return {name: _timed(client.get, calls) for name, client in clients.items()}
 
 
