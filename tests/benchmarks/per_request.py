@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from .table import Row
 
 LIMIT = 4.0
 STATIC = "static header, an auth object that sets it"
+LOOK = "static header, the same and a bare os.stat of the token file"
 HEADER = "static header, among the client's headers"
 BEARER = {"Authorization": "Bearer access-0"}
 URL = NOWHERE + "/api/auth/me"
@@ -56,6 +58,7 @@ def _of_requests(path: Path, calls: int) -> dict[str, Callable[[], float]]:
     plain.headers.update(BEARER)
     sessions = {
         STATIC: session_of(_Bearer(), AtOnce()),
+        LOOK: session_of(_Bearer(path), AtOnce()),
         AdhAuth.__name__: session_of(AdhAuth(path, base_url=NOWHERE, **CLIENT), AtOnce()),
         HEADER: plain,
     }
@@ -98,7 +101,14 @@ def _at_once(module: Any) -> Any:
 
 
 class _Bearer(requests.auth.AuthBase):
+    """With `look`: the least that notices another process's rotation, which is most of what any such library must cost."""
+
+    def __init__(self, look: Path | None = None) -> None:
+        self._look = None if look is None else os.fsencode(look)
+
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._look is not None:
+            os.stat(self._look)
         r.headers["Authorization"] = BEARER["Authorization"]
         return r
 
