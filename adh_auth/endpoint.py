@@ -158,8 +158,11 @@ def code_of(mapping: Mapping[str, Any]) -> str | None:
     """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
     error = mapping.get("error")
     nested = error.get("code") if isinstance(error, dict) else None
-    found = next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and value), None)
-    return printable(found)
+    return next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and _CODE.fullmatch(value)), None)
+
+
+#: A code as the Errors page has them, snake_case. Anything else may be a sentence that quotes what was sent, and codes go into messages.
+_CODE = re.compile(r"(?!adh_)[a-z][a-z0-9_.-]{0,63}")
 
 
 def printable(text: str | None, limit: int = 200) -> str | None:
@@ -255,7 +258,7 @@ def _challenge_code(challenge: str) -> str | None:
     # Quoted texts are passed over as a whole: an error_description may quote anything.
     for name, quoted, bare in _PARAMETER.findall(rest):
         if name.lower() == "error":
-            return printable(quoted or bare) or None
+            return code_of({"error": quoted or bare})
     return None
 
 

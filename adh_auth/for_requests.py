@@ -328,7 +328,8 @@ class _WatchedAdapter(HTTPAdapter):
         return self._watched(super().get_connection(*arguments, **named))
 
     def _watched(self, pool: Any) -> Any:
-        kind, deadline = pool.ConnectionCls, self._deadline
+        kind: Any = pool.ConnectionCls
+        deadline = self._deadline
 
         class Watched(kind):  # type: ignore[misc]  # a class: vcrpy asks whether a connection is an instance of it
             def __init__(self, *arguments: Any, **named: Any) -> None:

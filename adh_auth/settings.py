@@ -60,21 +60,17 @@ def resolve(
 
 
 def hidden(client_secret: Any) -> Secret | None:
-    """The secret as it may stand in a frame: a traceback with locals shows the arguments of each. Raises `ConfigurationError`."""
-    if client_secret is None or isinstance(client_secret, Secret):
-        return client_secret
-    kind = type(client_secret).__name__
-    secret = Secret(client_secret)
-    del client_secret
-    if kind != "str":
-        raise ConfigurationError(f"client_secret must be a text, not {kind}", setting="client_secret")
-    return secret
+    """The secret, whatever it is, as it may stand in a frame: a traceback with locals shows the arguments of each."""
+    return client_secret if client_secret is None or isinstance(client_secret, Secret) else Secret(client_secret)
 
 
 def _secret(given: Secret | None) -> Secret:
-    if given is not None and given.reveal():
-        return given
-    return Secret(_text("client_secret", given and "", "ADH_CLIENT_SECRET"))
+    if given is None:
+        return Secret(_text("client_secret", None, "ADH_CLIENT_SECRET"))
+    if not isinstance(given.reveal(), str):
+        kind = type(given.reveal()).__name__
+        raise ConfigurationError(f"client_secret must be a text, not {kind}", setting="client_secret")
+    return given if given.reveal() else Secret(_text("client_secret", "", "ADH_CLIENT_SECRET"))
 
 
 def _text(name: str, value: Any, variable: str, default: str | None = None) -> str:

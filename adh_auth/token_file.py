@@ -66,6 +66,7 @@ class TokenFile:
         from .tokens import Tokens, file_mapping
 
         if not isinstance(tokens, Tokens):
+            del tokens  # type: ignore[unreachable]  # a traceback with locals would show it
             raise TypeError("save() takes Tokens; Tokens.from_response(reply) makes them from a token reply")
         self.save_mapping(file_mapping(tokens, {}), tokens)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from adh_auth import ReauthorizationRequired, TokenFile, steps
+from adh_auth import ReauthorizationRequired, TokenFile, Tokens, steps
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -178,11 +179,13 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(status), pid, last, flush=True)
 """
 KILLS, LANES = 200, 4
+#: The last step that a killed process told of: sent and not answered, or answered and not in the room yet.
+WHERE_IT_MAY_BE_LOST = ("send", "write")
 #: Seconds. A rotation takes about a hundredth of one here, and twice that on a loaded machine.
 LATEST_KILL = 0.04
 
 
-def test_killed_at_200_random_moments(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_killed_at_200_random_moments(sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Wherever a kill falls, the file parses; the session is lost only between the sending of the token and the filled room."""
     with ThreadPoolExecutor(LANES) as threads:
         lanes = threads.map(lambda lane: _killed_at_random(sandbox, tmp_path / str(lane), seed=lane), range(LANES))
@@ -190,26 +193,34 @@ def test_killed_at_200_random_moments(sandbox: Sandbox, tmp_path: Path) -> None:
     assert len(fell) == KILLS
     # All over the place, or the delays are wrong for this machine.
     assert len(set(fell)) >= 5
-    print({moment: fell.count(moment) for moment in sorted(set(fell))})
+    record_property("kills", {moment: fell.count(moment) for moment in sorted(set(fell))})
 
 
 def _killed_at_random(sandbox: Sandbox, folder: Path, seed: int) -> list[str]:
+    token_file, random, fell = folder / "tokens.json", Random(seed), [""]
     folder.mkdir()
-    token_file, random, fell = sandbox.write_token_file(folder / "tokens.json"), Random(seed), []
+    _sign_in(sandbox, token_file)
     with child(NURSERY, sandbox.environment(token_file)) as nursery:
         for _ in range(KILLS // LANES):
             pid, moment = _kill(nursery, random.uniform(0, LATEST_KILL))
-            fell.append(moment)
             TokenFile(token_file).load()
             try:
                 auth_for(sandbox, token_file).refresh()
             except ReauthorizationRequired as lost:
-                assert moment in ("send", "write"), f"killed at {moment}: {lost}"
-                assert f"process {pid} on" in lost.message
-                sandbox.write_token_file(token_file)
+                # A call that was under way when its sender was killed may reach the server after the next client's, which then looks
+                # like a reuse one rotation later: the window again, seen late.
+                assert moment in WHERE_IT_MAY_BE_LOST or fell[-1] == "send", f"killed at {moment}, before at {fell[-1]}: {lost}"
+                assert moment not in WHERE_IT_MAY_BE_LOST or f"process {pid} on" in lost.message
+                _sign_in(sandbox, token_file)
+            fell.append(moment)
     names = {path.name for path in folder.iterdir()}
     assert names <= {"tokens.json", "tokens.json.lock", "tokens.json.record"}
-    return fell
+    return fell[1:]
+
+
+def _sign_in(sandbox: Sandbox, token_file: Path) -> None:
+    # Not write_token_file, which remembers the last path for all threads.
+    TokenFile(token_file).save(Tokens.from_response(sandbox.sign_in()))
 
 
 def _kill(nursery: subprocess.Popen[str], after: float) -> tuple[str, str]:
