@@ -49,7 +49,12 @@ def patiently(work: Callable[[], T]) -> T:
 def read_regular(path: str) -> tuple[bytes, os.stat_result]:
     """The content and the state of a regular file of ours (or root's). Raises `OSError`, `Unfit` among them."""
     # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
-    fd = patiently(lambda: os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY))
+    try:
+        fd = patiently(lambda: os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY))
+    except OSError as refused:
+        if refused.errno == errno.ENXIO:  # a socket
+            raise Unfit("it is no regular file") from None
+        raise
     try:
         status = os.fstat(fd)
         _require_ours(status)
@@ -120,7 +125,10 @@ def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))
     try:
-        _require_ours(os.fstat(fd))
+        status = os.fstat(fd)
+        _require_ours(status)
+        if status.st_nlink > 1:  # planted: what is written here would land in a file that is called something else, too
+            raise Unfit(f"{path} has a second name")
         _make_private(fd)
         _write_all(fd, block)
     finally:

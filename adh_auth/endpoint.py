@@ -208,6 +208,11 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes:
         return b""
 
 
+def is_small(body: bytes, encoding: str) -> bool:
+    """Whether a body that was read to its end stays within `BODY_LIMIT` when a client decodes it, which it does without a bound."""
+    return not body or 0 < len(decoded(body, encoding, BODY_LIMIT + 1)) <= BODY_LIMIT
+
+
 def _inflated(body: bytes, limit: int) -> bytes:
     # 32 + 15: zlib and gzip by their headers; -15: the bare deflate that some servers send.
     try:

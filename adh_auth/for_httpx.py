@@ -12,8 +12,9 @@ __all__ = ["AdhHttpxAuth"]
 
 class AdhHttpxAuth(HttpxFlow, httpx.Auth):  # noqa: D101 - the docstring is put together
     __doc__ = f"""{Plugin.__doc__}
-    For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx.Client`;
-    without one, the environment decides about proxies and certificates. What a request raises is also a `httpx.HTTPError`.
+    For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx.Client`,
+    or an `AsyncClient` of its own over an `ASGITransport`; without one, the environment decides about proxies and certificates. What a
+    request raises is also a `httpx.HTTPError`.
     """
 
     _client = httpx

@@ -12,8 +12,9 @@ __all__ = ["AdhHttpx2Auth"]
 
 class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):  # noqa: D101 - the docstring is put together
     __doc__ = f"""{Plugin.__doc__}
-    For httpx2: ``httpx2.Client(auth=AdhHttpx2Auth())``, and `httpx2.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx2.Client`;
-    without one, the environment decides about proxies and certificates. What a request raises is also a `httpx2.HTTPError`.
+    For httpx2: ``httpx2.Client(auth=AdhHttpx2Auth())``, and `httpx2.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx2.Client`,
+    or an `AsyncClient` of its own over an `ASGITransport`; without one, the environment decides about proxies and certificates. What a
+    request raises is also a `httpx2.HTTPError`.
     """
 
     _client = httpx2

@@ -21,7 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.response import HTTPResponse
 
 from .deadline import Deadline
-from .endpoint import BODY_LIMIT, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code
+from .endpoint import BODY_LIMIT, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code, is_small
 from .errors import AdhAuthError, ConfigurationError, twin
 from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
@@ -223,8 +223,8 @@ def _peek(response: Response) -> bytes:
         with suppress(requests.RequestException, OSError):
             return response.content[:BODY_LIMIT]
         return b""
-    start = _read_some(raw)
-    rest = _Rejoined(start, raw)
+    start, whole = _read_some(raw)
+    rest = _Rejoined(start, raw, whole=whole)
     response.raw = HTTPResponse(
         body=rest,
         headers=raw.headers,
@@ -243,14 +243,18 @@ def _loaded(response: Response) -> object:
     return vars(response).get("_content", False)
 
 
-def _read_some(raw: HTTPResponse) -> bytes:
+def _read_some(raw: HTTPResponse) -> tuple[bytes, bool]:
+    """The first bytes, and whether they are all."""
     start = b""
     patience = time.monotonic() + PEEK_SECONDS
     # What breaks off here breaks off again for whoever reads on.
     with suppress(HTTPError, OSError):
-        while len(start) <= BODY_LIMIT and time.monotonic() < patience and (chunk := _read_a_piece(raw, BODY_LIMIT + 1 - len(start))):
+        while len(start) <= BODY_LIMIT and time.monotonic() < patience:
+            chunk = _read_a_piece(raw, BODY_LIMIT + 1 - len(start))
+            if not chunk:
+                return start, True
             start += chunk
-    return start
+    return start, False
 
 
 def _read_a_piece(raw: HTTPResponse, size: int) -> bytes:
@@ -262,9 +266,14 @@ def _read_a_piece(raw: HTTPResponse, size: int) -> bytes:
 class _Rejoined(io.RawIOBase):
     """A response's bytes from the first one on, of which some were read already."""
 
-    def __init__(self, start: bytes, rest: HTTPResponse) -> None:
+    def __init__(self, start: bytes, rest: HTTPResponse, *, whole: bool) -> None:
         self._start = start
         self._rest = rest
+        self._whole = whole
+
+    def fits_history(self, encoding: str) -> bool:
+        """Whether all of it has been read, and stays small when it is decoded."""
+        return self._whole and is_small(self._start, encoding)
 
     def read(self, size: int = -1) -> bytes:
         if self._start:
@@ -287,8 +296,7 @@ def _let_go(response: Response) -> None:
     raw = response.raw
     if not isinstance(_loaded(response), bytes):
         body: Any = getattr(raw, "_fp", None)
-        whole = isinstance(body, _Rejoined) and len(body._start) <= BODY_LIMIT  # noqa: SLF001
-        if whole:
+        if isinstance(body, _Rejoined) and body.fits_history(response.headers.get("Content-Encoding", "")):
             with suppress(requests.RequestException, HTTPError):
                 response.content  # noqa: B018 - a read of something that is in memory
         else:

@@ -170,7 +170,7 @@ class HttpxFlow(Plugin):
 
             return anyio.run(self._carried_async, client, call, seconds)
         with Deadline(seconds) as deadline:
-            request = self._request(client, call, seconds, deadline)
+            request = self._request(client, call, seconds, {"trace": partial(_watch, deadline)})
             response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
             try:
                 body, cut = self._body_of(response, deadline)
@@ -180,22 +180,23 @@ class HttpxFlow(Plugin):
 
     async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
         """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no other way."""
-        with Deadline(seconds) as deadline:
-            request = self._request(client, call, seconds, deadline)
-            # The loop ends with this call, and a connection that is kept would be bound to it.
-            request.headers["Connection"] = "close"
-            del request.extensions["trace"]  # is awaited there
+        import anyio
+
+        request = self._request(client, call, seconds, {})
+        # The loop ends with this call, and a connection that is kept would be bound to it.
+        request.headers["Connection"] = "close"
+        with anyio.fail_after(seconds):
             response = await client.send(request, auth=self._client.Auth(), follow_redirects=False)
         return Reply(response.status_code, response.headers, response.content[:REPLY_LIMIT], len(response.content) > REPLY_LIMIT)
 
-    def _request(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Any:
+    def _request(self, client: Any, call: Call, seconds: float, extensions: dict[str, Any]) -> Any:
         return client.build_request(
             "POST",
             call.url,
             content=call.body(),
             headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
             timeout=self._client.Timeout(seconds, connect=CONNECT_TIMEOUT),
-            extensions={"trace": partial(_watch, deadline)},
+            extensions=extensions,
         )
 
     def _body_of(self, response: Any, deadline: Deadline) -> tuple[bytes, bool]:

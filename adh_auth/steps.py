@@ -196,10 +196,10 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
     decision = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
     if not isinstance(decision, Refresh):
         return _carried_out(decision)
-    if record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token)):
-        if (yield from _recover(plan, stored)):
-            # What was found may have expired meanwhile: decide anew.
-            return (yield from _rotate_locked(plan, rejected, since))
+    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
+    if unfinished and (yield from _recover(plan, stored)):
+        # What was found may have expired meanwhile: decide anew.
+        return (yield from _rotate_locked(plan, rejected, since))
     room = yield Step("reserve", store.reserve)
     attempt = Attempt(plan, stored, room, record, decision)
     try:
@@ -210,12 +210,12 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
 
 
 def _recover(plan: Plan, stored: Stored) -> Steps:
-    """The holder was killed after it had put the new pair on disk and before it was the file: finish that. Gives whether the file is new."""
+    """The holder was killed after it had put the new pair on disk and before it was the file: finish that. True: decide anew."""
     left = yield Step("left behind", plan.store.left_behind)
     if left is None or left.tokens.refresh_token == stored.tokens.refresh_token:
         return False
     if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
-        plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its new pair was found beside it and is in place now")
+        plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now")
     return True
 
 

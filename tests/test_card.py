@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 import urllib.parse
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 
 from adh_auth import AdhAuth, AdhAuthError, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, RefreshFailed, TokenFile, Tokens
 from adh_auth import card as card_module
-from adh_auth.card import card
 from adh_auth.errors import LockTimeout
 from adh_auth.testing import Sandbox
 
@@ -163,27 +161,23 @@ def test_an_object_that_was_never_built() -> None:
     assert repr(refused) == "<AdhAuth>"
 
 
-def pictures(folder: Path, session: TokenFile, lost: TokenFile) -> Iterator[tuple[str, str, list[str]]]:
-    """Pages with the card: name, address and flags of the browser. Jupyter's dark theme is its variables on the page."""
-    jupyter_dark = "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#81c784"
-    cards = card("AdhAuth", session, "https://api.example") + "<br><br>" + card("AdhHttpxAuth", lost, "https://api.example")
-    themes = {"light": ("#fff", "", False), "dark": ("#0d1117", "", True), "jupyter-dark": ("#111", jupyter_dark, False)}
-    for name, (back, variables, dark) in themes.items():
-        page = f"<meta charset='utf-8'><body style='background:{back};{variables}'>{cards}</body>"
-        address = "data:text/html;charset=utf-8," + urllib.parse.quote(page)
-        yield name, address, ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
+#: Name, background of the page, what Jupyter's theme sets on it, and what the system prefers (0: dark).
+JUPYTER_DARK = "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
+THEMES = (("light", "#fff", "", 1), ("dark", "#0d1117", "", 0), ("jupyter-dark", "#111", JUPYTER_DARK, 1))
 
 
 @pytest.mark.browser
-def test_pictures(auth: Any, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+def test_pictures(arguments: dict[str, Any], tmp_path: Path) -> None:
     """Chromium draws the card in light, in dark and in Jupyter's dark theme, and the three differ."""
-    if type(auth) is not AdhAuth:
-        pytest.skip("one class is enough for a picture")
-    program = chromium.found()
+    program, auth = chromium.found(), AdhAuth(**arguments)
     auth.refresh()
-    drawn = {}
-    for name, address, flags in pictures(tmp_path, TokenFile(token_file), TokenFile(tmp_path / "lost.json")):
-        chromium.picture_of(program, address, str(tmp_path / f"{name}.png"), (900, 420), flags)
-        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
-    assert all(image.startswith(b"\x89PNG") for image in drawn.values())
-    assert len(set(drawn.values())) == 3
+    lost = AdhAuth(**{**arguments, "token_file": str(tmp_path / "lost.json")})
+    drawn = set()
+    for name, back, variables, preferred in THEMES:
+        page = f"<meta charset='utf-8'><body style='background:{back};{variables}'>{auth._repr_html_()}<p>{lost._repr_html_()}</body>"
+        address = "data:text/html;charset=utf-8," + urllib.parse.quote(page)
+        picture = tmp_path / f"{name}.png"
+        chromium.picture_of(program, address, str(picture), (900, 420), [f"--blink-settings=preferredColorScheme={preferred}"])
+        drawn.add(picture.read_bytes())
+    assert len(drawn) == 3
+    assert all(image.startswith(b"\x89PNG") for image in drawn)

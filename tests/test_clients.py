@@ -159,9 +159,8 @@ def test_gql(sandbox: Sandbox, served: Any, transport: str) -> None:
     url, query = arguments["base_url"] + "/api/graphql", gql.gql("{ hello }")
     sandbox.expire()
     if transport == "requests":
-        from gql.transport.requests import RequestsHTTPTransport
-
-        assert gql.Client(transport=RequestsHTTPTransport(url, auth=AdhAuth(**arguments))).execute(query) == {"hello": "world"}
+        transport_class = needs("gql.transport.requests").RequestsHTTPTransport
+        assert gql.Client(transport=transport_class(url, auth=AdhAuth(**arguments))).execute(query) == {"hello": "world"}
     else:
         module = needs("gql.transport.httpx")
         auth = family_of(module.httpx.Client).auth(**arguments)

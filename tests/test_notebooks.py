@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from .support import PATIENCE, ROOT, assert_nothing_lost
 
 HOW = "needs nbclient and ipykernel: pip install 'adh-auth[test,notebooks]'"
 nbclient = pytest.importorskip("nbclient", reason=HOW)
+nbformat = pytest.importorskip("nbformat", reason=HOW)
 pytest.importorskip("ipykernel", reason=HOW)
-import nbformat  # noqa: E402
 
 pytestmark = [
     pytest.mark.notebooks,
@@ -118,13 +120,15 @@ def test_an_interrupt_in_a_slow_refresh(sandbox: Sandbox, token_file: Path, envi
             await running.say(SIGN_ON)
             sandbox.expire()
             with sandbox.hold_next() as hold:
-                ended = anyio.Event()
-                tasks.start_soon(_then, lambda: running.run(call), ended)
+                interrupted = _Cell()
+                tasks.start_soon(interrupted.run_in, running, call)
                 await anyio.to_thread.run_sync(hold.wait, PATIENCE)
                 await running.interrupt()
                 if call == CALLS["requests"]:
-                    await ended.wait()  # while the refresh still stands; an await is interrupted only when its loop wakes up
-            await ended.wait()
+                    await interrupted.ended.wait()  # while the refresh still stands; an await is interrupted only when its loop wakes up
+            await interrupted.ended.wait()
+            if call == CALLS["requests"]:
+                assert interrupted.outputs[-1].ename == "KeyboardInterrupt"
             assert (await running.say(f"{call}\n{SHOW}")).startswith("200")
 
     anyio.run(main)
@@ -132,9 +136,16 @@ def test_an_interrupt_in_a_slow_refresh(sandbox: Sandbox, token_file: Path, envi
     assert_nothing_lost(sandbox, token_file)
 
 
-async def _then(work: Callable[[], Awaitable[Any]], event: anyio.Event) -> None:
-    await work()
-    event.set()
+class _Cell:
+    """A cell that runs beside the test."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.outputs: list[Any] = []
+
+    async def run_in(self, running: Kernel, source: str) -> None:
+        self.outputs = (await running.run(source)).outputs
+        self.ended.set()
 
 
 def test_two_kernels_on_one_file(sandbox: Sandbox, token_file: Path, environment: dict[str, str]) -> None:
@@ -157,6 +168,27 @@ def test_two_kernels_on_one_file(sandbox: Sandbox, token_file: Path, environment
 
     anyio.run(main)
     assert sandbox.counts.rotations == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_signs_in_from_a_notebook(sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """`adh_auth.login()` in a cell, where a loop runs already, opens the browser and greets; neither code nor token is saved."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        uri = f"http://localhost:{probe.getsockname()[1]}/callback"
+    sandbox.redirect_uris = [uri]
+    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+
+    async def main() -> None:
+        async with kernel({**environment, "BROWSER": browser}) as running:
+            said = await running.say(f"import adh_auth\ntokens = adh_auth.login(redirect_uri={uri!r})")
+            assert "Hello Sandbox User" in said
+            assert (await running.run("tokens")).outputs[0].data["text/plain"].startswith("Tokens(access_token=<")
+            saved = running.saved(tmp_path / "saved.ipynb")
+        assert not [token for token in _tokens(token_file) if token in saved]
+        assert "code=" not in saved
+
+    anyio.run(main)
+    assert sandbox.counts.exchanges == 1
     assert_nothing_lost(sandbox, token_file)
 
 

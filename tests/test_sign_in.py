@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 import threading
 import traceback
 import webbrowser
@@ -444,6 +445,17 @@ def test_the_command(sandbox: Sandbox, environment: dict[str, str], redirect_uri
         assert (command.returncode, complaint) == (0, "")
     assert "Hello Sandbox User" in said
     assert token_file.read_bytes() != before
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_the_command_opens_the_browser(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
+    """The user's own browser is opened, one that runs in the foreground as well as any other."""
+    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+    with started("login", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
+        said, complaint = command.communicate(timeout=PATIENCE)
+        assert (command.returncode, complaint) == (0, "")
+    assert "Opening the browser" in said
+    assert sandbox.counts.exchanges == 1
     assert_nothing_lost(sandbox, token_file)
 
 
