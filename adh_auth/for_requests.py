@@ -300,6 +300,8 @@ def _let_go(response: Response) -> None:
             with suppress(requests.RequestException, HTTPError):
                 response.content  # noqa: B018 - a read of something that is in memory
         else:
+            # Hung up on. requests itself would do that only for a body that is not marked as read.
+            raw.close()
             response._content = b""  # noqa: SLF001
             vars(response)["_content_consumed"] = True
     response.close()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 from .deadline import Deadline
-from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code
+from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code, is_small
 from .errors import AdhAuthError, ConfigurationError, twin
 from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
@@ -186,8 +186,22 @@ class HttpxFlow(Plugin):
         # The loop ends with this call, and a connection that is kept would be bound to it.
         request.headers["Connection"] = "close"
         with anyio.fail_after(seconds):
-            response = await client.send(request, auth=self._client.Auth(), follow_redirects=False)
-        return Reply(response.status_code, response.headers, response.content[:REPLY_LIMIT], len(response.content) > REPLY_LIMIT)
+            response = await client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+            try:
+                body = await self._start_of(response)
+            finally:
+                await response.aclose()
+        return Reply(response.status_code, response.headers, body[:REPLY_LIMIT], len(body) > REPLY_LIMIT)
+
+    async def _start_of(self, response: Any) -> bytes:
+        if "_content" in vars(response):  # a mock's
+            return bytes(response.content)
+        body = b""
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > REPLY_LIMIT:
+                break
+        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT + 1)
 
     def _request(self, client: Any, call: Call, seconds: float, extensions: dict[str, Any]) -> Any:
         return client.build_request(
@@ -356,7 +370,8 @@ class _Peeked:
         """The client reads this response to its end before it sends again: give it no more than was looked at, and no token."""
         response = self._response
         if "_content" not in vars(response):
-            response.stream = _stream_like(self._inner, self.start if self._whole else b"", None)
+            whole = self._whole and is_small(self.start, response.headers.get("content-encoding", ""))
+            response.stream = _stream_like(self._inner, self.start if whole else b"", None)
         response.request = _for_the_record(response.request)
 
 

@@ -349,17 +349,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@atexit.register
 def _finish_jobs() -> None:
     """The interpreter has joined the threads already, unless a second Ctrl-C cut that short: then wait for what is being written."""
-    if _jobs:
-        import signal
+    while not all(job.finished for job in list(_jobs)):
+        # One more Ctrl-C may have been on its way before the handler was in place.
+        with suppress(KeyboardInterrupt):
+            _let_interrupts_explain()
+            for job in list(_jobs):
+                job.join()
 
-        # A handler that raises would break off this wait, or the message that explains it.
-        with suppress(ValueError):  # not in the main thread, which alone gets signals
-            signal.signal(signal.SIGINT, _explain_the_wait)
-    for job in list(_jobs):
-        job.join()
+
+# Twice: an interrupt that strikes as the first call begins ends that call alone.
+atexit.register(_finish_jobs)
+atexit.register(_finish_jobs)
+
+
+def _let_interrupts_explain() -> None:
+    import signal
+
+    # A handler that raises would break off this wait, or the message that explains it.
+    with suppress(ValueError):  # not in the main thread, which alone gets signals
+        signal.signal(signal.SIGINT, _explain_the_wait)
 
 
 def _explain_the_wait(*_: object) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import socketserver
+import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -55,11 +55,14 @@ def rotating(seen: Seen) -> Answer:
 class RawServer:
     """A context manager; `answer` may be set anew while it runs."""
 
-    def __init__(self, answer: Callable[[Seen], Answer] = rotating, host: str = "127.0.0.1") -> None:
+    def __init__(self, answer: Callable[[Seen], Answer] = rotating, ssl_context: ssl.SSLContext | None = None) -> None:
         self.answer = answer
+        self.scheme = "http" if ssl_context is None else "https"
         self.seen: list[Seen] = []
         self.closing = threading.Event()
-        self._server = _Server((host, 0), _Handler)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        if ssl_context is not None:
+            self._server.socket = ssl_context.wrap_socket(self._server.socket, server_side=True)
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -71,7 +74,7 @@ class RawServer:
     @property
     def url(self) -> str:
         """Its base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> RawServer:
         self._thread.start()
@@ -128,11 +131,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
         """Say nothing."""
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[int]:
-    """A port on which nobody listens."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield int(held.getsockname()[1])

@@ -56,7 +56,10 @@ def test_signed_in(auth: Any, token_file: Path, sandbox: Sandbox) -> None:
     assert told["expires"].endswith("(in 59 min)")
     assert "by process" in told["last rotation"]
     assert told["last trouble"] == "none"
-    assert repr(auth) == f"{type(auth).__name__}('{token_file}', base_url='{sandbox.url}', state='signed in, expires in 59 min, rotated 0 s ago')"
+    assert (
+        repr(auth)
+        == f"{type(auth).__name__}('{token_file}', base_url='{sandbox.url}', state='signed in, expires in 59 min, rotated 0 s ago')"
+    )
 
 
 def test_looking_calls_nobody(auth: Any, sandbox: Sandbox, token_file: Path) -> None:
@@ -162,7 +165,9 @@ def test_an_object_that_was_never_built() -> None:
 
 
 #: Name, background of the page, what Jupyter's theme sets on it, and what the system prefers (0: dark).
-JUPYTER_DARK = "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
+JUPYTER_DARK = (
+    "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
+)
 THEMES = (("light", "#fff", "", 1), ("dark", "#0d1117", "", 0), ("jupyter-dark", "#111", JUPYTER_DARK, 1))
 
 

@@ -346,3 +346,15 @@ def test_a_pool_of_one_is_not_starved(sandbox: Sandbox, session: requests.Sessio
     for _ in range(3):
         sandbox.expire()
         assert session.get(sandbox.url + "/api/auth/me", timeout=PATIENCE).status_code == 200
+
+
+def test_a_short_life_shortens_the_pause_between_background_refreshes(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
+    """A pair that lives shorter than that pause is refreshed half-way through its life, so that no request finds it expired."""
+    import time
+
+    sandbox.token_life = 4.0
+    auth = AdhAuth(**arguments, refresh_ahead=60)
+    auth.refresh()
+    auth._core._no_background_before = time.monotonic() + 15.0
+    auth.refresh()
+    assert auth._core._no_background_before <= time.monotonic() + 2.0

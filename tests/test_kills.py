@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import time
@@ -9,10 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from adh_auth import ReauthorizationRequired, TokenFile, Tokens, steps
+from adh_auth import ReauthorizationRequired, TokenFile, TokenFileError, Tokens, disk, steps
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -98,6 +101,39 @@ def test_killed_in_the_window_with_grace(sandbox: Sandbox, token_file: Path, mom
     _killed(sandbox, token_file, moment)
     assert get(sandbox, auth_for(sandbox)) == 200
     assert_nothing_lost(sandbox, token_file)
+
+
+def test_sign_in_just_before_the_recovery(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed process has left is not put over a sign-in that lands while it is looked at."""
+    _killed(sandbox, token_file, "before the rename")
+    newer: list[bytes] = []
+
+    def left_behind(file: TokenFile, real: Callable[[TokenFile], Any] = TokenFile.left_behind) -> Any:
+        found = real(file)
+        newer.append(sandbox.write_token_file(token_file).read_bytes())
+        return found
+
+    monkeypatch.setattr(TokenFile, "left_behind", left_behind)
+    assert get(sandbox, auth_for(sandbox)) == 200
+    assert [token_file.read_bytes()] == newer
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_leftover_that_cant_be_read_for_the_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has no descriptor left does not take the pair beside the file for nothing: it would send the spent token again."""
+    _killed(sandbox, token_file, "before the rename")
+
+    def read(path: str, real: Callable[[str], Any] = disk.read_regular) -> Any:
+        if path.endswith(".new"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path)
+
+    monkeypatch.setattr(disk, "read_regular", read)
+    with pytest.raises(TokenFileError, match="Too many open files"):
+        auth_for(sandbox).refresh()
+    monkeypatch.undo()
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
 
 
 def test_killed_after_the_commit(sandbox: Sandbox, token_file: Path) -> None:

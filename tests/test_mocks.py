@@ -132,7 +132,9 @@ def test_pytest_httpx(tmp_path: Path, arguments: dict[str, Any]) -> None:
     needs("pytest_httpx")
     (tmp_path / "test_theirs.py").write_text(f"ARGUMENTS = {arguments!r}\nME, REFRESH = {ME!r}, {REFRESH!r}\n" + THEIR_TEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    run = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert "2 passed" in run.stdout, run.stdout
 
 
@@ -215,9 +217,7 @@ def test_mock_transport(family: Family, arguments: dict[str, Any]) -> None:
     """A `MockTransport` is shown to the refresh by `refresh_via`."""
     httpx = family.module
     transport = httpx.MockTransport(
-        lambda request: api(
-            lambda status, data: httpx.Response(status, json=data), request.headers.get("authorization"), request.url.path
-        )
+        lambda request: api(lambda status, data: httpx.Response(status, json=data), request.headers.get("authorization"), request.url.path)
     )
     auth = family.auth(**arguments, refresh_via=httpx.Client(transport=transport))
     with httpx.Client(transport=transport, auth=auth) as client:
@@ -239,3 +239,14 @@ async def test_asgi_transport(family: Family, arguments: dict[str, Any]) -> None
     carrier = httpx.AsyncClient(transport=httpx.ASGITransport(app=app))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), auth=family.auth(**arguments, refresh_via=carrier)) as client:
         assert_rotated(arguments, await client.get(ME))
+
+
+def test_an_asynchronous_client_over_sockets(sandbox: Sandbox, family: Family, tmp_path: Path) -> None:
+    """Each refresh has an event loop of its own, and leaves no connection behind that is bound to it."""
+    path = sandbox.write_token_file(tmp_path / "sandbox.json")
+    client = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": sandbox.url}
+    auth = family.auth(path, **client, refresh_via=family.module.AsyncClient())
+    for _ in range(3):
+        auth.refresh()
+    assert sandbox.counts.rotations == 3
+    assert sandbox.counts.refresh_calls == 3

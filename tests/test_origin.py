@@ -86,6 +86,20 @@ def test_a_redirect_to_another_host_carries_no_token(
     assert sandbox.counts.refresh_calls == int(expired)
 
 
+def test_a_session_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
+    """Whoever overrides `should_strip_auth` gives the old token away himself; a stranger's 401 still spends no refresh and gets no new one."""
+
+    class Careless(requests.Session):
+        def should_strip_auth(self, old_url: str, new_url: str) -> bool:
+            return False
+
+    with Careless() as session:
+        session.auth = AdhAuth(**arguments)
+        assert session.get(f"{sandbox.url}/api/redirect?to={stranger.url}/", timeout=PATIENCE).status_code == 401
+    assert len(stranger.seen) == 1
+    assert sandbox.counts.refresh_calls == 0
+
+
 @each_client
 def test_the_same_server_by_another_name_is_a_stranger(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
     """The host's name counts, not its address."""

@@ -28,6 +28,7 @@ from adh_auth import (
     TokenFile,
     steps,
 )
+from adh_auth.rotation import Job
 from adh_auth.testing import Sandbox
 from adh_auth.token_file import RotationLock
 
@@ -225,6 +226,19 @@ def test_client_that_the_server_refuses(sandbox: Sandbox, token_file: Path, argu
     assert_nothing_lost(sandbox, token_file)
 
 
+def test_bounds_are_in_order() -> None:
+    """A waiter is more patient than a holder can be slow, and the pauses fit into the deadline."""
+    assert sum(steps.PAUSES) < steps.REFRESH_DEADLINE < steps.LOCK_TIMEOUT
+
+
+def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> None:
+    """A redirect of the endpoint would take the refresh token along: it is a failed refresh."""
+    sandbox.fail_next(status=307, headers={"Location": sandbox.url + "/api/auth/refresh"})
+    with pytest.raises(RefreshFailed, match="redirects are not followed"):
+        call()
+    assert (sandbox.counts.refresh_calls, sandbox.counts.rotations) == (1, 0)
+
+
 # A refusal.
 
 
@@ -370,6 +384,27 @@ def test_who_comes_while_an_attempt_is_under_way_shares_its_failure(
     assert sandbox.counts.refresh_calls == len(steps.PAUSES) + 1
     sandbox.heal()
     assert_nothing_lost(sandbox, token_file)
+
+
+def test_threads_share_one_failure(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for one attempt share its failure, each with an exception of its own."""
+    monkeypatch.setattr(steps, "PAUSES", ())
+    auth, waiting, wait = auth_for(sandbox), threading.Semaphore(0), Job.wait
+
+    def watched(job: Job, seconds: float) -> None:
+        waiting.release()
+        wait(job, seconds)
+
+    monkeypatch.setattr(Job, "wait", watched)
+    sandbox.fail_next(status=503)
+    with sandbox.hold_next(at="before") as hold, ThreadPoolExecutor(8) as threads:
+        refreshes = [threads.submit(auth.refresh) for _ in range(8)]
+        assert all(waiting.acquire(timeout=PATIENCE) for _ in range(8))
+        hold.release()
+        errors = [refresh.exception(PATIENCE) for refresh in refreshes]
+    assert {type(error) for error in errors} == {RefreshFailed}
+    assert len({id(error) for error in errors}) == 8
+    assert sandbox.counts.refresh_calls == 1
 
 
 def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:

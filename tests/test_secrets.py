@@ -274,6 +274,7 @@ FAULTS: dict[str, Fault] = {
     "malformed access token": _malformed("access_token"),
     "malformed refresh token": _malformed("refresh_token"),
     "401 twice": _fails(2, on="me", status=401, body=_EXPIRED),
+    "401 at a redirect": _fails(1, on="api", status=401, body=_EXPIRED),
     "401 of another code": _fails(2, on="me", status=401, body=b'{"code": "nope"}'),
     "the API drops": _fails(4, on="me", drop="midway"),
     "the API drops the resend": _in_turn(_fails(1, on="me", status=401, body=_EXPIRED), _fails(1, on="me", drop="midway")),

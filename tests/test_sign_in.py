@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from adh_auth import AdhAuth, AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, TokenFileError, login
-from adh_auth.callback import Callback, Listener, place_of
+from adh_auth.callback import Callback, Listener, _Visit, place_of
 from adh_auth.testing import Sandbox
 
 from .command_line import started
@@ -128,7 +128,9 @@ def test_replaces_the_session_and_keeps_unknown_keys(sandbox: Sandbox, session: 
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_wins_over_a_refresh_in_flight(sandbox: Sandbox, session: dict[str, Any], arguments: dict[str, Any], token_file: Path, browser: Browser) -> None:
+def test_wins_over_a_refresh_in_flight(
+    sandbox: Sandbox, session: dict[str, Any], arguments: dict[str, Any], token_file: Path, browser: Browser
+) -> None:
     """The file is written under the lock: a refresh that is under way ends first, and the new session stands."""
     with ThreadPoolExecutor(2) as pool, sandbox.hold_next() as hold:
         refresh = pool.submit(AdhAuth(**arguments).refresh)
@@ -153,7 +155,9 @@ def test_carried_by_a_session(sandbox: Sandbox, session: dict[str, Any], browser
     assert seen == ["/api/oauth/signin/exchange", "/api/auth/me"]
 
 
-def test_signed_in_though_nobody_greets(sandbox: Sandbox, session: dict[str, Any], browser: Browser, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signed_in_though_nobody_greets(
+    sandbox: Sandbox, session: dict[str, Any], browser: Browser, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Trouble with the greeting is no failure of the sign-in."""
     sandbox.fail_next(on="me", status=503)
     login(**session)
@@ -193,7 +197,9 @@ def code_used_twice(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> No
         code = parse_qs(urlsplit(callback).query)["code"][0]
         client = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret}
         proof = {"code": code, "redirect_uri": sandbox.redirect_uris[0], "code_verifier": "v" * 43}
-        requests.post(sandbox.url + "/api/oauth/signin/exchange", json={"grant_type": "authorization_code", **proof, **client}, timeout=PATIENCE)
+        requests.post(
+            sandbox.url + "/api/oauth/signin/exchange", json={"grant_type": "authorization_code", **proof, **client}, timeout=PATIENCE
+        )
         return visit(callback)
 
     browser.script = spend_it_first
@@ -289,11 +295,17 @@ def test_each_failure_is_a_clear_line(
     page = browser.text()
     assert "The sign-in did not work" in page
     assert "<script>" not in page
-    shown = "".join(traceback.TracebackException.from_exception(raised.value, capture_locals=True).format())
-    library = shown.partition(os.path.join("adh_auth", "sign_in.py"))[2]  # the test's own frame holds the arguments
+    library = library_frames(raised.value)
+    assert 'File "' not in library  # no frame that the code went through
     code = _code_of(browser)
     for secret in (code, session["client_secret"], "code_verifier="):
         assert secret not in caplog.text + capsys.readouterr().out + page + library
+
+
+def library_frames(error: AdhAuthError) -> str:
+    """Its traceback with all locals, from `login` on: the test's own frame holds the arguments."""
+    shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    return shown.partition(os.path.join("adh_auth", "sign_in.py"))[2]
 
 
 def _code_of(browser: Browser) -> str:
@@ -344,7 +356,13 @@ def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser,
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("redirect_uri", "localhost:8765"), ("redirect_uri", "http://localhost:8765/#f"), ("scope", " "), ("timeout", 0), ("timeout", float("nan"))],
+    [
+        ("redirect_uri", "localhost:8765"),
+        ("redirect_uri", "http://localhost:8765/#f"),
+        ("scope", " "),
+        ("timeout", 0),
+        ("timeout", float("nan")),
+    ],
 )
 def test_arguments_that_cannot_work(session: dict[str, Any], browser: Browser, argument: str, value: object) -> None:
     """They are refused before anything is done."""
@@ -362,6 +380,20 @@ def test_a_file_that_cannot_be_written(session: dict[str, Any], browser: Browser
         with pytest.raises(TokenFileError):
             login(**{**session, "token_file": path})
     assert browser.addresses == []
+
+
+def test_a_file_that_cannot_be_written_in_the_end(session: dict[str, Any], browser: Browser, token_file: Path) -> None:
+    """The new pair is lost then, and the error's frames, which had it in hand, are not handed on."""
+
+    def browse(address: str) -> requests.Response:
+        token_file.unlink()
+        token_file.mkdir()
+        return visit(address)
+
+    browser.script = browse
+    with pytest.raises(TokenFileError) as raised:
+        login(**session)
+    assert "adh_rt_" not in library_frames(raised.value)
 
 
 # The listener.
@@ -411,6 +443,32 @@ def test_an_interrupted_sign_in_says_so_in_the_browser(redirect_uri: str) -> Non
         assert "interrupted" in page.result(PATIENCE).text
     with Listener(redirect_uri):
         pass
+
+
+def test_the_page_is_on_its_way_before_the_port_is_closed(redirect_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program may end right after a sign-in: it first waits until the browser has its page."""
+    awaited = threading.Event()
+
+    class Shown(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            awaited.set()
+            return super().wait(timeout)
+
+    answer = _Visit._answer
+
+    def answer_late(visitor: _Visit, status: int, page: bytes) -> None:
+        if awaited.wait(PATIENCE):
+            answer(visitor, status, page)
+
+    monkeypatch.setattr(_Visit, "_answer", answer_late)
+    with ThreadPoolExecutor(1) as pool:
+        with Listener(redirect_uri) as listener:
+            listener._desk.shown = Shown()
+            page = pool.submit(visit, redirect_uri + "?code=c&state=s")
+            listener.wait(PATIENCE)
+            listener.show(good=True, text="")
+        assert awaited.is_set()
+        assert page.result(PATIENCE).status_code == 200
 
 
 def test_a_callback_shows_no_secret() -> None:

@@ -25,7 +25,7 @@ def test_every_order(name: str, record_property: Callable[[str, object], None]) 
     report = explore(FULL[name])
     record_property("simulation", f"{name}: {report}")
     assert report.orders > report.states > report.runs > 10
-    if FULL[name].faults:
+    if FULL[name].faults and FULL[name].processes > 1:
         # What can go wrong did go wrong somewhere, or the simulation looks at less than it says.
         assert {"True", "crashed", "TokenFileError", "RefreshFailed"} <= set(report.outcomes)
 
