@@ -127,7 +127,7 @@ def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: request
                 raise attempt.nobody_came(seconds)
             tokens = _finish(attempt, callback, via)
         except AdhAuthError as error:
-            listener.show(good=False, text=f"{error.message}.")
+            listener.show(good=False, text=f"{error.message[0].upper()}{error.message[1:]}.")
             raise
         listener.show(good=True, text="You can close this page and go back to your program.")
         return tokens
