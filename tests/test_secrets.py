@@ -294,12 +294,12 @@ def use(client: EveryClient, auth: Any, sandbox: Sandbox, sweep: Sweep, where: s
     for path in ("/api/auth/me", "/api/redirect?to=/api/auth/me"):
         try:
             sweep.response(client.get(auth, sandbox.url + path, **_hooks(client, sweep, where)), where)
-        except Exception as error:
+        except (adh_auth.AdhAuthError, *CLIENT_ERRORS) as error:
             sweep.error(error, where)
     for work in (auth.refresh, lambda: auth.tokens, *_of_a_task(auth)):
         try:
             sweep.add(f"{where}: outcome", repr(work()))
-        except Exception as error:
+        except adh_auth.AdhAuthError as error:
             sweep.error(error, where)
     sweep.objects(auth, where)
     with suppress(OSError):
@@ -313,7 +313,9 @@ def _of_a_task(auth: Any) -> list[Callable[[], Any]]:
 def _hooks(client: EveryClient, sweep: Sweep, where: str) -> dict[str, Any]:
     def on_request(request: Any) -> None:
         # The live request with its header is there by the nature of hooks; the refresh is not.
-        sweep.add(f"{where}: request hook", str(request.url), request.content)
+        with suppress(httpx.RequestNotRead, httpx2.RequestNotRead):  # a hop of a redirect; it has no body
+            sweep.add(f"{where}: request hook", request.content)
+        sweep.add(f"{where}: request hook", str(request.url))
 
     def on_response(response: Any, *_: Any, **__: Any) -> None:
         sweep.add(f"{where}: response hook", repr(response), str(response.url), repr(dict(response.headers)))
