@@ -60,3 +60,11 @@ def family(request: pytest.FixtureRequest) -> Family:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every `@pytest.mark.anyio` test runs on asyncio and on trio."""
     return str(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many runs the simulation made; with xdist, what a test prints does not get here."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call" and "test_simulation" in report.nodeid and report.user_properties:
+                terminalreporter.write_line("simulated: " + ", ".join(str(value) for _, value in report.user_properties))

@@ -100,6 +100,19 @@ def test_a_session_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger
     assert sandbox.counts.refresh_calls == 0
 
 
+def test_a_client_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger: RawServer, family: Family, arguments: Any) -> None:
+    """The same for one of the httpx family, whose redirects happen below the auth."""
+
+    class Careless(family.module.Client):  # type: ignore[misc, name-defined]
+        def _redirect_headers(self, request: Any, url: Any, method: str) -> Any:
+            return request.headers
+
+    with Careless(auth=family.auth(**arguments), follow_redirects=True) as client:
+        assert client.get(f"{sandbox.url}/api/redirect?to={stranger.url}/").status_code == 401
+    assert len(stranger.seen) == 1
+    assert sandbox.counts.refresh_calls == 0
+
+
 @each_client
 def test_the_same_server_by_another_name_is_a_stranger(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
     """The host's name counts, not its address."""
