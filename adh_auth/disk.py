@@ -121,6 +121,13 @@ def _mount_id(path: str) -> str | None:
         os.close(fd)
 
 
+def refuse_second_name(path: str) -> None:
+    """Raise `Unfit` for a file that goes by another name, too: planted, for what we do to this one happens to that."""
+    with suppress(FileNotFoundError):
+        if os.lstat(path).st_nlink > 1:
+            raise Unfit(f"{path} has a second name")
+
+
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))

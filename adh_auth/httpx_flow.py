@@ -367,12 +367,11 @@ class _Peeked:
         return _stream_like(self._inner, self.start, None if self._whole else rest)
 
     def keep_for_history(self) -> None:
-        """The client reads this response to its end before it sends again: give it no more than was looked at, and no token."""
+        """The client reads this response to its end before it sends again: give it no more than was looked at."""
         response = self._response
         if "_content" not in vars(response):
             whole = self._whole and is_small(self.start, response.headers.get("content-encoding", ""))
             response.stream = _stream_like(self._inner, self.start if whole else b"", None)
-        response.request = _for_the_record(response.request)
 
 
 def aiter_of(stream: Any) -> Any:

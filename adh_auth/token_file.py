@@ -278,6 +278,7 @@ class RotationLock:
         problem: OSError | NotImplementedError
         try:
             if self._lock is None:
+                disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
                 # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
                 self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
             self._lock.acquire(blocking=False)
@@ -288,6 +289,8 @@ class RotationLock:
             problem = refused
         if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
             what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
+        elif isinstance(problem, disk.Unfit):
+            what, step = f"can't be locked: {problem}", "Move that away"
         elif isinstance(problem, FileNotFoundError):
             what, step = "is missing, and so is its folder", _sentence(sign_in(str(self._file.path)))
         else:

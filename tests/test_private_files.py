@@ -234,10 +234,13 @@ def test_a_planted_symlink_in_the_room_is_removed(token_file: Path, auth: AdhAut
     assert mode(token_file) == 0o600
 
 
-def test_a_planted_second_name_is_not_written_through(token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox) -> None:
-    """A record that is a hard link to another file of ours would overwrite that one."""
-    os.link(victim, f"{token_file}.record")
-    with pytest.raises(TokenFileError):
+@pytest.mark.parametrize("suffix", [".lock", ".record"])
+def test_a_planted_second_name_is_not_written_through(
+    suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox
+) -> None:
+    """A hard link to another file of ours, in the place of a file that we write: that one is neither emptied nor overwritten."""
+    os.link(victim, f"{token_file}{suffix}")
+    with pytest.raises(TokenFileError, match="second name"):
         auth.refresh()
     assert is_untouched(victim)
     assert sandbox.counts.refresh_calls == 0
@@ -329,13 +332,6 @@ def test_the_only_copy_is_not_written_into_a_plant(
 
 def _busy(*_: object) -> None:
     raise OSError("busy")
-
-
-def test_a_lock_file_is_never_emptied(token_file: Path, auth: AdhAuth, victim: Path) -> None:
-    """A hard link in its place: the file that it names is locked, not written."""
-    os.link(victim, f"{token_file}.lock")
-    auth.refresh()
-    assert is_untouched(victim)
 
 
 def test_a_reader_never_meets_a_half_written_file(tmp_path: Path) -> None:
