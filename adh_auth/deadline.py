@@ -23,6 +23,8 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._ends = time.monotonic() + seconds
         self._sockets: list[Callable[[], Any]] = []
+        #: Whether the call may have left; a carrier that shows its connections says so itself.
+        self.sent = True
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
 
@@ -59,5 +61,8 @@ class Deadline:
     def _end(self) -> None:
         for find in self._sockets:
             with suppress(Exception):  # closed by now, or no socket at all but somebody's mock
+                found = find()
+                # urllib3's TLS through an https proxy (SSLTransport), and that of pyOpenSSL, are no sockets but hold one.
+                found = getattr(found, "socket", found)
                 # SSLSocket.shutdown() would pull the TLS state out from under the thread that reads.
-                socket.socket.shutdown(find(), socket.SHUT_RDWR)
+                socket.socket.shutdown(found, socket.SHUT_RDWR)

@@ -340,11 +340,17 @@ class _WatchedAdapter(HTTPAdapter):
     def _watched(self, pool: Any) -> Any:
         kind: Any = pool.ConnectionCls
         deadline = self._deadline
+        deadline.sent = False
 
         class Watched(kind):  # type: ignore[misc]  # a class: vcrpy asks whether a connection is an instance of it
             def __init__(self, *arguments: Any, **named: Any) -> None:
                 super().__init__(*arguments, **named)
                 deadline.watch(lambda: self.sock)
+
+            def request(self, *arguments: Any, **named: Any) -> Any:
+                # urllib3 calls a tunnel or a handshake that hangs a ReadTimeout, too; the call leaves only here.
+                deadline.sent = True
+                return super().request(*arguments, **named)
 
         pool.ConnectionCls = Watched
         return pool
@@ -384,7 +390,7 @@ def _answered(send: Any, deadline: Deadline) -> Reply:
     try:
         response = send()
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        trouble = Unreachable(_reason(error), sent=not _never_sent(error))
+        trouble = Unreachable(_reason(error), sent=deadline.sent and not _never_sent(error))
     if trouble is not None:
         raise trouble
     try:

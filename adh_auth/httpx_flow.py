@@ -154,22 +154,23 @@ class HttpxFlow(Plugin):
     def _post(self, call: Call, seconds: float) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
         trouble = None
+        deadline = Deadline(seconds)
         try:
             if self._refresh_via is not None:
-                return self._carried(self._refresh_via, call, seconds)
+                return self._carried(self._refresh_via, call, seconds, deadline)
             # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
             with self._client.Client(verify=call.url.startswith("https:")) as own:
-                return self._carried(own, call, seconds)
+                return self._carried(own, call, seconds, deadline)
         except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
-            trouble = Unreachable(_reason(error), sent=not isinstance(error, self._never_sent()))
+            trouble = Unreachable(_reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
         raise trouble
 
-    def _carried(self, client: Any, call: Call, seconds: float) -> Reply:
+    def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
         if isinstance(client, self._client.AsyncClient):
             import anyio
 
             return anyio.run(self._carried_async, client, call, seconds)
-        with Deadline(seconds) as deadline:
+        with deadline:
             request = self._request(client, call, seconds, {"trace": partial(_watch, deadline)})
             response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
             try:
@@ -245,8 +246,13 @@ def _for_the_record(request: Any) -> Any:
     return request if bearer(request.headers.get("Authorization")) is None else _with_header(request, REDACTED)
 
 
-def _watch(deadline: Deadline, _: str, info: Mapping[str, Any]) -> None:
+def _watch(deadline: Deadline, event: str, info: Mapping[str, Any]) -> None:
     """Put each new connection under the watch of the deadline, as the client's transport tells of it: a reply's head can trickle, too."""
+    if event.endswith("connect_tcp.started"):
+        deadline.sent = False
+    elif event.endswith("send_request_headers.started"):
+        # A proxy is asked for the tunnel with a request of its own; the call leaves only after that.
+        deadline.sent = info["request"].method != b"CONNECT"
     find = getattr(info.get("return_value"), "get_extra_info", None)
     if find is not None:
         deadline.watch(partial(find, "socket"))
