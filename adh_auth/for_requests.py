@@ -46,6 +46,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         explicit = f"{scheme}://{name}:{port}/"
         self._prefixes = (f"{scheme}://{name}/", explicit) if port == default else (explicit,)
         self._seen: Mapping[str, Any] = {}
+        self._hook = self._on_response
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Put the token on a request to the API, and watch for its answer."""
@@ -54,17 +55,18 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         url = r.url or ""
         if not (url.startswith(self._prefixes) or self._is_ours(url)):
             return r
+        core = self._core
         try:
-            pair = self._core.current()
-            if pair.dead or self._core.always_asks or not (r.body is None or _is_plain(r.body)):
+            pair = core.watch.unchanged() or core.glance()
+            if pair.dead or core.always_asks or not (r.body is None or _is_plain(r.body)):
                 pair = self._ready(pair, r)
         except AdhAuthError as error:
             trouble = error
         else:
             r.headers["Authorization"] = pair.header
             hooks = r.hooks["response"]
-            if self._on_response not in hooks:
-                hooks.append(self._on_response)
+            if not hooks or self._hook not in hooks:
+                hooks.append(self._hook)
             return r
         raise _for_requests(trouble, r)
 

@@ -32,6 +32,7 @@ class HttpxFlow(Plugin):
     def _prepare(self, scheme: str, host: str, port: int) -> None:
         # As a URL of the client has them: no brackets, and None for the scheme's own port.
         self._raw_host = host.encode("ascii")
+        self._scheme = scheme
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
 
     def __call__(self, request: Any) -> Any:
@@ -49,13 +50,15 @@ class HttpxFlow(Plugin):
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Put the token on, watch the answer, send again once."""
-        if not self._goes_to_us(request.url):
+        url, core = request.url, self._core
+        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
+        if not ((url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._scheme) or self._goes_to_us(url)):
             yield request
             return
-        body = _WHOLE if _is_in_memory(request) else _Body(request.stream)
+        body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
         try:
-            pair = self._core.current()
-            if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
+            pair = core.watch.unchanged() or core.glance()
+            if (pair.dead or core.always_asks or body.one_shot) and core.due(pair, one_shot=body.one_shot):
                 pair = self._rotated(pair.secret)
         except AdhAuthError as error:
             trouble = error
@@ -84,13 +87,15 @@ class HttpxFlow(Plugin):
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """The same for a task; the waiting is done by the event loop."""
-        if not self._goes_to_us(request.url):
+        url, core = request.url, self._core
+        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
+        if not ((url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._scheme) or self._goes_to_us(url)):
             yield request
             return
-        body = _WHOLE if _is_in_memory(request) else _Body(request.stream)
+        body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
         try:
-            pair = self._core.current()
-            if (pair.dead or self._core.always_asks or body.one_shot) and self._core.due(pair, one_shot=body.one_shot):
+            pair = core.watch.unchanged() or core.glance()
+            if (pair.dead or core.always_asks or body.one_shot) and core.due(pair, one_shot=body.one_shot):
                 pair = await self._rotated_async(pair.secret)
         except AdhAuthError as error:
             trouble = error
@@ -118,9 +123,6 @@ class HttpxFlow(Plugin):
         raise self._for_client(trouble, request)
 
     def _goes_to_us(self, url: Any) -> bool:
-        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
-        if url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._origin[0]:
-            return True
         return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
 
     def _rejected_by_us(self, response: Any) -> Secret | None:

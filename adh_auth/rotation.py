@@ -20,10 +20,19 @@ from .errors import AdhAuthError, RefreshFailed, fresh_copy
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .token_file import host_name, tell
+from .watch import Watch
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .steps import Plan, Steps, Store
     from .tokens import Tokens
+
+    class WatchedStore(Store, Protocol):
+        """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
+
+        def watch(self, state: object, pair: Pair) -> Watch[Pair]: ...
+
 
 __all__ = ["LOCK_TIMEOUT", "Job", "Pair", "Post", "Rotation"]
 
@@ -31,6 +40,8 @@ Post = Callable[[endpoint.Call, float], endpoint.Reply]
 
 #: Seconds without a background refresh after one that failed; until then the old token is good, or a request finds out.
 BACKGROUND_PAUSE = 15.0
+#: Seconds between two requests that make it worth while to keep the file open.
+SOON = 0.02
 #: Waiters that one turn of an event loop wakes. A thousand tasks that go on in one turn would block the loop for tens of milliseconds.
 WAKE_AT_ONCE = 8
 
@@ -52,6 +63,10 @@ class Pair:
         return f"Pair({self.tokens!r})"
 
 
+#: What is known of a file that nobody watches: nothing.
+UNWATCHED: Watch[Any] = Watch()
+
+
 class SystemClock:
     """Time as it passes."""
 
@@ -69,7 +84,7 @@ class Rotation:
     """The core of one auth object. May be shared by threads, loops and clients, and survives a fork."""
 
     def __init__(
-        self, store: Store, calls: Calls, post: Post, *, refresh_ahead: float | None = None, lock_timeout: float = LOCK_TIMEOUT
+        self, store: WatchedStore, calls: Calls, post: Post, *, refresh_ahead: float | None = None, lock_timeout: float = LOCK_TIMEOUT
     ) -> None:
         self._store = store
         self._calls = calls
@@ -80,6 +95,9 @@ class Rotation:
         self._lock_timeout = lock_timeout
         self._state: object = None
         self._pair: Pair | None = None
+        #: asked by the plugins, without another call in between; then `glance`
+        self.watch: Watch[Pair] = UNWATCHED
+        self._looked = 0.0
         self._no_background_before = 0.0
         self._reset()
         _rotations.add(self)
@@ -103,6 +121,21 @@ class Rotation:
             return pair
         return self._reload(state)
 
+    def glance(self) -> Pair:
+        """`current` for the way of every request. Where one soon follows the other, the open file is asked first: `watch.unchanged()`."""
+        pair = self.current()
+        now = time.monotonic()
+        if now - self._looked < SOON:
+            self._watch_the_file()
+        self._looked = now
+        return pair
+
+    def _watch_the_file(self) -> None:
+        with self._guard:
+            if self._pair is not None and self.watch.state != self._state:
+                self.watch = self._store.watch(self._state, self._pair)
+            self.watch.renew()
+
     def _reload(self, state: object) -> Pair:
         # The state was taken first: if the file changes in between, the next look sees it.
         tokens = self._store.read().tokens
@@ -110,7 +143,7 @@ class Rotation:
             if self._pair is None or self._pair.tokens != tokens:
                 self._pair = Pair(tokens)
                 self._shorten_pause(tokens)
-            self._state = state
+            self._state, self.watch = state, UNWATCHED
             return self._pair
 
     def _shorten_pause(self, tokens: Tokens) -> None:
@@ -194,7 +227,7 @@ class Rotation:
     def _keep(self, job: Job, tokens: Tokens) -> None:
         """Go on with a pair that could not be written, until the file changes."""
         with self._guard:
-            self._state = self._store.state()
+            self._state, self.watch = self._store.state(), UNWATCHED
             self._pair = Pair(tokens)
         job.settle(tokens)
 

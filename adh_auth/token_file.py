@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import disk
 from .endpoint import REPLY_LIMIT
 from .errors import ConfigurationError, LockTimeout, MalformedTokens, TokenFileError
+from .watch import Watch, state_of
 
 if TYPE_CHECKING:
     from .attempts import Record
@@ -95,13 +96,15 @@ class TokenFile:
     # What the rotation core asks for. Nothing below is part of the public interface.
 
     def state(self) -> object:
-        """A value that changes when the file does; None for no file. This is on the way of every request."""
+        """A value that changes when the file does; None for no file."""
         try:
-            status = os.stat(self._encoded)
+            return state_of(os.stat(self._encoded))
         except OSError:
             return None
-        # Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell.
-        return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
+
+    def watch(self, state: object, made: T) -> Watch[T]:
+        """A cheaper way to ask whether the file is still in that state, in which this was made of it."""
+        return Watch(self._encoded, state, made)
 
     def read(self) -> Stored:
         """The pair and the other keys."""

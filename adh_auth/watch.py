@@ -1,0 +1,82 @@
+"""A cheap look at a file that is looked at again and again: its open descriptor tells that it was replaced or written to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import ClassVar, Generic, TypeVar
+
+__all__ = ["Watch", "state_of"]
+
+T = TypeVar("T")
+
+#: Looks at the descriptor before the path is looked at again. The descriptor can't tell that a folder above was renamed, or that an
+#: overlay file system has put another file in front of it (docs.kernel.org, overlayfs, "Non-standard behavior").
+LOOKS = 32
+#: Watches of one process. Descriptors are the program's, which may need them for sockets.
+LIMIT = 16
+
+_fstat = os.fstat
+
+
+def state_of(status: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file does. Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell."""
+    return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
+
+
+class Watch(Generic[T]):
+    """What was made of a file in one state, for as long as the file is in it."""
+
+    #: those that hold a descriptor
+    count: ClassVar[int] = 0
+
+    __slots__ = ("_changed", "_descriptor", "_inode", "_left", "_links", "_made", "_size", "state")
+
+    def __init__(self, path: bytes = b"", state: object = None, made: T | None = None) -> None:
+        self.state = state
+        self._made = made
+        self._left = 0
+        self._descriptor = -1
+        self._changed = self._size = self._links = self._inode = -1
+        # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on Windows.
+        if path and sys.platform != "win32" and Watch.count < LIMIT and os.path.realpath(path) == path:
+            with suppress(OSError):
+                self._watch(path)
+
+    def _watch(self, path: bytes) -> None:
+        # One statement: an interrupt between the two would leave the descriptor open for ever.
+        self._descriptor, Watch.count = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), Watch.count + 1
+        status = os.fstat(self._descriptor)
+        self._inode = status.st_ino
+        if state_of(status) == self.state:
+            self._changed, self._size, self._links = status.st_ctime_ns, status.st_size, status.st_nlink
+
+    def renew(self) -> None:
+        """Believe the descriptor: a look at the path has just found the file in this state."""
+        self._left = 0 if self._changed < 0 else LOOKS
+
+    def unchanged(self) -> T | None:
+        """What was made of the file, None where it may have changed. This is on the way of every request."""
+        if not self._left:
+            return None
+        self._left -= 1
+        try:
+            status = _fstat(self._descriptor)
+        except OSError:  # somebody has closed all descriptors, as daemons do
+            return None
+        # Whatever replaces a file or writes to it sets its ctime; what follows within one tick of that clock changes its links or its size.
+        if status.st_ctime_ns == self._changed and status.st_nlink == self._links and status.st_size == self._size:
+            return self._made
+        return None
+
+    def __del__(self) -> None:
+        # Here, and not where it is dropped: another thread may be in `unchanged`, and the number may belong to another file by then.
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        Watch.count -= 1
+        with suppress(OSError):
+            # Whoever closed all descriptors may have opened another file under this number.
+            if os.fstat(descriptor).st_ino == self._inode:
+                os.close(descriptor)
