@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ import pytest
 from adh_auth.testing import Sandbox
 
 from .support import FAMILY, Family
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: half of what a test does is to wait for another process, a socket or a disk."""
+    return min(2 * (os.cpu_count() or 1), 16)
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adh_auth.testing import Sandbox
+import adh_auth
+from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, Tokens, login
+from adh_auth.testing import Call, Counts, Hold, Sandbox
 
 from .support import PATIENCE, ROOT
 
@@ -19,16 +23,25 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 API = "https://api.agenticdeveloperhub.com"
+#: What the clients call, the server's side of a hold, and an attribute that no argument sets.
+INTERNAL = {"sync_auth_flow", "async_auth_flow", "auth_flow", "requires_request_body", "requires_response_body", "stand", "reached", "code_life"}
 
 
 def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
     return {**os.environ, **sandbox.environment(token_file), "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
+#: Mocks of the users': such a block runs where they are installed.
+MOCKS = re.compile(r"^import (responses|requests_mock|respx|vcr)$", re.MULTILINE)
+NUMBERED = [pytest.param(number, marks=[pytest.mark.clients] if MOCKS.search(code) else []) for number, code in enumerate(PYTHON)]
+
+
+@pytest.mark.parametrize("number", NUMBERED)
 def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """The block runs as it stands in a folder with a token file; a block with a test is run by pytest."""
     code = PYTHON[number].replace(API, sandbox.url)
+    for mock in MOCKS.findall(code):
+        pytest.importorskip(mock, reason=f"needs {mock}: pip install 'adh-auth[test,clients]'")
     name = "test_block.py" if "def test_" in code else "block.py"
     (tmp_path / name).write_text(code, encoding="utf-8")
     command = [sys.executable, "-W", "error::DeprecationWarning", name]
@@ -79,7 +92,7 @@ def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path)
 
 def test_every_link_within_leads_somewhere() -> None:
     """A link to a section finds its heading."""
-    anchors = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines() if line.startswith("#")}
+    anchors = {re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines() if line.startswith("#")}
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
 
 
@@ -90,3 +103,31 @@ def test_the_faults_table_names_tests_that_exist() -> None:
     for file, function in named:
         assert f"def {function}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"), (file, function)
     assert len(named) > 20
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """With each method, argument and attribute that a user may touch."""
+    reference = README[README.index("## Reference") : README.index("## Numbers")]
+    arguments = README[README.index("## Arguments") : README.index("## The token file")]
+    known = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", reference + arguments))))
+    missing = set(_public_names()) - known - {"self"}
+    assert not missing
+
+
+def _public_names() -> Iterator[str]:
+    yield from adh_auth.__all__
+    for function in (AdhAuth, login, Tokens, Tokens.from_response, Sandbox, Sandbox.fail_next):
+        yield from inspect.signature(function).parameters
+    for kind in (AdhAuth, AdhHttpxAuth, Tokens, Sandbox, Hold, *_errors(AdhAuthError)):
+        for base in kind.__mro__:
+            if base.__module__.startswith("adh_auth"):
+                yield from (name for name in [*vars(base), *base.__annotations__] if not name.startswith("_") and name not in INTERNAL)
+    yield from (*Counts.__dataclass_fields__, *Call.__dataclass_fields__)
+    yield from ("load", "save", "delete", "path")
+
+
+def _errors(kind: type[AdhAuthError]) -> Iterator[type[AdhAuthError]]:
+    yield kind
+    for kinder in kind.__subclasses__():
+        if kinder.__module__ == kind.__module__:
+            yield from _errors(kinder)

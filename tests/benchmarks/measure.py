@@ -34,16 +34,19 @@ class Sizes(NamedTuple):
     threads: int
 
 
-FULL = Sizes(101, 50, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 5, 3.0, 1000, 64)
+FULL = Sizes(201, 50, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 5, 3.0, 1000, 64)
 SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 0.2, 20, 4)
 
 
 def taking_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each contender measured in each round. All take part in every round, so that a busy moment hits all; the first is a warm-up."""
+    """What each contender measured in each round. All take part in every round, so that a busy moment hits all; the first is a warm-up.
+
+    Every other round goes the other way round: what one leaves in the processor's caches helps or hurts the next.
+    """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        for name, measure in contenders.items():
-            value = measure()
+        for name in list(contenders)[:: 1 if number % 2 else -1]:
+            value = contenders[name]()
             if number:
                 found[name].append(value)
     return found

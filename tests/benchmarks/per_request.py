@@ -87,6 +87,7 @@ def _clients(module: Any, kind: str, auth: Any, path: Path) -> Iterator[tuple[st
     options = {"transport": _at_once(module), "trust_env": False}
     client = getattr(module, kind)
     yield STATIC, client(auth=_bearer_of(module), **options)
+    yield LOOK, client(auth=_bearer_of(module, path), **options)
     yield auth.__name__, client(auth=auth(path, base_url=NOWHERE, **CLIENT), **options)
     yield HEADER, client(headers=BEARER, **options)
     yield from peers.clients(module, kind, path, options)
@@ -101,7 +102,7 @@ def _at_once(module: Any) -> Any:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """With `look`: the least that notices another process's rotation, which is most of what any such library must cost."""
+    """With `look`: the usual way to notice another process's rotation, without anything else that is needed."""
 
     def __init__(self, look: Path | None = None) -> None:
         self._look = None if look is None else os.fsencode(look)
@@ -113,9 +114,14 @@ class _Bearer(requests.auth.AuthBase):
         return r
 
 
-def _bearer_of(module: Any) -> Any:
+def _bearer_of(module: Any, look: Path | None = None) -> Any:
+    """The same for httpx and httpx2."""
+    path = None if look is None else os.fsencode(look)
+
     class Bearer(module.Auth):  # type: ignore[misc]
         def auth_flow(self, request: Any) -> Iterator[Any]:
+            if path is not None:
+                os.stat(path)
             request.headers["Authorization"] = BEARER["Authorization"]
             yield request
 
