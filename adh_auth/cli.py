@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _new(argparse.ArgumentParser, prog="adh-auth", description=_ABOUT, epilog=_ENVIRONMENT)
     parser.add_argument("--version", action="version", version=f"adh-auth {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_add_demo, _add_login, _add_save, _add_status, _add_token, _add_me, _add_refresh, _add_revoke, _add_sandbox):
+    for add in (_add_demo, _add_login, _add_save, _add_status, _add_token, _add_me_refresh_and_revoke, _add_sandbox):
         add(commands)
     return parser
 
@@ -88,9 +88,10 @@ def _new(kind: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
     return made
 
 
-def _command(commands: Any, name: str, run: tuple[str, str], about: str, details: str, example: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, module: str, about: str, details: str, example: str) -> argparse.ArgumentParser:
     command = _new(commands.add_parser, name, help=about, description=details, epilog=f"example: {example}")
-    command.set_defaults(run=run)
+    command.set_defaults(run=(module, f"{name}_command"))
+    command.add_argument("--json", action="store_true", help="JSON on stdout, for programs")
     return command
 
 
@@ -98,10 +99,10 @@ def _add_demo(commands: Any) -> None:
     command = _command(
         commands,
         "demo",
-        ("demo", "demo_command"),
+        "demo",
         "watch it work, without an account or a network",
         "Start a local ADH whose tokens live two seconds, and several processes (requests, httpx, asyncio) on one token file.\n"
-        "Exit 1 if a request failed or a refresh token was used twice.",
+        "Exit 1 if a request failed or a refresh token was used twice. With --json: only the sums, as one object.",
         "adh-auth demo --seconds 20",
     )
     command.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)")
@@ -111,10 +112,11 @@ def _add_login(commands: Any) -> None:
     command = _command(
         commands,
         "login",
-        ("sign_in", "login_command"),
+        "sign_in",
         "sign in with the browser",
         "Authorization code with PKCE: opens the browser, takes the code on the loopback port of --redirect-uri, writes the token file.\n"
-        "The redirect URI has to be registered for the app exactly as it is given here.",
+        "The redirect URI has to be registered for the app exactly as it is given here. With --json, stdout is left to one object;\n"
+        "what a person has to read is on stderr.",
         'adh-auth login --scope "profile:read discussions:read discussions:write"',
     )
     _add_session_options(command)
@@ -129,7 +131,7 @@ def _add_save(commands: Any) -> None:
     command = _command(
         commands,
         "save",
-        ("commands", "save_command"),
+        "commands",
         "make an exchange reply the token file",
         "Read the JSON reply of the code exchange from FILE, or from stdin, and make it the session: written under the lock, private,\n"
         "with expires_at added. No token is printed.",
@@ -137,83 +139,68 @@ def _add_save(commands: Any) -> None:
     )
     command.add_argument("file", nargs="?", default="-", metavar="FILE", help="the reply; - or nothing: stdin")
     _add_token_file(command)
-    _add_json(command)
 
 
 def _add_status(commands: Any) -> None:
     command = _command(
         commands,
         "status",
-        ("status", "status_command"),
+        "status",
         "what is with the session, and what to do",
         "Tell what the token file and the record beside it say. Calls nobody, changes nothing, needs no client id or secret.\n"
         "Exit 1 if there is no usable token file, or its refresh token was refused.",
         "adh-auth status --json | jq .signed_in",
     )
     _add_token_file(command)
-    _add_json(command)
 
 
 def _add_token(commands: Any) -> None:
     command = _command(
         commands,
         "token",
-        ("commands", "token_command"),
+        "commands",
         "print an access token that works now",
-        "Print the access token and nothing else. It is refreshed first if it has less than 30 seconds to live by the stored expiry;\n"
-        "where no expiry is stored, the API is asked (GET /api/auth/me). One that lives longer is printed without a call, and\n"
-        "without a need for the client id and secret.",
+        "Print the access token and nothing else; with --json, its type and expiry too. It is refreshed first if it has less than 30\n"
+        "seconds to live by the stored expiry; where no expiry is stored, the API is asked (GET /api/auth/me). One that lives longer is\n"
+        "printed without a call, and without a need for the client id and secret.",
         'curl -H "Authorization: Bearer $(adh-auth token)" https://api.agenticdeveloperhub.com/api/auth/me',
     )
     _add_session_options(command)
 
 
-def _add_me(commands: Any) -> None:
-    command = _command(
-        commands,
-        "me",
-        ("commands", "me_command"),
-        "who is signed in",
-        "Print the user that the API knows (GET /api/auth/me).",
-        "adh-auth me --json",
-    )
-    _add_session_options(command)
-    _add_json(command)
-
-
-def _add_refresh(commands: Any) -> None:
-    command = _command(
-        commands,
-        "refresh",
-        ("commands", "refresh_command"),
-        "refresh now, whatever the clock says",
-        "Trade the refresh token for a new pair now, or share the refresh that another process has under way.",
-        "adh-auth refresh --json",
-    )
-    _add_session_options(command)
-    _add_json(command)
-
-
-def _add_revoke(commands: Any) -> None:
-    command = _command(
-        commands,
-        "revoke",
-        ("commands", "revoke_command"),
-        "sign out: tell the server, then remove the file",
-        "End the session on the server, then remove the token file. If the server can't be told, the file stays.",
-        "adh-auth revoke --token-file /srv/app/tokens.json",
-    )
-    _add_session_options(command)
+def _add_me_refresh_and_revoke(commands: Any) -> None:
+    for name, about, details, example in (
+        (
+            "me",
+            "who is signed in",
+            "Print the user that the API knows (GET /api/auth/me).",
+            "adh-auth me --json",
+        ),
+        (
+            "refresh",
+            "refresh now, whatever the clock says",
+            "Trade the refresh token for a new pair now, or share the refresh that another process has under way.",
+            "adh-auth refresh --json | jq .seconds_left",
+        ),
+        (
+            "revoke",
+            "sign out: tell the server, then remove the file",
+            "End the session on the server, then remove the token file. If the server can't be told, the file stays.",
+            "adh-auth revoke --token-file /srv/app/tokens.json",
+        ),
+    ):
+        _add_session_options(_command(commands, name, "commands", about, details, example))
 
 
 def _add_sandbox(commands: Any) -> None:
     command = _command(
         commands,
         "sandbox",
-        ("serve", "sandbox_command"),
+        "serve",
         "run a local ADH to develop against",
-        "Run a local ADH until Ctrl-C and print the lines that point a shell at it. It is strict: a refresh token works once.",
-        "adh-auth sandbox --port 8080 --token-life 10",
+        "Run a local ADH until Ctrl-C and print the lines that point a shell at it. It is strict: a refresh token works once.\n"
+        "With --json: one line with the environment variables at once, one with the counts at the end.",
+        "adh-auth sandbox --port 8080 --token-life 10 --json",
     )
     command.add_argument("--port", type=_port, default=0, metavar="N", help="default: one that is free")
     command.add_argument("--token-life", type=_seconds, default=3600.0, metavar="S", help="seconds an access token lives (default 3600)")
@@ -230,10 +217,6 @@ def _add_session_options(command: argparse.ArgumentParser) -> None:
 
 def _add_token_file(command: argparse.ArgumentParser) -> None:
     command.add_argument("--token-file", metavar="PATH", help="default: $ADH_TOKEN_FILE, else ~/.config/adh/tokens.json")
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="for programs")
 
 
 class _OnlyFromEnvironment(argparse.Action):

@@ -52,7 +52,12 @@ def token_command(args: argparse.Namespace) -> int:
         tokens = auth.tokens
     elif tokens.expires_at - time.time() < MARGIN:
         tokens = _auth(args).refresh()
-    say(tokens.access_token)
+    if args.json:
+        facts = pair_facts(tokens, time.time())
+        times = {name: facts[name] for name in ("expires_at", "seconds_left")}
+        say_json({"access_token": tokens.access_token, "token_type": tokens.token_type, **times})
+    else:
+        say(tokens.access_token)
     return 0
 
 
@@ -79,6 +84,9 @@ def revoke_command(args: argparse.Namespace) -> int:
     """``adh-auth revoke``."""
     auth = _auth(args)
     auth.revoke()
+    if args.json:
+        say_json({"token_file": str(auth.token_file), "revoked": True})
+        return 0
     say(one_line(f"revoked: the session has ended on the server, and {auth.token_file} is removed"))
     return 0
 

@@ -23,7 +23,7 @@ from typing import Any
 from .attempts import SENDING, Record
 from .demo_screen import Row, Sums, screen, tell_sums
 from .demo_worker import HANDS, command_line
-from .terminal import say
+from .terminal import say, say_json
 from .testing import Sandbox
 from .token_file import TokenFile
 
@@ -51,11 +51,14 @@ def demo_command(args: argparse.Namespace) -> int:
         sandbox = stack.enter_context(Sandbox(token_life=TOKEN_LIFE))
         crew = Crew(sandbox, folder)
         try:
-            _run(crew, args.seconds, interrupt)
+            worked = _run(crew, args, interrupt)
         finally:
             crew.end()
-        sums = crew.sums(interrupted=interrupt.came)
-    tell_sums(sums)
+        sums = crew.sums(worked, interrupted=interrupt.came)
+    if args.json:
+        say_json(sums.facts())
+    else:
+        tell_sums(sums)
     if not sums.good:
         return 1
     return INTERRUPTED if interrupt.came else 0
@@ -236,46 +239,50 @@ class Crew:
                 member.reader.join(GOODBYE)
             member.process.stdout.close()  # type: ignore[union-attr]
 
-    def sums(self, *, interrupted: bool) -> Sums:
-        """What the processes have counted, and what the server has. Everybody has ended by now."""
+    def sums(self, seconds: float, *, interrupted: bool) -> Sums:
+        """What the processes have counted in so many seconds, and what the server has. Everybody has ended by now."""
         troubles = [trouble for member in self._members if (trouble := member.trouble())] if self._started else []
         if not self._started and not interrupted:
             troubles = [f"the processes were not ready in time: {'; '.join(_last_line(member.errors) for member in self._members)}"]
         counts = self._sandbox.counts
         return Sums(
+            seconds=seconds,
             requests=sum(member.count("requests") for member in self._members),
             failures=sum(member.count("failures") for member in self._members),
             expiries=sum(member.count("expiries") for member in self._members),
             rotations=counts.rotations,
             reused=counts.reused,
-            processes=len(self._members),
+            rows=tuple(self.rows()),
             hands=HANDS,
             life=TOKEN_LIFE,
             troubles=tuple(troubles),
         )
 
 
-def _run(crew: Crew, seconds: float, interrupt: Interrupt) -> None:
-    say(f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes that share it.")
+def _run(crew: Crew, args: argparse.Namespace, interrupt: Interrupt) -> float:
+    """Start everybody and look on; gives the seconds that they worked."""
+    if not args.json:
+        say(f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes that share it.")
     crew.start()
     deadline = time.monotonic() + GET_READY
     while crew.waiting_for and not interrupt.came:
         if time.monotonic() > deadline:
-            return
+            return 0.0
         time.sleep(LOOK)
-    if not interrupt.came:
-        crew.go()
-        _watch(crew, seconds, interrupt)
+    if interrupt.came:
+        return 0.0
+    crew.go()
+    return _watch(crew, args.seconds, interrupt, screen(args.seconds, silent=args.json))
 
 
-def _watch(crew: Crew, seconds: float, interrupt: Interrupt) -> None:
-    shown = screen(seconds)
+def _watch(crew: Crew, seconds: float, interrupt: Interrupt, shown: Any) -> float:
     began = time.monotonic()
     try:
         while (elapsed := time.monotonic() - began) < seconds and not interrupt.came:
             shown.show(elapsed, crew.rows())
             time.sleep(LOOK)
         shown.show(elapsed, crew.rows())
+        return elapsed
     finally:
         shown.close()
 

@@ -27,17 +27,27 @@ class Row:
     doing: str
     colour: str | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """What it has done, for a program."""
+        counts = {name: getattr(self, name) for name in ("requests", "failures", "expiries", "rotations")}
+        return {"pid": self.pid, "client": self.kind, **counts}
+
 
 @dataclass(frozen=True)
 class Sums:
-    """What came of it all. `reused`: refresh tokens that the server has seen twice. `life`: seconds that an access token lived."""
+    """What came of it all.
 
+    `seconds`: how long the processes worked. `reused`: refresh tokens that the server has seen twice. `life`: seconds that an access
+    token lived. `rows`: each process as it ended.
+    """
+
+    seconds: float
     requests: int
     failures: int
     expiries: int
     rotations: int
     reused: int
-    processes: int
+    rows: tuple[Row, ...]
     hands: int
     life: float
     troubles: tuple[str, ...]
@@ -46,6 +56,21 @@ class Sums:
     def good(self) -> bool:
         """Whether nothing failed."""
         return not (self.failures or self.reused or self.troubles)
+
+    def facts(self) -> dict[str, Any]:
+        """The same for a program, as JSON takes it."""
+        return {
+            "good": self.good,
+            "seconds": round(self.seconds, 3),
+            "token_life": self.life,
+            "requests": self.requests,
+            "failures": self.failures,
+            "expiries": self.expiries,
+            "rotations": self.rotations,
+            "reused": self.reused,
+            "processes": [row.facts() for row in self.rows],
+            "troubles": list(self.troubles),
+        }
 
 
 _HEAD = ("process", "client", "requests", "failed", "401s met", "rotations", "access token", "what it does")
@@ -96,8 +121,20 @@ class Lines:
         """Nothing to put back."""
 
 
-def screen(seconds: float) -> Any:
+class Silence:
+    """Nothing, for a program that waits for the sums."""
+
+    def show(self, elapsed: float, rows: Sequence[Row]) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+def screen(seconds: float, *, silent: bool = False) -> Any:
     """The one that fits where stdout goes, for so many seconds."""
+    if silent:
+        return Silence()
     return Table(seconds) if sys.stdout is not None and redraws(sys.stdout) else Lines()
 
 
@@ -125,7 +162,7 @@ def tell_sums(sums: Sums) -> None:
 
 def _meaning(sums: Sums) -> Sequence[str]:
     start = (
-        f"What you have just seen: {sums.processes} processes, each with {sums.hands} threads or tasks, called an API with one token file.",
+        f"What you have just seen: {len(sums.rows)} processes, each with {sums.hands} threads or tasks, called an API with one token file.",
         f"Its access tokens live {sums.life:g} s, and each refresh token works only once: used twice, the server ends the session.",
     )
     if not sums.good:

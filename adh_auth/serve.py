@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 from .errors import AdhAuthError
-from .terminal import say
+from .terminal import say, say_json
 from .testing import Sandbox
 from .token_file import TokenFile
 from .tokens import Tokens
@@ -28,11 +29,11 @@ def sandbox_command(args: argparse.Namespace) -> int:
         file = TokenFile(args.token_file or os.path.join(folder, "tokens.json"))
         try:
             _write(file, sandbox, overwrite=args.overwrite)
-            _show(sandbox, file)
+            _show(sandbox, file, args.json)
             _wait()
         except KeyboardInterrupt:
             pass
-        _sum_up(sandbox)
+        _sum_up(sandbox, args.json)
     return 0
 
 
@@ -66,10 +67,14 @@ def _write(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
     file.save_mapping(reply, Tokens.from_response(reply))
 
 
-def _show(sandbox: Sandbox, file: TokenFile) -> None:
+def _show(sandbox: Sandbox, file: TokenFile, as_json: bool) -> None:
+    environment = sandbox.environment(file.path)
+    if as_json:  # in a line: a program reads one while this goes on
+        facts = {"url": sandbox.url, "token_file": str(file.path), "token_life": sandbox.token_life}
+        return say_json({**facts, "environment": environment}, indent=None)
     assign = "set {}={}" if sys.platform == "win32" else "export {}={}"
     say(f"# A local ADH runs at {sandbox.url}. Paste this into another shell:")
-    for name, value in sandbox.environment(file.path).items():
+    for name, value in environment.items():
         say(assign.format(name, value if sys.platform == "win32" else shlex.quote(value)))
     say(f"# Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it.")
 
@@ -86,8 +91,10 @@ def _wait() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sum_up(sandbox: Sandbox) -> None:
+def _sum_up(sandbox: Sandbox, as_json: bool) -> None:
     counts = sandbox.counts
+    if as_json:
+        return say_json(asdict(counts), indent=None)
     say()
     say(f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401")
     say(f"sign-ins                   {counts.exchanges}")

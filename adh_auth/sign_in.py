@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import webbrowser
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from .callback import Callback, Listener
 from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
 from .exchange import KEPT, Attempt
 from .settings import Settings, resolve
-from .status import describe, file_facts
-from .terminal import one_line, say
+from .status import describe, file_facts, pair_facts
+from .terminal import one_line, say, say_json, stdout_on_stderr
 from .token_file import TokenFile
 from .tokens import Secret, Stored, Tokens
 
@@ -80,16 +80,22 @@ def login(
 
 def login_command(args: argparse.Namespace) -> int:
     """``adh-auth login``. Raises `AdhAuthError`."""
-    login(
-        args.token_file,
-        client_id=args.client_id,
-        base_url=args.base_url,
-        redirect_uri=args.redirect_uri,
-        scope=args.scope,
-        open_browser=not args.no_browser,
-        paste=args.paste,
-        timeout=args.timeout,
-    )
+    with stdout_on_stderr() if args.json else nullcontext():
+        tokens = login(
+            args.token_file,
+            client_id=args.client_id,
+            base_url=args.base_url,
+            redirect_uri=args.redirect_uri,
+            scope=args.scope,
+            open_browser=not args.no_browser,
+            paste=args.paste,
+            timeout=args.timeout,
+        )
+    if args.json:
+        settings, user = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url), None
+        with suppress(AdhAuthError):  # as in the greeting: the session is there whatever this call says
+            user = _user(settings, None)
+        say_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
     return 0
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from .decide import moment
 
-__all__ = ["colourful", "one_line", "paint", "redraws", "say", "say_json", "span", "when"]
+__all__ = ["colourful", "one_line", "paint", "redraws", "say", "say_json", "span", "stdout_on_stderr", "when"]
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
@@ -22,9 +23,31 @@ def say(text: str = "", end: str = "\n") -> None:
         sys.stdout.flush()
 
 
-def say_json(value: Mapping[str, Any]) -> None:
-    """Write a JSON object to stdout."""
-    say(json.dumps(value, indent=2))
+def say_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write a JSON object to stdout, in a single line where `indent` is None."""
+    say(json.dumps(value, indent=indent))
+
+
+@contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """What goes to stdout meanwhile comes out on stderr, so that the JSON that follows stands alone."""
+    if sys.stdout is None:
+        yield
+        return
+    # The descriptor, not sys.stdout: Chrome writes "Opening in existing browser session." to the stdout that it inherits.
+    kept, stdout = os.dup(sys.stdout.fileno()), sys.stdout.fileno()
+    _point(stdout, sys.stderr)
+    try:
+        yield
+    finally:
+        os.dup2(kept, stdout)
+        os.close(kept)
+
+
+def _point(descriptor: int, stream: TextIO | None) -> None:
+    target = os.open(os.devnull, os.O_WRONLY) if stream is None else os.dup(stream.fileno())
+    os.dup2(target, descriptor)
+    os.close(target)
 
 
 def one_line(text: str) -> str:

@@ -69,11 +69,22 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated() -> None:
         assert "hush" not in said.stderr
 
 
-@pytest.mark.parametrize("name", ["status", "token", "me", "refresh", "revoke"])
-def test_an_error_is_one_line_and_1(name: str, env: dict[str, str], tmp_path: Path) -> None:
-    """A missing file is told in one line that names it in its own spelling, without a traceback."""
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_speaks_json(name: str) -> None:
+    """A program can call any of them: `--json` is in every command's help."""
+    assert "--json" in adh(name, "--help").stdout
+
+
+NEED_A_SESSION = ("status", "token", "me", "refresh", "revoke")
+
+
+@pytest.mark.parametrize(
+    "arguments", [*((name,) for name in NEED_A_SESSION), *((name, "--json") for name in NEED_A_SESSION if name != "status")], ids=" ".join
+)
+def test_an_error_is_one_line_and_1(arguments: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
+    """A missing file is told in one line that names it in its own spelling, without a traceback, to people and programs alike."""
     missing = tmp_path / "Some Folder" / "Missing.json"
-    said = adh(name, "--token-file", str(missing), env=env)
+    said = adh(*arguments, "--token-file", str(missing), env=env)
     assert (said.returncode, said.stdout) == (1, "")
     line = one_line_of(said)
     assert line.count(str(missing)) >= 2, "once as what is wrong, once in the command to copy"
@@ -176,6 +187,22 @@ def test_token_prints_a_good_token_without_a_call(sandbox: Sandbox, env: dict[st
     assert sandbox.counts.requests == sandbox.counts.refresh_calls == 0
 
 
+def test_token_tells_a_program_its_expiry(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
+    """`token --json` holds the access token with its type and times, and nothing of the refresh token."""
+    reply = {**sandbox.sign_in(), "expires_at": time.time() + 3600}
+    token_file.write_text(json.dumps(reply))
+    told = json.loads(adh("token", "--json", env=env).stdout)
+    assert told.pop("seconds_left") == pytest.approx(3600, abs=PATIENCE)
+    assert told == {"access_token": reply["access_token"], "token_type": "Bearer", "expires_at": reply["expires_at"]}
+
+
+def test_token_tells_a_program_that_no_expiry_is_known(env: dict[str, str], token_file: Path) -> None:
+    """Where no expiry is stored the times are null, not missing."""
+    told = json.loads(adh("token", "--json", env=env).stdout)
+    assert told["access_token"] == TokenFile(token_file).load().access_token
+    assert (told["expires_at"], told["seconds_left"]) == (None, None)
+
+
 @pytest.mark.parametrize("left", [-60, 10])
 def test_token_refreshes_what_is_about_to_expire(left: float, sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
     """A token that is past, or has less than 30 s to live, is refreshed before it is printed."""
@@ -200,9 +227,10 @@ def test_token_asks_the_api_where_no_expiry_is_stored(sandbox: Sandbox, env: dic
 def test_token_prints_nothing_when_the_session_is_dead(sandbox: Sandbox, env: dict[str, str]) -> None:
     """A token that does not work is never printed: a script would send it."""
     sandbox.revoke()
-    said = adh("token", env=env)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert "invalid_token" in one_line_of(said)
+    for arguments in (("token",), ("token", "--json")):
+        said = adh(*arguments, env=env)
+        assert (said.returncode, said.stdout) == (1, "")
+        assert "invalid_token" in one_line_of(said)
 
 
 # me, refresh, revoke
@@ -250,18 +278,42 @@ def test_revoke_ends_the_session_and_removes_the_file(env: dict[str, str], sandb
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
 
 
+def test_revoke_tells_a_program_what_is_gone(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+    """`revoke --json` names the file that is removed."""
+    said = adh("revoke", "--json", env=env)
+    assert json.loads(said.stdout) == {"token_file": str(token_file), "revoked": True}
+    assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
+
+
+def test_revoke_tells_a_program_nothing_that_is_not_so(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+    """If the server can't be told, stdout stays empty and the file stays."""
+    sandbox.stop()
+    said = adh("revoke", "--json", env=env)
+    assert (said.returncode, said.stdout, token_file.exists()) == (1, "", True)
+    assert "refused" in one_line_of(said)
+
+
 def test_no_output_but_that_of_token_holds_a_secret(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """Whatever is run, in the order of a session's life, neither token ever shows."""
+    """Whatever is run, in the order of a session's life, for people and for programs, neither token ever shows."""
     secrets: set[str] = {env["ADH_CLIENT_SECRET"]}
     said: list[str] = []
-    calls: list[tuple[str, ...]] = [("status",), ("me",), ("refresh",), ("status", "--json"), ("refresh", "--json")]
-    for arguments in (*calls, ("save", str(token_file), "--json"), ("revoke",), ("status",), ("me",)):
-        if token_file.exists():
-            secrets |= tokens_in(token_file)
-        done = adh(*arguments, env=env)
-        said += [done.stdout, done.stderr]
-    assert len(secrets) == 7
+    calls: list[tuple[str, ...]] = [("status",), ("me",), ("refresh",), ("save", str(token_file)), ("revoke",), ("status",), ("me",)]
+    for form in ((), ("--json",)):
+        sandbox.write_token_file(token_file)
+        for arguments in calls:
+            secrets |= tokens_in(token_file) if token_file.exists() else set()
+            done = adh(*arguments, *form, env=env)
+            said += [done.stdout, done.stderr]
+    assert len(secrets) == 9
     assert not [secret for secret in secrets if secret in "".join(said)]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_token_shows_the_access_token_alone(form: tuple[str, ...], env: dict[str, str], token_file: Path) -> None:
+    """Not even `token`, whose business a secret is, shows the refresh token or the client secret."""
+    said = adh("token", *form, env=env)
+    shown = {secret for secret in (*tokens_in(token_file), env["ADH_CLIENT_SECRET"]) if secret in said.stdout + said.stderr}
+    assert shown == {TokenFile(token_file).load().access_token}
 
 
 # the machinery around
@@ -348,6 +400,25 @@ def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_sandbox_tells_a_program_where_it_is(number: signal.Signals, tmp_path: Path) -> None:
+    """A line of JSON comes at once and suffices for `me`; a second one, with the counts, comes at the end, and nothing else."""
+    with started("sandbox", "--json", "--token-life", "10", env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert sorted(told) == ["environment", "token_file", "token_life", "url"]
+        env = told["environment"]
+        assert sorted(env) == ["ADH_BASE_URL", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_TOKEN_FILE"]
+        assert (told["url"], told["token_file"], told["token_life"]) == (env["ADH_BASE_URL"], env["ADH_TOKEN_FILE"], 10)
+        assert adh("me", env=env).returncode == 0
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors, rest.count("\n")) == (0, "", 1)
+    counts = json.loads(rest)
+    assert (counts["requests"], counts["rotations"], counts["reused"]) == (1, 0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sandbox_never_overwrites_a_session(token_file: Path) -> None:
     """A token file that is there stays unless the user says so."""
     before = token_file.read_bytes()
@@ -362,8 +433,8 @@ def test_sandbox_never_overwrites_a_session(token_file: Path) -> None:
 def test_sandbox_says_that_a_port_is_in_use(sandbox: Sandbox) -> None:
     """A port that is taken is an error in one line."""
     port = sandbox.url.rpartition(":")[2]
-    said = adh("sandbox", "--port", port)
-    assert said.returncode == 1
+    said = adh("sandbox", "--port", port, "--json")
+    assert (said.returncode, said.stdout) == (1, "")
     assert f"port {port}" in one_line_of(said)
 
 

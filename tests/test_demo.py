@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +72,30 @@ def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_gets_one_object(tmp_path: Path) -> None:
+    """`--json` writes the sums and what each process did as one object, and nothing besides."""
+    said = adh("demo", "--json", "--seconds", "3", env={"TMPDIR": str(tmp_path)})
+    assert (said.returncode, said.stderr) == (0, "")
+    told = json.loads(said.stdout)
+    assert (told["good"], told["failures"], told["reused"], told["troubles"]) == (True, 0, 0, [])
+    assert told["rotations"] >= 1
+    assert told["expiries"] >= 1
+    assert 3 <= told["seconds"] < 3 + PATIENCE
+    assert [process["client"] for process in told["processes"]] == list(KINDS)
+    for name in ("requests", "failures", "expiries"):
+        assert sum(process[name] for process in told["processes"]) == told[name]
+    assert 1 <= sum(process["rotations"] for process in told["processes"]) <= told["rotations"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_a_program_on_a_terminal_gets_no_table() -> None:
+    """`--json` is plain even where colours and a table would be welcome."""
+    code, seen = on_a_terminal("demo", "--json", "--seconds", "0.5")
+    assert (code, json.loads(seen)["good"]) == (0, True)
+    assert "\x1b" not in seen
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
@@ -120,6 +146,23 @@ def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
+    """Interrupted before anybody was ready, the demo ends with 130 and the sums of nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as bell:
+        # httpx is loaded after the handlers of the demo are in place; it rings, and is never ready.
+        port = bell.getsockname()[1]
+        (tmp_path / "httpx.py").write_text(f"import os, socket\nsocket.create_connection(('127.0.0.1', {port}))\nos.read(0, 1)\n")
+        path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+        with started("demo", "--json", env={"PYTHONPATH": path}) as process:
+            bell.settimeout(PATIENCE)
+            bell.accept()[0].close()
+            process.send_signal(signal.SIGINT)
+            said, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (130, "")
+    told = json.loads(said)
+    assert (told["good"], told["requests"], told["seconds"], told["troubles"]) == (True, 0, 0, [])
+
+
 @NEEDS_PROC
 def test_a_process_of_the_crew_that_is_killed_is_a_failure(tmp_path: Path) -> None:
     """The end is 1 and names the process that did not do its work."""
@@ -152,6 +195,10 @@ def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
     said = adh("demo", "--seconds", "1", env={"PYTHONPATH": path})
     assert said.returncode == 1
     assert said.stdout.count("no such luck") == 2, "httpx, and asyncio with httpx"
+    said = adh("demo", "--json", "--seconds", "1", env={"PYTHONPATH": path})
+    told = json.loads(said.stdout)
+    assert (said.returncode, told["good"]) == (1, False)
+    assert sum("no such luck" in trouble for trouble in told["troubles"]) == 2
 
 
 def test_a_reader_that_has_gone_ends_the_demo(tmp_path: Path) -> None:

@@ -517,6 +517,87 @@ def test_the_command_opens_the_browser(sandbox: Sandbox, environment: dict[str, 
     assert_nothing_lost(sandbox, token_file)
 
 
+def test_the_command_speaks_json(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
+    """`--json` leaves stdout to one object, the pair's facts and the user; a person is told the address and greeted on stderr."""
+    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+        visit(_address_in(command.stderr))
+        said, told = command.communicate(timeout=PATIENCE)
+        assert command.returncode == 0
+    facts, tokens = json.loads(said), TokenFile(token_file).load()
+    assert facts["seconds_left"] == pytest.approx(3600, abs=PATIENCE)
+    assert facts["user"]["id"] == "usr_sandbox"
+    assert (facts["token_file"], facts["expires_at"], facts["scope"]) == (str(token_file), tokens.expires_at, tokens.scope)
+    assert sorted(facts) == sorted(
+        ["token_file", "access_token_fingerprint", "refresh_token_fingerprint", "scope", "expires_at", "seconds_left", "user"]
+    )
+    assert "Hello Sandbox User" in told
+    assert not [secret for secret in (tokens.access_token, tokens.refresh_token, sandbox.client_secret) if secret in said + told]
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_the_command_speaks_json_though_nobody_greets(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str) -> None:
+    """Trouble with the greeting is no failure of the sign-in: the user is null then."""
+    sandbox.fail_next(None, on="me", status=503)
+    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+        visit(_address_in(command.stderr))
+        said, told = command.communicate(timeout=PATIENCE)
+        assert command.returncode == 0
+    assert json.loads(said)["user"] is None
+    assert "who as could not be asked" in told
+
+
+def test_a_browser_does_not_mix_with_json(environment: dict[str, str], redirect_uri: str) -> None:
+    """What a browser writes to its stdout (Chrome: "Opening in existing browser session.") goes to stderr as well."""
+    browser = f"{sys.executable} -c 'import sys, requests; print(\"Opening\", flush=True); requests.get(sys.argv[1])' %s"
+    with started("login", "--json", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
+        said, told = command.communicate(timeout=PATIENCE)
+        assert command.returncode == 0
+    assert json.loads(said)["user"]["id"] == "usr_sandbox"
+    assert "\nOpening\n" in told
+
+
+def test_a_pasted_address_and_json(sandbox: Sandbox, environment: dict[str, str]) -> None:
+    """The prompt of `--paste` goes to stderr."""
+    sandbox.redirect_uris = ["https://app.example/callback"]
+    options = ("--no-browser", "--paste", "--redirect-uri", "https://app.example/callback")
+    with started("login", "--json", *options, env=environment, stdin=-1) as command:
+        assert command.stdin is not None
+        assert command.stderr is not None
+        command.stdin.write(back(_address_in(command.stderr)))
+        command.stdin.close()
+        command.stdin = None
+        assert "Paste that address here: " in command.stderr.read()  # communicate() would miss what came along with the address
+        said, _ = command.communicate(timeout=PATIENCE)
+        assert command.returncode == 0
+    assert json.loads(said)["user"]["id"] == "usr_sandbox"
+
+
+def test_a_command_that_fails_says_nothing_in_json(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str) -> None:
+    """An error leaves stdout empty: one line on stderr, after what was said there before, and exit 1."""
+    sandbox.deny_next()
+    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+        visit(_address_in(command.stderr))
+        said, rest = command.communicate(timeout=PATIENCE)
+        assert (command.returncode, said) == (1, "")
+    assert rest.strip() == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_stream_does_not_cost_the_sign_in(
+    closed: int, sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
+) -> None:
+    """`adh-auth login --json >&-` signs in without a word and without an object, `2>&-` without a word."""
+    before = token_file.read_bytes()
+    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+    arguments = ("login", "--json", "--redirect-uri", redirect_uri)
+    with started(*arguments, env={**environment, "BROWSER": browser}, preexec_fn=lambda: os.close(closed)) as command:
+        said, told = command.communicate(timeout=PATIENCE)
+        assert command.returncode == 0
+    assert said == "" if closed == 1 else json.loads(said)["user"]["id"] == "usr_sandbox"
+    assert told == ""
+    assert token_file.read_bytes() != before
+
+
 def test_a_command_that_fails(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
     """One line on stderr, exit 1, and the old token file untouched."""
     before = token_file.read_bytes()
