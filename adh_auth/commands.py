@@ -110,7 +110,7 @@ def _ask(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     import requests
 
     from .endpoint import ME_PATH
-    from .for_requests import _reason
+    from .reasons import reason
     from .settings import resolve
 
     base_url = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url).base_url
@@ -120,7 +120,7 @@ def _ask(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     except AdhAuthError:
         raise
     except requests.RequestException as error:
-        trouble = f"{base_url} can't be reached ({_reason(error)}). The session is as it was; try again later"
+        trouble = f"{base_url} can't be reached ({reason(error)}). The session is as it was; try again later"
     if trouble is not None:
         raise AdhAuthError(trouble)
     return _user_in(response, auth)

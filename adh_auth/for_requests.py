@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from .deadline import Deadline
 from .endpoint import BODY_LIMIT, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code, is_small
 from .errors import AdhAuthError, ConfigurationError, twin
 from .plugin import REDACTED, Plugin, bearer, wrong_client
+from .reasons import chain, reason
 from .rotation import Pair
 from .secret import Secret
 
@@ -392,7 +392,7 @@ def _answered(send: Any, deadline: Deadline) -> Reply:
     try:
         response = send()
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        trouble = Unreachable(_reason(error), sent=deadline.sent and not _never_sent(error))
+        trouble = Unreachable(reason(error), sent=deadline.sent and not _never_sent(error))
     if trouble is not None:
         raise trouble
     try:
@@ -412,18 +412,6 @@ def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
     return decoded(body, response.headers.get("Content-Encoding", ""), REPLY_LIMIT), cut
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and those inside it, urllib3's `reason` among them."""
-    found: list[BaseException] = []
-    waiting: list[Any] = [error]
-    while waiting and len(found) < 20:
-        item = waiting.pop()
-        if isinstance(item, BaseException) and item not in found:
-            found.append(item)
-            waiting += [getattr(item, "reason", None), item.__cause__, item.__context__, *item.args]
-    return found
-
-
 _NEVER_SENT = (
     NewConnectionError,
     ConnectTimeoutError,
@@ -435,18 +423,4 @@ _NEVER_SENT = (
 
 
 def _never_sent(error: BaseException) -> bool:
-    return any(isinstance(item, _NEVER_SENT) for item in _chain(error))
-
-
-def _reason(error: BaseException) -> str:
-    """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what was sent."""
-    chain = _chain(error)
-    words = [type(error).__name__]
-    for item in chain:
-        if isinstance(item, ssl.SSLCertVerificationError):
-            words.append(f"certificate verify failed: {item.verify_message}")
-            break
-        if isinstance(item, OSError) and item.strerror:
-            words.append(item.strerror)
-            break
-    return ": ".join(words)
+    return any(isinstance(item, _NEVER_SENT) for item in chain(error))

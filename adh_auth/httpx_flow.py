@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from functools import partial
@@ -12,6 +11,7 @@ from .deadline import Deadline
 from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code, is_small
 from .errors import AdhAuthError, ConfigurationError, twin
 from .plugin import REDACTED, Plugin, bearer, wrong_client
+from .reasons import reason
 from .rotation import Pair
 from .secret import Secret
 
@@ -164,7 +164,7 @@ class HttpxFlow(Plugin):
             with self._client.Client(verify=call.url.startswith("https:")) as own:
                 return self._carried(own, call, seconds, deadline)
         except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
-            trouble = Unreachable(_reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
+            trouble = Unreachable(reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
         raise trouble
 
     def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
@@ -426,20 +426,3 @@ class _Rejoined:
     async def aclose(self) -> None:
         """Close the response that this is of."""
         await self._inner.aclose()
-
-
-def _reason(error: BaseException) -> str:
-    """Kind and cause in a few words, never a message of the client's, which may quote what was sent."""
-    words = [type(error).__name__]
-    item: BaseException | None = error
-    for _ in range(10):
-        if item is None:
-            break
-        if isinstance(item, ssl.SSLCertVerificationError):
-            words.append(f"certificate verify failed: {item.verify_message}")
-            break
-        if isinstance(item, OSError) and item.strerror:
-            words.append(item.strerror)
-            break
-        item = item.__cause__ or item.__context__
-    return ": ".join(words)

@@ -225,7 +225,8 @@ def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     import requests
 
     from .commands import _user_in
-    from .for_requests import AdhAuth, _reason
+    from .for_requests import AdhAuth
+    from .reasons import reason
 
     secret = settings.client_secret.reveal()
     auth = AdhAuth(settings.file.path, client_id=settings.client_id, client_secret=secret, base_url=settings.base_url, refresh_via=via)
@@ -235,7 +236,7 @@ def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     except AdhAuthError:
         raise
     except requests.RequestException as error:
-        trouble = _reason(error)
+        trouble = reason(error)
     if trouble is not None:
         raise AdhAuthError(f"{settings.base_url} can't be reached ({trouble})")
     return _user_in(response, auth)

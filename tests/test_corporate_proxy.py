@@ -313,6 +313,7 @@ def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Netwo
     auth = client.auth(**environment.arguments)
     with refresh_failed(client, environment) as caught:
         client.get(auth, ME)
+    assert f"HTTP {status}" in str(caught.value)
     assert (caught.value.status, caught.value.reply_lost_at) == (None, None)
     assert_tunnels(environment.proxy, 1 + 3)
     environment.proxy.later = 200
