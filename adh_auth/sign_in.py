@@ -200,7 +200,7 @@ def _exchanged(attempt: Attempt, code: Secret, via: requests.Session | None) -> 
 
 
 def _carried(attempt: Attempt, code: Secret, via: requests.Session | None) -> endpoint.Reply:
-    from .for_requests import carried
+    from .requests_carrier import carried
 
     trouble = None
     try:

@@ -324,8 +324,9 @@ def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Netwo
 def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """One try, with the limits in tenths of a second that are seconds otherwise."""
     monkeypatch.setattr("adh_auth.steps.PAUSES", ())
-    monkeypatch.setattr(f"{client.auth._post.__module__}.CONNECT_TIMEOUT", 0.2)
-    monkeypatch.setattr(f"{client.auth._post.__module__}.Deadline", lambda _: Deadline(0.3))
+    home = "requests_carrier" if client.name == "requests" else "httpx_flow"
+    monkeypatch.setattr(f"adh_auth.{home}.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(f"adh_auth.{home}.Deadline", lambda _: Deadline(0.3))
 
 
 @each_carrier
