@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
-from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Any
 
-from .deadline import Deadline
-from .endpoint import BODY_LIMIT, DEFAULT_PORTS, EXPIRED, PEEK_SECONDS, REPLY_LIMIT, Call, Reply, Unreachable, decoded, error_code, is_small
+from .endpoint import DEFAULT_PORTS, EXPIRED, Call, Reply, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
+from .httpx_body import WHOLE as _WHOLE
+from .httpx_body import Body as _Body
+from .httpx_body import Peeked as _Peeked
+from .httpx_body import with_header
+from .httpx_carrier import Carrier
 from .plugin import REDACTED, Plugin, bearer, wrong_client
-from .reasons import reason
 from .rotation import Pair
 from .secret import Secret
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from .tokens import Tokens
 
 __all__ = ["HttpxFlow"]
-
-#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
-CONNECT_TIMEOUT = 5.0
 
 
 class HttpxFlow(Plugin):
@@ -141,7 +139,7 @@ class HttpxFlow(Plugin):
         """The request once more, as a request of its own: hooks and mocks keep the first as it was. None for a body that is gone."""
         if not body.rewind(request.stream):
             return None
-        return _with_header(request, pair.header)
+        return with_header(request, pair.header)
 
     def _for_client(self, error: AdhAuthError, request: Any) -> AdhAuthError:
         raised = twin(error, self._client.HTTPError)
@@ -155,77 +153,7 @@ class HttpxFlow(Plugin):
 
     def _post(self, call: Call, seconds: float) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
-        trouble = None
-        deadline = Deadline(seconds)
-        try:
-            if self._refresh_via is not None:
-                return self._carried(self._refresh_via, call, seconds, deadline)
-            # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
-            with self._client.Client(verify=call.url.startswith("https:")) as own:
-                return self._carried(own, call, seconds, deadline)
-        except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
-            trouble = Unreachable(reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
-        raise trouble
-
-    def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
-        if isinstance(client, self._client.AsyncClient):
-            import anyio
-
-            return anyio.run(self._carried_async, client, call, seconds)
-        with deadline:
-            request = self._request(client, call, seconds, {"trace": partial(_watch, deadline)})
-            response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
-            try:
-                body, cut = self._body_of(response, deadline)
-            finally:
-                response.close()
-        return Reply(response.status_code, response.headers, body, cut)
-
-    async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
-        """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no other way."""
-        import anyio
-
-        request = self._request(client, call, seconds, {})
-        # The loop ends with this call, and a connection that is kept would be bound to it.
-        request.headers["Connection"] = "close"
-        with anyio.fail_after(seconds):
-            response = await client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
-            try:
-                body = await self._start_of(response)
-            finally:
-                await response.aclose()
-        return Reply(response.status_code, response.headers, body[:REPLY_LIMIT], len(body) > REPLY_LIMIT)
-
-    async def _start_of(self, response: Any) -> bytes:
-        if "_content" in vars(response):  # a mock's
-            return bytes(response.content)
-        body = b""
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > REPLY_LIMIT:
-                break
-        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT + 1)
-
-    def _request(self, client: Any, call: Call, seconds: float, extensions: dict[str, Any]) -> Any:
-        return client.build_request(
-            "POST",
-            call.url,
-            content=call.body(),
-            headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
-            timeout=self._client.Timeout(seconds, connect=CONNECT_TIMEOUT),
-            extensions=extensions,
-        )
-
-    def _body_of(self, response: Any, deadline: Deadline) -> tuple[bytes, bool]:
-        if "_content" in vars(response):  # a mock's
-            return deadline.collect((response.content,), ())
-        body, cut = deadline.collect(response.iter_raw(), (self._client.HTTPError,))
-        # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
-        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT), cut
-
-    def _never_sent(self) -> tuple[type[Exception], ...]:
-        names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL")
-        return tuple(getattr(self._client, name) for name in names)
+        return Carrier(self._client, self._refresh_via).post(call, seconds)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):
@@ -233,196 +161,6 @@ class HttpxFlow(Plugin):
             raise ConfigurationError(f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via")
 
 
-def _with_header(request: Any, header: str) -> Any:
-    """The request as another one, with this ``Authorization``."""
-    headers = request.headers.copy()
-    headers["Authorization"] = header
-    made = type(request)(request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions)
-    if _is_in_memory(request):
-        made.read()
-    return made
-
-
 def _for_the_record(request: Any) -> Any:
     """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in logs."""
-    return request if bearer(request.headers.get("Authorization")) is None else _with_header(request, REDACTED)
-
-
-def _watch(deadline: Deadline, event: str, info: Mapping[str, Any]) -> None:
-    """Put each new connection under the watch of the deadline, as the client's transport tells of it: a reply's head can trickle, too."""
-    if event.endswith("connect_tcp.started"):
-        deadline.sent = False
-    elif event.endswith("send_request_headers.started"):
-        # A proxy is asked for the tunnel with a request of its own; the call leaves only after that.
-        deadline.sent = info["request"].method != b"CONNECT"
-    find = getattr(info.get("return_value"), "get_extra_info", None)
-    if find is not None:
-        deadline.watch(partial(find, "socket"))
-
-
-class _Body:
-    """A request's body before it is first sent: can it be sent again, and from where?"""
-
-    __slots__ = ("_file", "_position", "one_shot")
-
-    def __init__(self, stream: Any = None) -> None:
-        self._file: IO[bytes] | None = None
-        self._position = 0
-        self.one_shot = False
-        if stream is not None:
-            self._look(stream)
-
-    def _look(self, stream: Any) -> None:
-        fields = getattr(stream, "fields", None)
-        if fields is not None:  # multipart: the client goes back to the start of each file itself, if it can
-            self.one_shot = not all(_is_data(field) or _can_seek(field.file) for field in fields)
-            return
-        source = stream_source(stream)
-        if isinstance(source, (list, tuple)):
-            return
-        if _can_seek(source) and hasattr(source, "read"):
-            self._file, self._position = source, source.tell()
-            return
-        self.one_shot = True
-
-    def rewind(self, stream: Any) -> bool:
-        """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
-        if self._file is not None and stream_source(stream) is self._file:
-            try:
-                self._file.seek(self._position)
-            except (OSError, ValueError):  # ValueError: the caller has closed the file
-                return False
-            return True
-        return not self.one_shot or _is_bytes(stream)
-
-
-#: Every body that is in memory: there is nothing to remember of it.
-_WHOLE = _Body()
-
-
-def stream_source(stream: Any) -> Any:
-    """What the client's stream of a body reads from."""
-    return getattr(stream, "_stream", None)
-
-
-def _is_in_memory(request: Any) -> bool:
-    return "_content" in vars(request)
-
-
-def _is_bytes(stream: Any) -> bool:
-    return isinstance(stream_source(stream), bytes)
-
-
-def _is_data(field: Any) -> bool:
-    return not hasattr(field, "file") or isinstance(field.file, (str, bytes))
-
-
-def _can_seek(source: Any) -> bool:
-    seekable = getattr(source, "seekable", None)
-    try:
-        return bool(seekable()) if callable(seekable) else False
-    except ValueError:  # closed
-        return False
-
-
-class _Peeked:
-    """The first bytes of a 401's body as they came; the response stays as readable as it was."""
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-        self._inner = response.stream
-        self.start = b""
-        self.code: str | None = None
-        self._whole = False
-
-    def read(self) -> None:
-        """Look at up to `BODY_LIMIT` bytes."""
-        if self._is_loaded():
-            return
-        rest = iter(self._inner)
-        patience = time.monotonic() + PEEK_SECONDS
-        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
-            chunk = next(rest, None)
-            if chunk is None:
-                self._whole = True
-                break
-            self.start += chunk
-        self._response.stream = self._rejoined(rest)
-
-    async def aread(self) -> None:
-        """The same from an asynchronous stream."""
-        if self._is_loaded():
-            return
-        rest = aiter_of(self._inner)
-        patience = time.monotonic() + PEEK_SECONDS
-        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
-            try:
-                chunk = await rest.__anext__()
-            except StopAsyncIteration:
-                self._whole = True
-                break
-            self.start += chunk
-        self._response.stream = self._rejoined(rest)
-
-    def _is_loaded(self) -> bool:
-        if "_content" not in vars(self._response):
-            return False
-        self.start = self._response.content[:BODY_LIMIT]
-        self._whole = True
-        return True
-
-    def _rejoined(self, rest: Any) -> Any:
-        return _stream_like(self._inner, self.start, None if self._whole else rest)
-
-    def keep_for_history(self) -> None:
-        """The client reads this response to its end before it sends again: give it no more than was looked at."""
-        response = self._response
-        if "_content" not in vars(response):
-            whole = self._whole and is_small(self.start, response.headers.get("content-encoding", ""))
-            response.stream = _stream_like(self._inner, self.start if whole else b"", None)
-
-
-def aiter_of(stream: Any) -> Any:
-    """The stream's asynchronous iterator."""
-    return stream.__aiter__()
-
-
-def _stream_like(inner: Any, start: bytes, rest: Any) -> Any:
-    """A stream that gives `start`, then `rest`; of the same kinds as `inner`, so that the client's own checks take it."""
-    kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
-    return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest)
-
-
-class _Rejoined:
-    """A response's bytes from the first one on, of which some were read already."""
-
-    def __init__(self, inner: Any, start: bytes, rest: Any) -> None:
-        self._inner = inner
-        self._start = start
-        self._rest = rest
-
-    @property
-    def elapsed(self) -> Any:
-        """httpx2 reads the time that the response took from its stream."""
-        return getattr(self._inner, "elapsed", None)
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._start:
-            yield self._start
-        if self._rest is not None:
-            yield from self._rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._start:
-            yield self._start
-        if self._rest is not None:
-            async for chunk in self._rest:
-                yield chunk
-
-    def close(self) -> None:
-        """Close the response that this is of."""
-        self._inner.close()
-
-    async def aclose(self) -> None:
-        """Close the response that this is of."""
-        await self._inner.aclose()
+    return request if bearer(request.headers.get("Authorization")) is None else with_header(request, REDACTED)

@@ -1,4 +1,4 @@
-"""A body twice, in requests: a request's that is sent again, and a 401's that is looked into before it is let go."""
+"""A body twice, in requests: of a request that is sent again, and of a 401 that is looked into and let go."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Netwo
 def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """One try, with the limits in tenths of a second that are seconds otherwise."""
     monkeypatch.setattr("adh_auth.steps.PAUSES", ())
-    home = "requests_carrier" if client.name == "requests" else "httpx_flow"
+    home = "requests_carrier" if client.name == "requests" else "httpx_carrier"
     monkeypatch.setattr(f"adh_auth.{home}.CONNECT_TIMEOUT", 0.2)
     monkeypatch.setattr(f"adh_auth.{home}.Deadline", lambda _: Deadline(0.3))
 

@@ -145,7 +145,7 @@ def test_a_401_without_end_gives_its_connection_back(old_file: Path) -> None:
 @each_client
 def test_a_401_that_trickles(client: EveryClient, old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then passes every read time-out; after a while the code is taken from the header alone."""
-    for module in ("requests_body", "httpx_flow"):
+    for module in ("requests_body", "httpx_body"):
         monkeypatch.setattr(f"adh_auth.{module}.PEEK_SECONDS", 0.2)
     slow = Endless(head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"'), b" ", 0.02)
     started = time.monotonic()

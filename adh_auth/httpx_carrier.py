@@ -1,0 +1,110 @@
+"""What carries a call to an auth endpoint in httpx and httpx2: the user's own client, or one that is made for it. Imports neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from .deadline import Deadline
+from .endpoint import REPLY_LIMIT, Call, Reply, Unreachable, decoded
+from .reasons import reason
+
+__all__ = ["Carrier"]
+
+#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
+CONNECT_TIMEOUT = 5.0
+
+
+class Carrier:
+    """Given the client's module, and the `refresh_via` of the user, or None."""
+
+    def __init__(self, client: Any, refresh_via: Any) -> None:
+        self._client = client
+        self._refresh_via = refresh_via
+
+    def post(self, call: Call, seconds: float) -> Reply:
+        """Carry a call to an auth endpoint. Raises `Unreachable`."""
+        trouble = None
+        deadline = Deadline(seconds)
+        try:
+            if self._refresh_via is not None:
+                return self._carried(self._refresh_via, call, seconds, deadline)
+            # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
+            with self._client.Client(verify=call.url.startswith("https:")) as own:
+                return self._carried(own, call, seconds, deadline)
+        except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
+            trouble = Unreachable(reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
+        raise trouble
+
+    def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
+        if isinstance(client, self._client.AsyncClient):
+            import anyio
+
+            return anyio.run(self._carried_async, client, call, seconds)
+        with deadline:
+            request = self._request(client, call, seconds, {"trace": partial(_watch, deadline)})
+            response = client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+            try:
+                body, cut = self._body_of(response, deadline)
+            finally:
+                response.close()
+        return Reply(response.status_code, response.headers, body, cut)
+
+    async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
+        """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no other way."""
+        import anyio
+
+        request = self._request(client, call, seconds, {})
+        # The loop ends with this call, and a connection that is kept would be bound to it.
+        request.headers["Connection"] = "close"
+        with anyio.fail_after(seconds):
+            response = await client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+            try:
+                body = await self._start_of(response)
+            finally:
+                await response.aclose()
+        return Reply(response.status_code, response.headers, body[:REPLY_LIMIT], len(body) > REPLY_LIMIT)
+
+    async def _start_of(self, response: Any) -> bytes:
+        if "_content" in vars(response):  # a mock's
+            return bytes(response.content)
+        body = b""
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > REPLY_LIMIT:
+                break
+        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT + 1)
+
+    def _request(self, client: Any, call: Call, seconds: float, extensions: dict[str, Any]) -> Any:
+        return client.build_request(
+            "POST",
+            call.url,
+            content=call.body(),
+            headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
+            timeout=self._client.Timeout(seconds, connect=CONNECT_TIMEOUT),
+            extensions=extensions,
+        )
+
+    def _body_of(self, response: Any, deadline: Deadline) -> tuple[bytes, bool]:
+        if "_content" in vars(response):  # a mock's
+            return deadline.collect((response.content,), ())
+        body, cut = deadline.collect(response.iter_raw(), (self._client.HTTPError,))
+        # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
+        return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT), cut
+
+    def _never_sent(self) -> tuple[type[Exception], ...]:
+        names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL")
+        return tuple(getattr(self._client, name) for name in names)
+
+
+def _watch(deadline: Deadline, event: str, info: Mapping[str, Any]) -> None:
+    """Put each new connection under the watch of the deadline, as the client's transport tells of it: a reply's head can trickle, too."""
+    if event.endswith("connect_tcp.started"):
+        deadline.sent = False
+    elif event.endswith("send_request_headers.started"):
+        # A proxy is asked for the tunnel with a request of its own; the call leaves only after that.
+        deadline.sent = info["request"].method != b"CONNECT"
+    find = getattr(info.get("return_value"), "get_extra_info", None)
+    if find is not None:
+        deadline.watch(partial(find, "socket"))
