@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .endpoint import Call, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
-from .rotation import Calls, Job, Pair, Rotation
+from .rotation import Calls, Pair, Rotation
 from .secret import Secret
 from .settings import hidden, resolve
 
@@ -16,6 +16,7 @@ __all__ = ["Plugin"]
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .job import Job
     from .tokens import Tokens
 
 #: What stands in place of the token in a request that is kept for the record.

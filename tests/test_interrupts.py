@@ -91,7 +91,7 @@ def _again_and_again(script: subprocess.Popen[str]) -> Iterator[None]:
 #: Says when the interpreter's own wait for the thread begins, and when that has been cut short and ours begins.
 LAST_WAIT = """
 import threading, time
-from adh_auth.rotation import Job
+from adh_auth.job import Job
 def watch():
     while threading.main_thread().is_alive(): time.sleep(0.005)
     print("the interpreter waits", flush=True)

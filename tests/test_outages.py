@@ -28,7 +28,7 @@ from adh_auth import (
     TokenFile,
     steps,
 )
-from adh_auth.rotation import Job
+from adh_auth.job import Job
 from adh_auth.testing import Sandbox
 from adh_auth.token_file import RotationLock
 
