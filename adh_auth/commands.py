@@ -11,9 +11,10 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import AdhAuthError, MalformedTokens
+from .places import sign_in
 from .status import describe, pair_facts
 from .terminal import one_line, say, say_json
-from .token_file import TokenFile, sign_in
+from .token_file import TokenFile
 from .tokens import Stored, Tokens
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Union
 
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
 from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed, TokenFileError
-from .token_file import sign_in
+from .places import sign_in
 from .tokens import Secret, Tokens, fingerprint
 
 __all__ = ["Adopt", "Decision", "Refresh", "Refuse", "decide", "moment"]

@@ -16,9 +16,10 @@ from typing import Any
 from . import disk
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
 from .errors import TokenFileError
+from .places import sign_in
 from .steps import LOCK_TIMEOUT
 from .terminal import one_line, paint, say, say_json, when
-from .token_file import TokenFile, sign_in
+from .token_file import TokenFile
 from .tokens import Tokens, fingerprint
 
 __all__ = ["describe", "look", "pair_facts", "status_command"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import shlex
 import socket
 import stat
 import sys
@@ -18,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import disk
 from .endpoint import REPLY_LIMIT
-from .errors import ConfigurationError, LockTimeout, MalformedTokens, TokenFileError
+from .errors import LockTimeout, MalformedTokens, TokenFileError
+from .places import absolute, advice, default_path, sentence, sign_in, system_reason
 from .watch import Watch, state_of
 
 if TYPE_CHECKING:
     from .attempts import Record
+    from .rotation_lock import RotationLock
     from .tokens import Stored, Tokens
 
 __all__ = ["TokenFile"]
@@ -32,8 +32,6 @@ T = TypeVar("T")
 
 #: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its retries.
 SAVE_TIMEOUT = 45.0
-#: errno values by which a file system says that it has no locks.
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 class TokenFile:
@@ -112,6 +110,8 @@ class TokenFile:
 
     def lock(self) -> RotationLock:
         """A lock for one rotation."""
+        from .rotation_lock import RotationLock
+
         return RotationLock(self._target() + ".lock", self)
 
     @contextmanager
@@ -233,11 +233,11 @@ class TokenFile:
             return work()
         except FileNotFoundError:
             what = "is missing" if verb == "read" else f"can't be {verb}: its folder is missing"
-            step = _sentence(sign_in(self._path))
+            step = sentence(sign_in(self._path))
         except disk.Unfit as unfit:
             what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
         except OSError as refused:
-            what, step = f"can't be {verb}: {_reason(refused)}", _advice(refused)
+            what, step = f"can't be {verb}: {system_reason(refused)}", advice(refused)
         raise self.error(what, step)
 
 
@@ -266,47 +266,6 @@ class Reserved:
         self._room.discard()
 
 
-class RotationLock:
-    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in the child."""
-
-    def __init__(self, path: str, file: TokenFile) -> None:
-        self.path = path
-        self._file = file
-        self._lock: Any = None
-
-    def take(self) -> bool:
-        """Take it if it is free. Raises `TokenFileError` where there are no real locks, or the file can't be made."""
-        from filelock import FileLock, Timeout  # costs half of requests' import; only a rotation needs it
-
-        problem: OSError | NotImplementedError
-        try:
-            if self._lock is None:
-                disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
-                # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
-                self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
-            self._lock.acquire(blocking=False)
-            return True
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError) as refused:
-            problem = refused
-        if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
-            what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
-        elif isinstance(problem, disk.Unfit):
-            what, step = f"can't be locked: {problem}", "Move that away"
-        elif isinstance(problem, FileNotFoundError):
-            what, step = "is missing, and so is its folder", _sentence(sign_in(str(self._file.path)))
-        else:
-            what, step = f"can't be locked: {self.path}: {_reason(problem)}", _advice(problem)
-        raise self._file.error(what, step)
-
-    def release(self) -> None:
-        """Release it; nothing happens where it is not held."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.release(force=True)
-
-
 def _stored(data: bytes) -> Stored:
     # Here, not above: requests has not loaded dataclasses, and building an auth object needs no pair. The first look at a file does.
     from .tokens import Stored
@@ -319,37 +278,6 @@ def tell(message: str) -> None:
     logger.warning("%s", message)
     with suppress(Warning):
         warnings.warn(message, stacklevel=2)
-
-
-def absolute(path: str | os.PathLike[str]) -> str:
-    """The path as it is meant now, whatever folder is current later."""
-    text = os.path.expanduser(os.fspath(path))
-    if not isinstance(text, str) or not text or "\0" in text or text.startswith("~"):
-        raise ConfigurationError("token_file must be the path of a file", setting="token_file")
-    return os.path.abspath(text)
-
-
-def default_path() -> str:
-    """Where the token file is when nobody says so. Raises `ConfigurationError` for a path relative to whatever folder is current."""
-    named = os.environ.get("ADH_TOKEN_FILE")
-    if named:
-        if not os.path.isabs(os.path.expanduser(named)):
-            raise ConfigurationError(f"ADH_TOKEN_FILE must be an absolute path, not {named!r}", setting="ADH_TOKEN_FILE")
-        return absolute(named)
-    variable = "APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
-    base = os.environ.get(variable, "")
-    # The XDG base directory specification: a relative path there is to be ignored.
-    return absolute(os.path.join(base if os.path.isabs(base) else "~/.config", "adh", "tokens.json"))
-
-
-def sign_in(path: str) -> str:
-    """The command that makes a token file."""
-    return f"sign in with: adh-auth login --token-file {shlex.quote(path)}"
-
-
-def _sentence(step: str) -> str:
-    # str.capitalize() would make the rest lower case, and the path in it another one.
-    return step[:1].upper() + step[1:]
 
 
 def host_name() -> str:
@@ -369,22 +297,3 @@ def _loose_mode(path: str) -> int:
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         disk.patiently(lambda: os.unlink(path))
-
-
-def _reason(refused: OSError | NotImplementedError) -> str:
-    return getattr(refused, "strerror", None) or type(refused).__name__
-
-
-_ADVICE = {
-    errno.ENOSPC: "Free some space on its disk",
-    errno.EDQUOT: "Free some of your quota",
-    errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
-    errno.EROFS: "Mount its file system writable, or keep it elsewhere",
-    errno.EACCES: "Give this user access to the file and write access to its folder",
-    errno.EPERM: "Give this user access to the file and write access to its folder",
-    errno.EBUSY: "Mount its folder instead of the single file",
-}
-
-
-def _advice(refused: OSError | NotImplementedError) -> str:
-    return _ADVICE.get(getattr(refused, "errno", None) or 0, "Look at the file, its folder and its disk")

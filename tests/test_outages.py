@@ -29,8 +29,8 @@ from adh_auth import (
     steps,
 )
 from adh_auth.job import Job
+from adh_auth.rotation_lock import RotationLock
 from adh_auth.testing import Sandbox
-from adh_auth.token_file import RotationLock
 
 from .events import ONE_CALL, auth_for, get, wait_until
 from .support import PATIENCE, assert_nothing_lost, child

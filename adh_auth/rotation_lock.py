@@ -1,0 +1,58 @@
+"""The lock of one rotation, between processes."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from . import disk
+from .places import advice, sentence, sign_in, system_reason
+
+if TYPE_CHECKING:
+    from .token_file import TokenFile
+
+__all__ = ["RotationLock"]
+
+#: errno values by which a file system says that it has no locks.
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+class RotationLock:
+    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in the child."""
+
+    def __init__(self, path: str, file: TokenFile) -> None:
+        self.path = path
+        self._file = file
+        self._lock: Any = None
+
+    def take(self) -> bool:
+        """Take it if it is free. Raises `TokenFileError` where there are no real locks, or the file can't be made."""
+        from filelock import FileLock, Timeout  # costs half of requests' import; only a rotation needs it
+
+        problem: OSError | NotImplementedError
+        try:
+            if self._lock is None:
+                disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
+                # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
+                self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
+            self._lock.acquire(blocking=False)
+            return True
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError) as refused:
+            problem = refused
+        if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
+            what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
+        elif isinstance(problem, disk.Unfit):
+            what, step = f"can't be locked: {problem}", "Move that away"
+        elif isinstance(problem, FileNotFoundError):
+            what, step = "is missing, and so is its folder", sentence(sign_in(str(self._file.path)))
+        else:
+            what, step = f"can't be locked: {self.path}: {system_reason(problem)}", advice(problem)
+        raise self._file.error(what, step)
+
+    def release(self) -> None:
+        """Release it; nothing happens where it is not held."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release(force=True)
