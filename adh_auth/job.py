@@ -16,7 +16,7 @@ from .errors import AdhAuthError, RefreshFailed, fresh_copy
 from .token_file import tell
 
 if TYPE_CHECKING:
-    from .steps import Plan, Steps
+    from .plan import Plan, Steps
     from .tokens import Tokens
 
 __all__ = ["Job", "forget_jobs"]

@@ -22,7 +22,7 @@ from .watch import Watch
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from .steps import Plan, Store
+    from .plan import Plan, Store
     from .tokens import Tokens
 
     class WatchedStore(Store, Protocol):
@@ -205,7 +205,7 @@ class Rotation:
         return job
 
     def _plan(self, job: Job, post: Post) -> Plan:
-        from .steps import Plan
+        from .plan import Plan
 
         return Plan(
             store=self._store,

@@ -18,7 +18,8 @@ from adh_auth import steps
 from adh_auth.attempts import NOTHING, Record
 from adh_auth.endpoint import Reply, Unreachable
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
-from adh_auth.steps import Plan, Step, Steps, rotate_steps
+from adh_auth.plan import Plan, Step, Steps
+from adh_auth.steps import rotate_steps
 from adh_auth.tokens import Secret, Stored, Tokens
 
 #: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of `REFRESH_DEADLINE` four times over.

@@ -308,7 +308,7 @@ def refresh_failed(client: EveryClient, network: Network) -> Iterator[pytest.Exc
 @pytest.mark.parametrize("status", [403, 407])
 def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Network, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try asks the proxy anew; once it lets tunnels through again, the next call refreshes as if nothing had been."""
-    monkeypatch.setattr("adh_auth.steps.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
     environment.proxy.later = status
     auth = client.auth(**environment.arguments)
     with refresh_failed(client, environment) as caught:
@@ -323,7 +323,7 @@ def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Netwo
 
 def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """One try, with the limits in tenths of a second that are seconds otherwise."""
-    monkeypatch.setattr("adh_auth.steps.PAUSES", ())
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
     home = "requests_carrier" if client.name == "requests" else "httpx_carrier"
     monkeypatch.setattr(f"adh_auth.{home}.CONNECT_TIMEOUT", 0.2)
     monkeypatch.setattr(f"adh_auth.{home}.Deadline", lambda _: Deadline(0.3))
@@ -359,7 +359,7 @@ def test_a_proxy_that_opens_the_tls_gets_no_refresh_token(
     client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a tunnel that ends at somebody else's certificate for the API's name, nothing is sent."""
-    monkeypatch.setattr("adh_auth.steps.PAUSES", ())
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
     with RawServer(ssl_context=serving(trustme.CA(), NAME)) as stranger:
         environment.proxy.later_port = stranger.port
         with refresh_failed(client, environment) as caught:

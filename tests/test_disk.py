@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError, disk, steps
+from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError, attempt, disk, steps
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -192,7 +192,7 @@ class BadDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
         self.bad = True
         self.refused = threading.Event()
-        monkeypatch.setattr(steps, "SAVE_PAUSES", (0.05,))
+        monkeypatch.setattr(attempt, "SAVE_PAUSES", (0.05,))
         if step == "rename":
             monkeypatch.setattr(os, "replace", self._unless_bad(os.replace))
         elif step == "fill":

@@ -46,7 +46,7 @@ PIECE = b"0" * 65536
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.steps.PAUSES", ())
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ SUICIDE = (
     ONE_CALL
     + """
 import signal
-from adh_auth import disk, steps
+from adh_auth import attempt, disk, steps
 moment = os.environ["MOMENT"]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def step(name, work, real=steps.Step):
@@ -36,7 +36,7 @@ def step(name, work, real=steps.Step):
         if moment == "after " + name: die()
         return value
     return real(name, watched)
-steps.Step = step
+steps.Step = attempt.Step = step
 def half(room, data):
     os.write(room._fd, data[: len(data) // 2])
     die()
@@ -183,7 +183,7 @@ def test_leftovers_do_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
 NURSERY = """
 import codecs, os, signal, sys, time
 import filelock, requests
-from adh_auth import AdhAuth, disk, steps
+from adh_auth import AdhAuth, attempt, disk, steps
 codecs.lookup("idna")
 
 def rotate(told):
@@ -195,7 +195,8 @@ def rotate(told):
     def fill(room, data, real=disk.Room.fill):
         real(room, data)
         os.write(told, b"filled\\n")
-    steps.Step, disk.Room.fill = step, fill
+    steps.Step = attempt.Step = step
+    disk.Room.fill = fill
     auth = AdhAuth()
     while True:
         auth.refresh()

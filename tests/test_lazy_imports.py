@@ -12,7 +12,7 @@ from .support import ROOT
 
 CLIENTS = {"AdhAuth": "requests", "AdhHttpxAuth": "httpx", "AdhHttpx2Auth": "httpx2"}
 #: What only a rotation needs: its steps, their decisions and records, the lock, and what filelock stands on.
-ROTATION = {"adh_auth.steps", "adh_auth.decide", "adh_auth.attempts", "adh_auth.rotation_lock", "filelock"}
+ROTATION = {"filelock", *(f"adh_auth.{room}" for room in ("steps", "attempt", "plan", "decide", "attempts", "rotation_lock"))}
 
 
 def _brings(statement: str, after: str = "pass", folder: Path = ROOT) -> set[str]:

@@ -33,7 +33,7 @@ each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: clie
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.steps.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
 
 
 @pytest.fixture

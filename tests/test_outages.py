@@ -26,6 +26,7 @@ from adh_auth import (
     ReauthorizationRequired,
     RefreshFailed,
     TokenFile,
+    attempt,
     steps,
 )
 from adh_auth.job import Job
@@ -53,7 +54,7 @@ def call(request: pytest.FixtureRequest, sandbox: Sandbox, arguments: dict[str, 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries that are not what the test is about."""
-    monkeypatch.setattr(steps, "PAUSES", (0.02, 0.02, 0.02))
+    monkeypatch.setattr(attempt, "PAUSES", (0.02, 0.02, 0.02))
 
 
 # Trouble that passes.
@@ -82,8 +83,8 @@ def test_pause_that_grows(sandbox: Sandbox, token_file: Path) -> None:
     sandbox.fail_next(2, status=503)
     auth_for(sandbox).refresh()
     first, second, third = _refresh_times(sandbox)
-    assert second - first >= steps.PAUSES[0]
-    assert third - second >= steps.PAUSES[1] > steps.PAUSES[0]
+    assert second - first >= attempt.PAUSES[0]
+    assert third - second >= attempt.PAUSES[1] > attempt.PAUSES[0]
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -136,9 +137,9 @@ def test_lost_reply_on_a_strict_server(
     """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third time."""
     before, started = token_file.read_bytes(), time.time()
     sandbox.fail_next(drop=drop)
-    for attempt in (call, auth_for(sandbox).refresh):
+    for ask in (call, auth_for(sandbox).refresh):
         with pytest.raises(ReauthorizationRequired, match=r"reply to an earlier try was lost at \d{4}-\d\d-\d\d ") as caught:
-            attempt()
+            ask()
         assert started - 1 <= (caught.value.reply_lost_at or 0) <= time.time()
     assert sandbox.counts.refresh_calls == 2
     assert token_file.read_bytes() == before
@@ -155,7 +156,7 @@ def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RefreshFailed, match="still good"):
         auth.refresh()
-    assert time.monotonic() - started < sum(steps.PAUSES) + 10
+    assert time.monotonic() - started < sum(attempt.PAUSES) + 10
     assert token_file.read_bytes() == before
     sandbox.start()
     assert get(sandbox, auth) == 200
@@ -170,7 +171,7 @@ def test_answers_503_for_good(sandbox: Sandbox, token_file: Path, call: Callable
         call()
     assert caught.value.status == 503
     assert caught.value.request_id
-    assert sandbox.counts.refresh_calls == len(steps.PAUSES) + 1
+    assert sandbox.counts.refresh_calls == len(attempt.PAUSES) + 1
     assert token_file.read_bytes() == before
     sandbox.heal()
     assert call() == 200
@@ -228,7 +229,7 @@ def test_client_that_the_server_refuses(sandbox: Sandbox, token_file: Path, argu
 
 def test_bounds_are_in_order() -> None:
     """A waiter is more patient than a holder can be slow, and the pauses fit into the deadline."""
-    assert sum(steps.PAUSES) < steps.REFRESH_DEADLINE < steps.LOCK_TIMEOUT
+    assert sum(attempt.PAUSES) < steps.REFRESH_DEADLINE < steps.LOCK_TIMEOUT
 
 
 def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> None:
@@ -381,14 +382,14 @@ def test_who_comes_while_an_attempt_is_under_way_shares_its_failure(
         hold.release()
         outcomes = [first.exception(PATIENCE), second.exception(PATIENCE)]
     assert all(isinstance(outcome, RefreshFailed) for outcome in outcomes)
-    assert sandbox.counts.refresh_calls == len(steps.PAUSES) + 1
+    assert sandbox.counts.refresh_calls == len(attempt.PAUSES) + 1
     sandbox.heal()
     assert_nothing_lost(sandbox, token_file)
 
 
 def test_threads_share_one_failure(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that wait for one attempt share its failure, each with an exception of its own."""
-    monkeypatch.setattr(steps, "PAUSES", ())
+    monkeypatch.setattr(attempt, "PAUSES", ())
     auth, waiting, wait = auth_for(sandbox), threading.Semaphore(0), Job.wait
 
     def watched(job: Job, seconds: float) -> None:
@@ -416,7 +417,7 @@ def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short
     assert get(sandbox, auth) == 200
     wait_until(lambda: TokenFile(token_file).record().state == "failed")
     assert [get(sandbox, auth) for _ in range(20)] == [200] * 20
-    assert sandbox.counts.refresh_calls - before == len(steps.PAUSES) + 1
+    assert sandbox.counts.refresh_calls - before == len(attempt.PAUSES) + 1
     sandbox.heal()
     assert_nothing_lost(sandbox, token_file)
 

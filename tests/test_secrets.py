@@ -50,8 +50,8 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.steps.PAUSES", (0.01, 0.01))
-    monkeypatch.setattr("adh_auth.steps.SAVE_PAUSES", (0.01,))
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.attempt.SAVE_PAUSES", (0.01,))
 
 
 # What is collected.
