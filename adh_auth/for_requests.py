@@ -49,7 +49,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         core = self._core
         try:
             pair = core.watch.unchanged() or core.glance()
-            if pair.dead or core.always_asks or not (r.body is None or _is_plain(r.body)):
+            if pair.ask or not (r.body is None or _is_plain(r.body)):
                 pair = self._ready(pair, r)
         except AdhAuthError as error:
             trouble = error

@@ -56,7 +56,7 @@ class HttpxFlow(Plugin):
         body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
         try:
             pair = core.watch.unchanged() or core.glance()
-            if (pair.dead or core.always_asks or body.one_shot) and core.due(pair, one_shot=body.one_shot):
+            if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
                 pair = self._rotated(pair.secret)
         except AdhAuthError as error:
             trouble = error
@@ -93,7 +93,7 @@ class HttpxFlow(Plugin):
         body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
         try:
             pair = core.watch.unchanged() or core.glance()
-            if (pair.dead or core.always_asks or body.one_shot) and core.due(pair, one_shot=body.one_shot):
+            if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
                 pair = await self._rotated_async(pair.secret)
         except AdhAuthError as error:
             trouble = error

@@ -44,15 +44,21 @@ SOON = 0.02
 class Pair:
     """The pair in memory, with what each request needs of it made once."""
 
-    __slots__ = ("dead", "expires_at", "header", "secret", "tokens")
+    __slots__ = ("ask", "dead", "expires_at", "header", "secret", "tokens")
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, *, ask: bool) -> None:
         self.tokens = tokens
         self.header = "Bearer " + tokens.access_token
         self.secret = Secret(tokens.access_token)
         self.expires_at = tokens.expires_at
         #: the API has said that the access token is expired
         self.dead = False
+        #: whether `Rotation.due` has to be asked before each request
+        self.ask = ask
+
+    def end(self) -> None:
+        """The API has said that it is expired."""
+        self.dead = self.ask = True
 
     def __repr__(self) -> str:
         return f"Pair({self.tokens!r})"
@@ -85,8 +91,6 @@ class Rotation:
         self._calls = calls
         self._post = post
         self._ahead = refresh_ahead
-        #: whether `due` has to be asked on every request
-        self.always_asks = refresh_ahead is not None
         self._lock_timeout = lock_timeout
         self._state: object = None
         self._pair: Pair | None = None
@@ -136,7 +140,7 @@ class Rotation:
         tokens = self._store.read().tokens
         with self._guard:
             if self._pair is None or self._pair.tokens != tokens:
-                self._pair = Pair(tokens)
+                self._pair = Pair(tokens, ask=self._ahead is not None)
                 self._shorten_pause(tokens)
             self._state, self.watch = state, UNWATCHED
             return self._pair
@@ -174,7 +178,7 @@ class Rotation:
         if pair.secret != rejected and not pair.dead:
             return None
         if pair.secret == rejected:
-            pair.dead = True
+            pair.end()
         with self._guard:
             job = self._job
             if job is None or job.settled:
@@ -223,7 +227,7 @@ class Rotation:
         """Go on with a pair that could not be written, until the file changes."""
         with self._guard:
             self._state, self.watch = self._store.state(), UNWATCHED
-            self._pair = Pair(tokens)
+            self._pair = Pair(tokens, ask=self._ahead is not None)
         job.settle(tokens)
 
 
