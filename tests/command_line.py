@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .support import PATIENCE, ROOT
+from .support import PATIENCE, ROOT, reaped
 
 COMMAND = [sys.executable, "-m", "adh_auth"]
 
@@ -33,12 +33,8 @@ def started(*arguments: str, env: Mapping[str, str] | None = None, **options: An
     """A running ``adh-auth``; killed and reaped at the end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
     process = subprocess.Popen([*COMMAND, *arguments], text=True, env=environment(env), **options)
-    try:
+    with reaped(process):
         yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def on_a_terminal(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:

@@ -56,8 +56,15 @@ def child(code: str, environment: Mapping[str, str] | None = None, **options: An
         env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
         **options,
     )
-    try:
+    with reaped(process):
         yield process
+
+
+@contextmanager
+def reaped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Whatever happens meanwhile, it is gone afterwards, and its pipes are closed."""
+    try:
+        yield
     finally:
         if process.poll() is None:
             process.kill()

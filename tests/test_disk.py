@@ -295,13 +295,20 @@ healed = sys.stdin.readline().strip() == "heal"
 )
 
 
+@contextmanager
+def _unsaved(target: str, sandbox: Sandbox, token_file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that goes on with a pair which `target` keeps from being written."""
+    with child(UNSAVED.replace("{target}", target), sandbox.environment(token_file)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "200"
+        yield process
+
+
 @pytest.mark.parametrize("target", ["os.replace", "disk.Room.fill"])
 def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Path, target: str) -> None:
     """A program that ends before its pair is written tries once more on its way out."""
     sandbox.expire()
-    with child(UNSAVED.replace("{target}", target), sandbox.environment(token_file)) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "200"
+    with _unsaved(target, sandbox, token_file) as process:
         process.communicate("heal\n", timeout=PATIENCE)
         assert process.returncode == 0
     assert_nothing_lost(sandbox, token_file)
@@ -312,9 +319,7 @@ def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Pa
 def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Path, end: str) -> None:
     """Where the pair had got as far as the reserved room, the next process finds it there though its owner has ended or been killed."""
     sandbox.expire()
-    with child(UNSAVED.replace("{target}", "os.replace"), sandbox.environment(token_file)) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "200"
+    with _unsaved("os.replace", sandbox, token_file) as process:
         _end(process, end)
     with pytest.warns(UserWarning, match="was found beside it"):
         assert_nothing_lost(sandbox, token_file)
@@ -325,9 +330,7 @@ def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Pa
 def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str) -> None:
     """Where the pair was in memory only and its owner is gone, the next process is told when and by whom the token had been spent."""
     sandbox.expire()
-    with child(UNSAVED.replace("{target}", "disk.Room.fill"), sandbox.environment(token_file)) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "200"
+    with _unsaved("disk.Room.fill", sandbox, token_file) as process:
         _end(process, end)
     with pytest.raises(ReauthorizationRequired, match=f"lost at .*process {process.pid} on") as caught:
         get(sandbox, auth_for(sandbox))
