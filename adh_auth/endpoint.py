@@ -115,9 +115,7 @@ def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_se
 
 def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
     """The revocation of a session by its refresh token."""
-    return Call(
-        base_url + REVOKE_PATH, {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()}
-    )
+    return Call(base_url + REVOKE_PATH, {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()})
 
 
 def classify(reply: Reply, now: float) -> Verdict:

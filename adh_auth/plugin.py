@@ -72,9 +72,7 @@ class Plugin:
             "lock_timeout": lock_timeout,
         }
         calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
-        self._core = Rotation(
-            settings.file, calls, self._post, refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout
-        )
+        self._core = Rotation(settings.file, calls, self._post, refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout)
         self._prepare(*settings.origin)
 
     @property

@@ -52,9 +52,7 @@ class Tokens:
             # A traceback with locals (Sentry, %xmode Verbose) shows the arguments of every frame it passes.
             del access_token, refresh_token, self
             raise MalformedTokens(trouble)
-        vars(self).update(
-            access_token=access_token, refresh_token=refresh_token, expires_at=expires_at, token_type=token_type, scope=scope
-        )
+        vars(self).update(access_token=access_token, refresh_token=refresh_token, expires_at=expires_at, token_type=token_type, scope=scope)
 
     @classmethod
     def from_response(cls, reply: Mapping[str, Any], *, now: float | None = None, previous: Tokens | None = None) -> Tokens:

@@ -535,7 +535,9 @@ def check_end(world: World, path: list[Choice], report: Report) -> None:
 
 def _check_outcomes(world: World, report: Report) -> None:
     if any(process.running for process in world.processes):
-        raise Broken("deadlock: " + ", ".join(f"{process.number} at {process.pending.name}" for process in world.processes if process.running))
+        raise Broken(
+            "deadlock: " + ", ".join(f"{process.number} at {process.pending.name}" for process in world.processes if process.running)
+        )
     for process in world.processes:
         word = type(process.outcome).__name__ if isinstance(process.outcome, Exception) else str(process.outcome)
         report.outcomes[word] = report.outcomes.get(word, 0) + 1
@@ -550,7 +552,10 @@ def _check_outcomes(world: World, report: Report) -> None:
     rotations = len(world.server.fates)
     if not (world.faults or world.rules.signs_in) and rotations != 1:
         raise Broken(f"{rotations} refreshes where one would do")
-    if world.rules.signs_in and world.server._sessions[world.file.tokens.refresh_token] != world.server._sessions[world.newest.refresh_token]:
+    if (
+        world.rules.signs_in
+        and world.server._sessions[world.file.tokens.refresh_token] != world.server._sessions[world.newest.refresh_token]
+    ):
         raise Broken("an old session came back over a new sign-in")
 
 
@@ -571,7 +576,9 @@ def _told(world: World, path: list[Choice]) -> str:
     """The order of steps in words."""
     lines, again = [], World(world.rules)
     for choice in path:
-        lines.append(f"  {choice.process}: {choice.what if choice.what != 'step' else ''} {again.processes[choice.process - 1].pending.name}")
+        lines.append(
+            f"  {choice.process}: {choice.what if choice.what != 'step' else ''} {again.processes[choice.process - 1].pending.name}"
+        )
         try:
             again.do(choice)
         except Broken:

@@ -21,7 +21,14 @@ from .command_line import adh, environment, one_line_of, started, tokens_in
 from .support import PATIENCE
 
 COMMANDS = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "sandbox")
-REPLY = {"access_token": "adh_first", "refresh_token": "adh_rt_first", "expires_in": 3600, "token_type": "Bearer", "scope": "a b", "more": 1}
+REPLY = {
+    "access_token": "adh_first",
+    "refresh_token": "adh_rt_first",
+    "expires_in": 3600,
+    "token_type": "Bearer",
+    "scope": "a b",
+    "more": 1,
+}
 
 
 @pytest.fixture

@@ -53,11 +53,15 @@ CASES = (
         "ConfigurationError",
         since=6,
     ),
-    Case("a failure of an unknown class is a failed refresh", OLD, replace(ABOUT_OLD, state=FAILED, error="Oddity"), "RefreshFailed", since=6),
+    Case(
+        "a failure of an unknown class is a failed refresh", OLD, replace(ABOUT_OLD, state=FAILED, error="Oddity"), "RefreshFailed", since=6
+    ),
     Case("a failure from before is tried again", OLD, replace(ABOUT_OLD, state=FAILED), "refresh"),
     Case("a Retry-After that has not passed is respected", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW + 1), "RefreshFailed"),
     Case("a Retry-After that has passed is over", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW - 1), "refresh"),
-    Case("a Retry-After of an hour is respected for a minute", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW + 3600), "RefreshFailed"),
+    Case(
+        "a Retry-After of an hour is respected for a minute", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW + 3600), "RefreshFailed"
+    ),
     Case(
         "a Retry-After of an hour is not respected longer than that",
         OLD,
@@ -100,7 +104,9 @@ def test_refusal_says_what_happened_and_what_to_do() -> None:
 
 def test_shared_failure_carries_the_facts() -> None:
     """Who shares a failure gets what its first owner got: status, code, request id, the pause asked for, the lost reply."""
-    record = replace(LOST, state=FAILED, reason="the refresh failed: HTTP 503", status=503, code="busy", request_id="req_2", retry_after=4.0)
+    record = replace(
+        LOST, state=FAILED, reason="the refresh failed: HTTP 503", status=503, code="busy", request_id="req_2", retry_after=4.0
+    )
     error = _refusal_of(replace(record, not_before=NOW + 4))
     assert isinstance(error, RefreshFailed)
     assert error.message == "the refresh failed: HTTP 503"

@@ -82,7 +82,9 @@ def test_read_only_mount(sandbox: Sandbox, small_disk: Path) -> None:
     auth = auth_for(sandbox, small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk.parent], check=True)
     assert get(sandbox, auth) == 200
-    assert_refused_before_spending(sandbox, small_disk, lambda: _get(sandbox, auth), "Read-only file system", "Mount its file system writable")
+    assert_refused_before_spending(
+        sandbox, small_disk, lambda: _get(sandbox, auth), "Read-only file system", "Mount its file system writable"
+    )
     subprocess.run(["mount", "-o", "remount,rw", small_disk.parent], check=True)
     assert get(sandbox, auth) == 200
     assert_nothing_lost(sandbox, small_disk)

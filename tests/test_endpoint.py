@@ -60,7 +60,9 @@ def test_a_verdict_carries_what_support_asks_for() -> None:
     assert (verdict.request_id, verdict.status, verdict.code, verdict.retry_after) == ("req?-1", 429, "slow_down", 7.0)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("3", 3.0), ("-3", 0.0), ("0.5", 0.5), ("soon", None), (None, None), ("inf", None), ("nan", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3", 3.0), ("-3", 0.0), ("0.5", 0.5), ("soon", None), (None, None), ("inf", None), ("nan", None)]
+)
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     """Retry-After is a number of seconds, and nothing where it makes no sense."""
     assert retry_after(value, now=1000.0) == seconds
@@ -103,7 +105,13 @@ def test_a_compressed_bomb_stays_small() -> None:
 
 @pytest.mark.parametrize(
     ("status", "body", "gone"),
-    [(204, b"", True), (200, b"whatever", True), (400, error("invalid_grant"), True), (500, b"", False), (401, error("invalid_client"), False)],
+    [
+        (204, b"", True),
+        (200, b"whatever", True),
+        (400, error("invalid_grant"), True),
+        (500, b"", False),
+        (401, error("invalid_client"), False),
+    ],
 )
 def test_what_counts_as_revoked(status: int, body: bytes, gone: bool) -> None:
     """Any 2xx, or a token that the server does not know any more."""
@@ -125,7 +133,9 @@ def test_one_origin_in_two_spellings(one: str, other: str) -> None:
     assert origin_of(one) == origin_of(other) is not None
 
 
-@pytest.mark.parametrize("url", ["ftp://a/", "https:///x", "//a/x", "https://a\\@b/", "https://a b/", "https://a:99999/", "https://[::1/", "", "https://a\x00/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://a/", "https:///x", "//a/x", "https://a\\@b/", "https://a b/", "https://a:99999/", "https://[::1/", "", "https://a\x00/"]
+)
 def test_no_clear_origin(url: str) -> None:
     """A URL that clients may read differently has no origin at all."""
     assert origin_of(url) is None
@@ -152,7 +162,17 @@ def test_a_base_url_that_is_no_place_for_tokens(url: str) -> None:
     assert caught.value.setting == "base_url"
 
 
-@pytest.mark.parametrize("url", ["https://api.example.com/", "http://localhost:8000", "http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:8080", "https://a.example/v2/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.example.com/",
+        "http://localhost:8000",
+        "http://127.0.0.1:1",
+        "http://127.9.9.9",
+        "http://[::1]:8080",
+        "https://a.example/v2/",
+    ],
+)
 def test_a_base_url_that_is_fine(url: str) -> None:
     """https anywhere and http on loopback."""
     assert base_url_of(url) == url.rstrip("/")

@@ -156,7 +156,9 @@ def test_a_one_shot_body_is_never_sent_again_empty(sandbox: Sandbox, session: re
     assert session.post(sandbox.url + "/api/echo", data=body(), timeout=PATIENCE).json()["body"] == "onetwo"
 
 
-def test_a_one_shot_body_is_not_sent_with_a_dead_token(sandbox: Sandbox, session: requests.Session, auth: AdhAuth, token_file: Path) -> None:
+def test_a_one_shot_body_is_not_sent_with_a_dead_token(
+    sandbox: Sandbox, session: requests.Session, auth: AdhAuth, token_file: Path
+) -> None:
     """Where the expiry on file is past, the rotation comes before a body that can be sent only once."""
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(type(pair)(pair.access_token, pair.refresh_token, expires_at=1.0))

@@ -459,7 +459,9 @@ JSON = st.recursive(
 )
 KEYS = st.sampled_from(["access_token", "refresh_token", "expires_in", "expires_at", "token_type", "scope", "code", "error", "x"])
 OBJECTS = st.dictionaries(KEYS, st.sampled_from(["adh_A", "Bearer", "token_expired", "invalid_grant", 3600, "3600"]) | JSON, max_size=8)
-BODIES = st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode())
+BODIES = (
+    st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode())
+)
 HEADERS = st.binary(max_size=60).map(lambda data: data.replace(b"\n", b" ")) | st.sampled_from(
     [b"", b"120", b'Bearer error="token_expired"', b"Wed, 21 Oct 2026 07:28:00 GMT", b"error=token_expired, realm=x"]
 )

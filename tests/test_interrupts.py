@@ -203,7 +203,9 @@ async def test_a_task_that_times_out(family: Family, sandbox: Sandbox, token_fil
 
 
 @pytest.mark.anyio
-async def test_one_waiter_cancelled_while_others_wait(family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
+async def test_one_waiter_cancelled_while_others_wait(
+    family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
+) -> None:
     """One task that gives up takes nothing from the others that wait for the same refresh."""
     sandbox.expire()
     statuses: list[int] = []
@@ -241,7 +243,9 @@ async def _cancelled_in_flight(call: Callable[[], Awaitable[Any]], hold: Hold) -
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_loop_that_closes_right_after_the_cancel(family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], backend: str) -> None:
+def test_loop_that_closes_right_after_the_cancel(
+    family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], backend: str
+) -> None:
     """A loop that is closed while the refresh is in flight loses nothing, and a later loop finds the pair with the same object."""
     sandbox.expire()
     auth = family.auth(**arguments)

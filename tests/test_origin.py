@@ -124,9 +124,7 @@ def test_the_same_server_by_another_name_is_a_stranger(client: EveryClient, sand
 
 
 @each_client
-def test_a_way_back_from_another_host_carries_no_token(
-    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
-) -> None:
+def test_a_way_back_from_another_host_carries_no_token(client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
     """A hop to the API that a stranger has asked for is not ours: no token, no refresh."""
     stranger.answer = lambda _: Answer(302, {"Location": f"{sandbox.url}/api/auth/me"})
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to={stranger.url}/")
@@ -340,9 +338,7 @@ def test_the_refresh_follows_no_redirect(client: EveryClient, sandbox: Sandbox, 
 
 
 @each_client
-def test_a_carrier_of_the_callers_follows_no_redirect(
-    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
-) -> None:
+def test_a_carrier_of_the_callers_follows_no_redirect(client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
     """Not even one that would, by its own settings."""
     sandbox.fail_next(on="refresh", status=307, headers={"Location": stranger.url + "/"})
     with _carrier(client) as carrier, pytest.raises(RefreshFailed):

@@ -110,7 +110,9 @@ def test_file_destroyed_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 @pytest.fixture
 def lock_held(token_file: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process holds the lock."""
-    code = f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
+    code = (
+        f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
+    )
     with child(code) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -129,9 +131,7 @@ def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subpr
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_one_last_look(
-    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_last_look(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
@@ -269,7 +269,9 @@ def test_objects_by_the_dozen(sandbox: Sandbox, token_file: Path) -> None:
     assert_nothing_lost(sandbox, token_file)
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda auth: pickle.loads(pickle.dumps(auth))], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda auth: pickle.loads(pickle.dumps(auth))], ids=["copy", "deepcopy", "pickle"]
+)
 def test_copy_made_in_flight(sandbox: Sandbox, token_file: Path, copied: Callable[[Any], Any]) -> None:
     """A copy made while its original waits for a refresh works, and shares that refresh."""
     auth = auth_for(sandbox)

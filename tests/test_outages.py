@@ -131,9 +131,7 @@ def test_lost_reply_on_a_server_with_grace(
 
 
 @pytest.mark.parametrize("drop", ["after", "midway"])
-def test_lost_reply_on_a_strict_server(
-    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
-) -> None:
+def test_lost_reply_on_a_strict_server(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str) -> None:
     """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third time."""
     before, started = token_file.read_bytes(), time.time()
     sandbox.fail_next(drop=drop)

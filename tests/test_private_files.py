@@ -108,9 +108,7 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loose", [0o644, 0o640, 0o604, 0o666])
-def test_a_loose_file_is_tightened_at_the_next_write(
-    loose: int, token_file: Path, auth: AdhAuth, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_loose_file_is_tightened_at_the_next_write(loose: int, token_file: Path, auth: AdhAuth, caplog: pytest.LogCaptureFixture) -> None:
     """With one warning, which says what the mode was; reading alone changes nothing."""
     token_file.chmod(loose)
     assert auth.tokens
@@ -235,9 +233,7 @@ def test_a_planted_symlink_in_the_room_is_removed(token_file: Path, auth: AdhAut
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".record"])
-def test_a_planted_second_name_is_not_written_through(
-    suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox
-) -> None:
+def test_a_planted_second_name_is_not_written_through(suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox) -> None:
     """A hard link to another file of ours, in the place of a file that we write: that one is neither emptied nor overwritten."""
     os.link(victim, f"{token_file}{suffix}")
     with pytest.raises(TokenFileError, match="second name"):

@@ -85,7 +85,9 @@ def test_eight_processes_of_four_threads_share_one_file(tmp_path: Path) -> None:
         code = f"import sys; sys.argv = ['w', *sys.argv[1:]]\n{WORKER}"
         workers = []
         for kind in kinds:
-            argued = code.replace("sys.argv = ['w', *sys.argv[1:]]", f"sys.argv = ['w', {kind!r}, {sandbox.url + '/api/auth/me'!r}, '{LOAD}']")
+            argued = code.replace(
+                "sys.argv = ['w', *sys.argv[1:]]", f"sys.argv = ['w', {kind!r}, {sandbox.url + '/api/auth/me'!r}, '{LOAD}']"
+            )
             workers.append(children.enter_context(child(argued, sandbox.environment(path))))
         for worker in workers:
             assert worker.stdout is not None

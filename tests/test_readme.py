@@ -24,7 +24,16 @@ PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 API = "https://api.agenticdeveloperhub.com"
 #: What the clients call, the server's side of a hold, and an attribute that no argument sets.
-INTERNAL = {"sync_auth_flow", "async_auth_flow", "auth_flow", "requires_request_body", "requires_response_body", "stand", "reached", "code_life"}
+INTERNAL = {
+    "sync_auth_flow",
+    "async_auth_flow",
+    "auth_flow",
+    "requires_request_body",
+    "requires_response_body",
+    "stand",
+    "reached",
+    "code_life",
+}
 
 
 def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
@@ -46,10 +55,24 @@ def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tm
     (tmp_path / name).write_text(code, encoding="utf-8")
     command = [sys.executable, "-W", "error::DeprecationWarning", name]
     if name.startswith("test_"):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "adh_auth.pytest_plugin", "--rootdir", str(tmp_path), name]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "adh_auth.pytest_plugin",
+            "--rootdir",
+            str(tmp_path),
+            name,
+        ]
         if "adh_auth" in _entry_points():
             del command[6:8]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(sandbox, token_file), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(sandbox, token_file), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -72,7 +95,13 @@ def test_the_shell_blocks_name_commands_that_exist(sandbox: Sandbox, token_file:
     assert {"login", "status", "token", "demo"} <= named
     for command in sorted(named):
         done = subprocess.run(
-            [sys.executable, "-m", "adh_auth", command, "--help"], cwd=tmp_path, env=environment(sandbox, token_file), capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, "-m", "adh_auth", command, "--help"],
+            cwd=tmp_path,
+            env=environment(sandbox, token_file),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, (command, done.stderr)
 
@@ -81,7 +110,13 @@ def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path)
     """`adh-auth token` prints a token that works now, and nothing else."""
     sandbox.expire()
     done = subprocess.run(
-        [sys.executable, "-m", "adh_auth", "token"], cwd=tmp_path, env=environment(sandbox, token_file), capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-m", "adh_auth", "token"],
+        cwd=tmp_path,
+        env=environment(sandbox, token_file),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     import requests
@@ -92,7 +127,9 @@ def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path)
 
 def test_every_link_within_leads_somewhere() -> None:
     """A link to a section finds its heading."""
-    anchors = {re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines() if line.startswith("#")}
+    anchors = {
+        re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines() if line.startswith("#")
+    }
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
 
 

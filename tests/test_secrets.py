@@ -101,7 +101,9 @@ class Sweep:
     def request(self, request: Any, where: str) -> None:
         """A request that is kept for whoever looks back."""
         if request is not None:
-            self.add(f"{where}: kept request", repr(request), repr(dict(request.headers)), str(request.url), getattr(request, "body", b"") or b"")
+            self.add(
+                f"{where}: kept request", repr(request), repr(dict(request.headers)), str(request.url), getattr(request, "body", b"") or b""
+            )
 
     def response(self, response: Any, where: str, *, final: bool = True) -> None:
         """A response. The last one's request carries the live token by the nature of the clients."""

@@ -80,7 +80,8 @@ def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "carrier"), [(AdhAuth, httpx.Client()), (AdhHttpxAuth, requests.Session()), (AdhHttpx2Auth, httpx.Client()), (AdhAuth, object())]
+    ("cls", "carrier"),
+    [(AdhAuth, httpx.Client()), (AdhHttpxAuth, requests.Session()), (AdhHttpx2Auth, httpx.Client()), (AdhAuth, object())],
 )
 def test_a_carrier_of_another_kind_is_refused(cls: Any, carrier: Any) -> None:
     """`refresh_via` must be a client of the same library."""

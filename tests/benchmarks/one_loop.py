@@ -55,7 +55,9 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
     rows = []
     for backend in ("asyncio", "trio"):
         with SPAWN.Pool(1, maxtasksperchild=1) as processes:
-            loads = [processes.apply(_run, (backend, sizes.tasks, folder, expired)) for _ in range(sizes.slices) for expired in (False, True)]
+            loads = [
+                processes.apply(_run, (backend, sizes.tasks, folder, expired)) for _ in range(sizes.slices) for expired in (False, True)
+            ]
         rows += _rows(f"{sizes.tasks} tasks on {backend}", loads[::2], loads[1::2])
     return rows
 
