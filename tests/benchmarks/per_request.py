@@ -20,9 +20,9 @@ from .measure import CLIENT, NOWHERE, AtOnce, Sizes, above, microseconds, sessio
 from .table import Row
 
 LIMIT = 4.0
-STATIC = "static header, an auth object that sets it"
-LOOK = "static header, the same and a bare os.stat of the token file"
-HEADER = "static header, among the client's headers"
+STATIC = "a static header among the client's headers"
+SET = "an auth object that sets a static header"
+LOOK = "the same, and a bare os.stat of the token file"
 BEARER = {"Authorization": "Bearer access-0"}
 URL = NOWHERE + "/api/auth/me"
 
@@ -57,10 +57,10 @@ def _of_requests(path: Path, calls: int) -> dict[str, Callable[[], float]]:
     plain = session_of(adapter=AtOnce())
     plain.headers.update(BEARER)
     sessions = {
-        STATIC: session_of(_Bearer(), AtOnce()),
+        STATIC: plain,
+        SET: session_of(_Bearer(), AtOnce()),
         LOOK: session_of(_Bearer(path), AtOnce()),
         AdhAuth.__name__: session_of(AdhAuth(path, base_url=NOWHERE, **CLIENT), AtOnce()),
-        HEADER: plain,
     }
     for name, session in peers.sessions(NOWHERE, path):
         sessions[name] = session_of(adapter=AtOnce(), session=session)
@@ -86,10 +86,10 @@ def _of_async_client(loop: asyncio.AbstractEventLoop, module: Any, auth: Any, pa
 def _clients(module: Any, kind: str, auth: Any, path: Path) -> Iterator[tuple[str, Any]]:
     options = {"transport": _at_once(module), "trust_env": False}
     client = getattr(module, kind)
-    yield STATIC, client(auth=_bearer_of(module), **options)
+    yield STATIC, client(headers=BEARER, **options)
+    yield SET, client(auth=_bearer_of(module), **options)
     yield LOOK, client(auth=_bearer_of(module, path), **options)
     yield auth.__name__, client(auth=auth(path, base_url=NOWHERE, **CLIENT), **options)
-    yield HEADER, client(headers=BEARER, **options)
     yield from peers.clients(module, kind, path, options)
 
 
