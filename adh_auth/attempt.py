@@ -8,7 +8,7 @@ from functools import partial
 
 from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
-from .decide import Refresh, failure, moment, refusal
+from .decide import LONGEST_RESPECT, Refresh, failure, moment, refusal
 from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
 from .plan import Plan, Reserved, Step, Steps
 from .settings import REFRESH_DEADLINE
@@ -40,6 +40,7 @@ class Attempt:
             rotated_at=record.rotated_at,
             rotated_by=record.rotated_by,
         )
+        self._where = ""
         self.holds_the_only_copy = False
 
     def steps(self) -> Steps:
@@ -64,11 +65,12 @@ class Attempt:
                 return newer
             if clock.ending():
                 break
-        raise (yield from self._failed(verdict, RefreshFailed, "the session is still good; try again later"))
+        raise (yield from self._failed(verdict, RefreshFailed, self._outlook(verdict)))
 
     def _send(self, seconds: float) -> Steps:
         plan = self._plan
         call = plan.refresh_call(Secret(self._stored.tokens.refresh_token))
+        self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
         try:
             reply = yield Step("send", partial(plan.post, call, max(seconds, 1.0)))
         except endpoint.Unreachable as unreachable:
@@ -168,7 +170,7 @@ class Attempt:
             state=FAILED,
             at=now,
             error=kind.__name__,
-            reason=f"the refresh for {self._plan.name} failed: {verdict.reason}.{lost} {advice[0].upper()}{advice[1:]}.",
+            reason=f"the refresh for {self._plan.name} at {self._where} failed: {verdict.reason}.{lost} {advice[0].upper()}{advice[1:]}.",
             status=verdict.status,
             code=verdict.code,
             request_id=verdict.request_id,
@@ -177,6 +179,15 @@ class Attempt:
         )
         yield from self._note_if_possible(record)
         return failure(record, self._plan.name)
+
+    def _outlook(self, verdict: endpoint.Verdict) -> str:
+        good = "the session is still good"
+        if self._record.lost_at is not None:
+            good = "the session is most likely still good; if that try has used up the token, the next one will ask for a new sign-in"
+        if verdict.retry_after is None:
+            return f"{good}; try again later"
+        until = self._plan.clock.now() + min(verdict.retry_after, LONGEST_RESPECT)
+        return f"{good}; the server has asked for a pause, and nobody tries again before {moment(until)}"
 
     def _note(self, state: str) -> Step:
         self._record = replace(self._record, state=state, at=self._plan.clock.now())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import httpx2
+try:
+    import httpx2
+except ModuleNotFoundError as missing:
+    if missing.name != "httpx2":
+        raise
+    raise ModuleNotFoundError('AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2") from None
 
 from .httpx_flow import HttpxFlow
 from .plugin import Plugin

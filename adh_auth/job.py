@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .errors import AdhAuthError, RefreshFailed, fresh_copy
-from .token_file import tell
+from .token_file import logger, tell
 
 if TYPE_CHECKING:
     from .plan import Plan, Steps
@@ -68,6 +68,8 @@ class Job:
                 with suppress(Exception):
                     plan.lock.release()
         self.settle(outcome)
+        with suppress(Exception):  # a handler of the program's
+            _log(plan.name, outcome)
         _jobs.discard(self)
 
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
@@ -118,6 +120,16 @@ class Job:
             raise fresh_copy(outcome)
         if not self._event.is_set():
             raise RefreshFailed(f"a refresh is still under way after {seconds:g} s; it goes on, try again later")
+
+
+def _log(name: str, outcome: Tokens | AdhAuthError | None) -> None:
+    """For whoever asks later what happened: the programs that met the expiry are told by return or error."""
+    if isinstance(outcome, AdhAuthError):
+        logger.info("%s", outcome.message)
+    elif outcome is not None:
+        from .tokens import fingerprint
+
+        logger.info("token file %s: the access token is now <%s>", name, fingerprint(outcome.access_token))
 
 
 def _native_token() -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from .endpoint import Call, Reply, normal_origin, origin_of
+from .endpoint import Call, Origin, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
 from .rotation import Calls, Pair, Rotation
 from .secret import Secret
 from .settings import hidden, resolve
+from .token_file import logger
 
 __all__ = ["Plugin"]
 
@@ -136,10 +137,17 @@ class Plugin:
         raise NotImplementedError
 
     def _is_ours(self, url: str) -> bool:
-        return origin_of(url) == self._origin
+        return self._is_same(origin_of(url))
 
     def _is_our_origin(self, scheme: str, host: str, port: int | None) -> bool:
-        return normal_origin(scheme, host, port) == self._origin
+        return self._is_same(normal_origin(scheme, host, port))
+
+    def _is_same(self, origin: Origin | None) -> bool:
+        if origin == self._origin:
+            return True
+        # Nothing of the URL: its path and query may hold anything.
+        logger.debug("a request to %s carries no token: the API is %s", origin and _url_of(origin), _url_of(self._origin))
+        return False
 
     def _rotated(self, rejected: Secret, **post: Any) -> Pair:
         """The pair to go on with in place of `rejected`. Raises the outcome's error."""

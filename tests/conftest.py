@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import pytest
 from adh_auth.testing import Sandbox
 
 from .support import FAMILY, Family
+
+
+def pytest_configure() -> None:
+    """A shell's ``&`` starts a program with SIGINT ignored, and its children inherit that: the tests of Ctrl-C would wait for nothing."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -49,3 +49,11 @@ def test_a_live_pair_is_used_without_them_too(tmp_path: Path) -> None:
 def test_the_face_alone_loads_nothing() -> None:
     """The package is a list of names until one of them is asked for."""
     assert {name for name in _brings("import adh_auth") if name.startswith("adh_auth")} == {"adh_auth"}
+
+
+def test_a_client_that_is_not_installed_is_told_with_its_extra() -> None:
+    """httpx2 comes with an extra: whoever has not installed that reads what to install."""
+    code = "import sys\nsys.modules['httpx2'] = None\ntry: from adh_auth import AdhHttpx2Auth\nexcept ModuleNotFoundError as error: print(error, error.name)"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told == 'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]" httpx2\n'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +268,29 @@ def test_refused_and_changed(sandbox: Sandbox, token_file: Path, call: Callable[
         assert answer.result(PATIENCE) == 200
     assert sandbox.counts.refresh_calls == 1
     assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("asked", [40, 3600])
+def test_a_pause_that_is_too_long_to_wait_for_is_told(sandbox: Sandbox, token_file: Path, call: Callable[[], int], asked: int) -> None:
+    """The error says until when nobody tries again, and where; whoever asks meanwhile gets the same, and no call is made."""
+    sandbox.fail_next(status=503, retry_after=asked)
+    started = time.time()
+    for ask in (call, auth_for(sandbox).refresh):
+        with pytest.raises(RefreshFailed, match=rf"at {sandbox.url} failed: HTTP 503.*nobody tries again before \d{{4}}-") as caught:
+            ask()
+        told = datetime.fromisoformat(re.findall(r"before (\S+ [\d:]+[+-][\d:]+)", str(caught.value))[0]).timestamp()
+        assert started + min(asked, 60) - 1 <= told <= time.time() + min(asked, 60)
+        assert caught.value.retry_after == asked
+    assert sandbox.counts.refresh_calls == 1
+
+
+def test_a_reply_that_may_be_lost_is_told(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None) -> None:
+    """Then nobody can promise that the session is good, and the error does not."""
+    sandbox.fail_next(None, status=503)
+    with pytest.raises(
+        RefreshFailed, match="most likely still good; if that try has used up the token, the next one will ask for a new sign-in"
+    ):
+        call()
 
 
 @pytest.mark.parametrize("code", ["invalid_request", "access_denied", "invalid_grants", "token_expired"])
