@@ -40,17 +40,25 @@ def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
     return {**os.environ, **sandbox.environment(token_file), "PYTHONPATH": str(ROOT)}
 
 
-#: Mocks of the users': such a block runs where they are installed.
-MOCKS = re.compile(r"^import (responses|requests_mock|respx|vcr)$", re.MULTILINE)
-NUMBERED = [pytest.param(number, marks=[pytest.mark.clients] if MOCKS.search(code) else []) for number, code in enumerate(PYTHON)]
+#: Packages of the users': such a block runs where they are installed.
+THEIRS = re.compile(r"^(?:import|from) (responses|requests_mock|respx|vcr|fastapi)\b", re.MULTILINE)
+#: What the block with an application leaves to its users.
+WHOEVER_ASKS = """
+from fastapi.testclient import TestClient
+with TestClient(app) as browser:
+    assert browser.get("/whoami").json()["name"]
+"""
+NUMBERED = [pytest.param(number, marks=[pytest.mark.clients] if THEIRS.search(code) else []) for number, code in enumerate(PYTHON)]
 
 
 @pytest.mark.parametrize("number", NUMBERED)
 def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """The block runs as it stands in a folder with a token file; a block with a test is run by pytest."""
     code = PYTHON[number].replace(API, sandbox.url)
-    for mock in MOCKS.findall(code):
-        pytest.importorskip(mock, reason=f"needs {mock}: pip install 'adh-auth[test,clients]'")
+    for package in THEIRS.findall(code):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'adh-auth[test,clients]'")
+    if "FastAPI(" in code:
+        code += WHOEVER_ASKS
     name = "test_block.py" if "def test_" in code else "block.py"
     (tmp_path / name).write_text(code, encoding="utf-8")
     command = [sys.executable, "-W", "error::DeprecationWarning", name]
