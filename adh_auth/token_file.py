@@ -217,7 +217,7 @@ class TokenFile:
         except MalformedTokens as malformed:
             reason = malformed.message
         del data  # a traceback with locals would show it
-        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: restore it, or {sign_in(self._path)}")
+        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: repair it if you can, or {sign_in(self._path)}")
 
     def _room_needed(self, target: str) -> int:
         size = 0
