@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from adh_auth import steps
 from adh_auth.attempts import NOTHING, Record
-from adh_auth.endpoint import Reply, Unreachable
+from adh_auth.endpoint import REFRESH_PATH, Call, Reply, Unreachable
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
 from adh_auth.plan import Plan, Step, Steps
 from adh_auth.steps import rotate_steps
@@ -300,7 +300,7 @@ def _plan(process: Process, store: SimulatedStore) -> Plan:
         store=store,
         clock=SimulatedClock(process),
         post=store.post,  # type: ignore[arg-type] # it unfolds into two steps
-        refresh_call=lambda token: token.reveal(),  # type: ignore[arg-type, return-value]
+        refresh_call=lambda token: Call(REFRESH_PATH, {"refresh_token": token.reveal()}),
         name="tokens.json",
         who=(process.number, "simulated"),
         lock_timeout=EVER,
@@ -426,8 +426,9 @@ class SimulatedStore:
 
     # The server.
 
-    def post(self, token: str, seconds: float) -> Steps:
+    def post(self, call: Call, seconds: float) -> Steps:
         self._require_lock()
+        token = call.payload["refresh_token"]
         reply = yield Step("commit", partial(self._world.server.refresh, self._process.number, token))
         return (yield Step("arrive", partial(self._world.server.arrive, token, reply)))
 
