@@ -11,7 +11,7 @@ from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed,
 from .places import sign_in
 from .tokens import Secret, Tokens, fingerprint
 
-__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "decide", "moment"]
+__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "decide", "moment", "pause_ends"]
 
 #: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken hour must not lock anybody out.
 LONGEST_RESPECT = 60.0
@@ -54,15 +54,19 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
         return Refresh()
     if record.state == REFUSED:
         return Refuse(refusal(record, path))
-    if record.state == FAILED and (record.number > since or _is_asked_to_wait(record, now)):
+    if record.state == FAILED and (record.number > since or pause_ends(record, now) is not None):
         return Refuse(failure(record, path))
     if record.state in (SENDING, UNSAVED):
         return Refresh(record.at, record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply")
     return Refresh(record.lost_at, record.lost_how)
 
 
-def _is_asked_to_wait(record: Record, now: float) -> bool:
-    return record.not_before is not None and record.at <= now < min(record.not_before, record.at + LONGEST_RESPECT)
+def pause_ends(record: Record, now: float) -> float | None:
+    """The moment until which an attempt that failed keeps everybody from trying, as the server asked; None where it doesn't."""
+    if record.state != FAILED or record.not_before is None:
+        return None
+    end = min(record.not_before, record.at + LONGEST_RESPECT)
+    return end if record.at <= now < end else None
 
 
 def refusal(record: Record, path: str) -> ReauthorizationRequired:

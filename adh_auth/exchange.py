@@ -110,6 +110,13 @@ class Attempt:
             f"registered for the app exactly as it is written here. {KEPT}"
         )
 
+    def no_code(self) -> AdhAuthError:
+        """The error for what was pasted and is no such address; often it is the code alone, which comes without the state."""
+        example = f"{self.redirect_uri}{'&' if '?' in self.redirect_uri else '?'}code=…&state=…"
+        return AdhAuthError(
+            f"that is no address that a sign-in ends on: it has no code. {KEPT}; start again, and paste the whole address, like {example}"
+        )
+
 
 def _same(given: Secret | None, expected: Secret) -> bool:
     # In constant time, and as bytes: compare_digest takes no text beyond ASCII.

@@ -19,7 +19,7 @@ from .callback import Callback, Listener
 from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
 from .exchange import KEPT, Attempt
 from .settings import Settings, resolve
-from .status import describe, file_facts, pair_facts
+from .status import describe, pair_facts, trouble_with_rewriting
 from .terminal import one_line, say, say_json, stdout_on_stderr
 from .token_file import TokenFile
 from .tokens import Secret, Stored, Tokens
@@ -112,15 +112,16 @@ def _prove_room(settings: Settings) -> None:
         raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
 
 
-def _obstacle(file: TokenFile) -> Any:
-    disk.make_folder(os.path.realpath(file.path))
+def _obstacle(file: TokenFile) -> str | None:
+    target = os.path.realpath(file.path)
+    disk.make_folder(target)
     try:
         disk.read_regular(str(file.path))
     except disk.Unfit:  # a folder, a device, a stranger's
         raise
     except OSError:
         pass  # what is missing, or can't be read, can be replaced all the same
-    return file_facts(file)["rewriting"]
+    return trouble_with_rewriting(target)
 
 
 def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: requests.Session | None) -> Tokens:
@@ -133,10 +134,18 @@ def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: request
                 raise attempt.nobody_came(seconds)
             tokens = _finish(attempt, callback, via)
         except AdhAuthError as error:
-            listener.show(good=False, text=f"{error.message[0].upper()}{error.message[1:]}.")
+            listener.show(good=False, text=_as_a_sentence(error.message))
             raise
         listener.show(good=True, text="You can close this page and go back to your program.")
         return tokens
+
+
+def _as_a_sentence(message: str) -> str:
+    """An error's message for the page."""
+    first = message.partition(" ")[0].rstrip(".,:;")
+    # In capitals, an address or a file's name would be another one.
+    begun = message if any(mark in first for mark in "./\\:@") else message[:1].upper() + message[1:]
+    return begun if begun.endswith("?") else f"{begun}."
 
 
 def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) -> Tokens:
@@ -145,7 +154,7 @@ def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) 
     say(f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it.")
     callback = _callback_in(_ask("Paste that address here: "))
     if callback is None:
-        raise AdhAuthError(f"that is no address that a sign-in ends on: it has no code. {KEPT}; start again")
+        raise attempt.no_code()
     return _finish(attempt, callback, via)
 
 

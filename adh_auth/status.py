@@ -15,14 +15,15 @@ from typing import Any
 
 from . import disk
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
-from .errors import TokenFileError
+from .decide import pause_ends
+from .errors import ConfigurationError, TokenFileError
 from .places import sign_in
 from .steps import LOCK_TIMEOUT
 from .terminal import one_line, paint, say, say_json, when
 from .token_file import TokenFile
 from .tokens import Tokens, fingerprint
 
-__all__ = ["describe", "look", "pair_facts", "status_command"]
+__all__ = ["describe", "look", "pair_facts", "status_command", "trouble_with_rewriting"]
 
 #: Looks at file, record and lock until they tell of the same moment; a rotation in between changes two of them.
 LOOKS = 5
@@ -49,7 +50,7 @@ def status_command(args: argparse.Namespace) -> int:
 def look(file: TokenFile, now: float) -> dict[str, Any]:
     """The facts, as JSON takes them. `now`: epoch seconds, as all times in it. Raises `TokenFileError`."""
     tokens, record, in_flight = _moment_of(file, now)
-    trouble = None if in_flight and record.state == SENDING else _trouble(file, tokens, record, in_flight)
+    trouble = None if in_flight and record.state == SENDING else _trouble(file, tokens, record, in_flight, now)
     return {
         "signed_in": not (trouble and trouble["final"]),
         **file_facts(file),
@@ -67,11 +68,29 @@ def file_facts(file: TokenFile) -> dict[str, Any]:
     facts: dict[str, Any] = {"token_file": path, "leads_to": target if os.path.islink(path) else None, "mode": None, "owner": None}
     with suppress(OSError):
         status = os.stat(target)
-        facts.update(mode=f"{stat.S_IMODE(status.st_mode):04o}", owner=_name_of(status.st_uid))
-    obstacle = disk.trouble_with_replacing(target)
-    if obstacle is None and not os.access(os.path.dirname(target), os.W_OK):
-        obstacle = "its folder is read-only"
-    return {**facts, "rewriting": obstacle}
+        facts.update(mode=_mode_of(status), owner=_name_of(status.st_uid))
+    return {**facts, "rewriting": trouble_with_rewriting(target) or _trouble_with_writing(target + ".record", ours=True)}
+
+
+def trouble_with_rewriting(target: str) -> str | None:
+    """Why the file, links followed, could not be locked and replaced, as far as that can be told without doing it."""
+    if obstacle := disk.trouble_with_replacing(target):
+        return obstacle
+    if not os.access(os.path.dirname(target), os.W_OK):
+        return "its folder is read-only"
+    return _trouble_with_writing(target + ".lock")
+
+
+def _trouble_with_writing(companion: str, *, ours: bool = False) -> str | None:
+    """Why a file beside the token file stops the next rotation: a run under sudo leaves root's. `ours`: only its owner may use it."""
+    try:
+        status = os.stat(companion)
+    except OSError:  # what is missing is made then
+        return None
+    foreign = ours and sys.platform != "win32" and status.st_uid != os.geteuid()
+    if os.access(companion, os.R_OK | os.W_OK) and not foreign:
+        return None
+    return f"{companion} can't be written by this user (mode {_mode_of(status)}, owner {_name_of(status.st_uid) or 'unknown'})"
 
 
 def pair_facts(tokens: Tokens, now: float) -> dict[str, Any]:
@@ -128,15 +147,20 @@ def _is_held(lock_path: str, record: Record, now: float) -> bool:
         os.close(fd)
 
 
-def _trouble(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool) -> dict[str, Any] | None:
-    """What went wrong last with the refresh token that the file holds, and what to do. `final`: only a new sign-in helps."""
+def _trouble(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool, now: float) -> dict[str, Any] | None:
+    """What went wrong last with the refresh token that the file holds, and what to do.
+
+    `final`: only a new sign-in helps. `not_before`: until then nobody tries again, as the server asked.
+    """
     if not record.concerns(fingerprint(tokens.refresh_token)) or record.state not in (SENDING, UNSAVED, FAILED, REFUSED):
         return None
-    what, next_step = _explained(file, tokens, record, in_flight)
+    not_before = pause_ends(record, now)
+    what, next_step = _explained(file, tokens, record, in_flight, not_before)
     return {
         "what": what,
         "next_step": next_step,
         "final": record.state == REFUSED,
+        "not_before": not_before,
         "at": record.at,
         "pid": record.pid,
         "host": record.host,
@@ -146,14 +170,14 @@ def _trouble(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool) -
     }
 
 
-def _explained(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool) -> tuple[str, str]:
+def _explained(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool, not_before: float | None) -> tuple[str, str]:
     by = f"process {record.pid} on {record.host}"
     again = sign_in(str(file.path))
     if record.state == REFUSED:
         lost = f", most likely because the reply to an earlier try was lost ({record.lost_how})" if record.lost_at is not None else ""
         return f"the refresh token was refused (invalid_grant: revoked, expired or already used){lost}", again
     if record.state == FAILED:
-        return record.reason or "the refresh failed", "the session is still good: the next request that meets an expired token tries again"
+        return record.reason or "the refresh failed", _after_a_failure(record, not_before)
     if in_flight:
         what = f"{by} holds the only copy of the new pair and can't write it: {record.reason}"
         return what, f"make the file writable again; don't end process {record.pid} before it has written the pair"
@@ -162,6 +186,25 @@ def _explained(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool)
     if left is not None and left.tokens.refresh_token != tokens.refresh_token:
         return what, "nothing: its new pair was found beside the file, and the next refresh puts it in place"
     return what, f"the next refresh tries the same token once more; if that is refused, {again}"
+
+
+def _after_a_failure(record: Record, not_before: float | None) -> str:
+    good = "the session is still good" if record.lost_at is None else "the session is most likely still good"
+    if not_before is not None:
+        pause = f"the server is not asked again before {_clock(not_before)} (it asked to wait)"
+        return f"{good}; {pause}: until then, a request that meets an expired token fails"
+    again = f"{good}: the next request that meets an expired token tries again"
+    # No other failure is recorded as this one: the server refused the client (`invalid_client`).
+    return f"check ADH_CLIENT_ID and ADH_CLIENT_SECRET; {again}" if record.error == ConfigurationError.__name__ else again
+
+
+def _clock(epoch: float) -> str:
+    """The time of day of a moment within the next minute."""
+    return time.strftime("%H:%M:%S", time.localtime(epoch))
+
+
+def _mode_of(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
 def _name_of(uid: int) -> str | None:
@@ -191,7 +234,7 @@ def _session_rows(facts: dict[str, Any], now: float) -> list[Row]:
         ("token file", facts["token_file"] + (f" → {facts['leads_to']}" if facts["leads_to"] else ""), None),
         _access_row(facts),
         ("access token", facts["access_token_fingerprint"], None),
-        _expiry_row(facts["expires_at"], now),
+        _expiry_row(facts, now),
         ("refresh token", facts["refresh_token_fingerprint"], None),
         ("scope", facts["scope"] or "not stored", None),
     ]
@@ -207,12 +250,23 @@ def _access_row(facts: dict[str, Any]) -> Row:
     return "mode", text, None
 
 
-def _expiry_row(expires_at: float | None, now: float) -> Row:
+def _expiry_row(facts: dict[str, Any], now: float) -> Row:
+    expires_at = facts["expires_at"]
     if expires_at is None:
         return "expiry", "not stored; the API says when", None
     if expires_at <= now:
-        return "expiry", f"{when(expires_at, now)}; the next request refreshes it", "yellow"
+        return "expiry", f"{when(expires_at, now)}; {_prospect(facts)}", "yellow"
     return "expiry", when(expires_at, now), None
+
+
+def _prospect(facts: dict[str, Any]) -> str:
+    """What becomes of an access token that has expired."""
+    trouble = facts["trouble"]
+    if not facts["signed_in"]:
+        return "it can't be refreshed any more"
+    if trouble and trouble["not_before"] is not None:
+        return f"it is not refreshed before {_clock(trouble['not_before'])}"
+    return "the next request tries to refresh it" if trouble or facts["rewriting"] else "the next request refreshes it"
 
 
 def _rotation_rows(facts: dict[str, Any], now: float) -> list[Row]:

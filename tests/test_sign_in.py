@@ -24,6 +24,7 @@ import requests
 
 from adh_auth import AdhAuth, AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, TokenFileError, login
 from adh_auth.callback import Callback, Listener, _Visit, place_of
+from adh_auth.sign_in import _as_a_sentence
 from adh_auth.testing import Sandbox
 
 from .command_line import started
@@ -382,6 +383,16 @@ def test_a_file_that_cannot_be_written(session: dict[str, Any], browser: Browser
     assert browser.addresses == []
 
 
+def test_a_lock_that_cannot_be_opened(session: dict[str, Any], browser: Browser, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is written under the lock: one that belongs to somebody else is found out before, too."""
+    lock, access = f"{token_file}.lock", os.access
+    Path(lock).touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != lock and access(path, mode))  # no mode stops root
+    with pytest.raises(TokenFileError, match=re.escape(f"can't be written: {lock} can't be written by this user (mode ")):
+        login(**session)
+    assert browser.addresses == []
+
+
 def test_a_file_that_cannot_be_written_in_the_end(session: dict[str, Any], browser: Browser, token_file: Path) -> None:
     """The new pair is lost then, and the error's frames, which had it in hand, are not handed on."""
 
@@ -394,6 +405,32 @@ def test_a_file_that_cannot_be_written_in_the_end(session: dict[str, Any], brows
     with pytest.raises(TokenFileError) as raised:
         login(**session)
     assert "adh_rt_" not in library_frames(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("the code was refused", "The code was refused."),
+        ("http://127.0.0.1:42993 can't be reached", "http://127.0.0.1:42993 can't be reached."),
+        ("https://x.example: gone", "https://x.example: gone."),
+        ("/home/ada/tokens.json is missing", "/home/ada/tokens.json is missing."),
+        ("tokens.json, which was there, is gone", "tokens.json, which was there, is gone."),
+        ("localhost:8765 is in use", "localhost:8765 is in use."),
+        ("nobody: really", "Nobody: really."),
+        ("is it registered?", "Is it registered?"),
+    ],
+)
+def test_an_error_becomes_a_sentence(message: str, text: str) -> None:
+    """On the page it begins with a capital, unless it begins with an address or a file's name: another spelling is another name."""
+    assert _as_a_sentence(message) == text
+
+
+def test_the_page_leaves_addresses_as_they_are(sandbox: Sandbox, session: dict[str, Any], browser: Browser) -> None:
+    """An endpoint that can't be reached is named as the user wrote it."""
+    sandbox.fail_next(on="exchange", drop="after")
+    with pytest.raises(RefreshFailed):
+        login(**session)
+    assert f"<p>{sandbox.url} can&#x27;t be reached" in browser.text()
 
 
 # The listener.
@@ -645,6 +682,25 @@ def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str
     assert words in complaint
     assert complaint.count("\n") == 1
     assert token_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("redirect", "example"),
+    [
+        ("http://localhost:8765/callback", "http://localhost:8765/callback?code=…&state=…"),
+        ("https://app.example/callback?app=1", "https://app.example/callback?app=1&code=…&state=…"),
+    ],
+)
+def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str) -> None:
+    """Whoever pastes the code alone is told what to paste, and the code is not repeated."""
+    with started("login", "--no-browser", "--paste", "--redirect-uri", redirect, env=environment, stdin=-1) as command:
+        said, complaint = command.communicate("c0de-of-mine\n", timeout=PATIENCE)
+        assert command.returncode == 1
+    assert complaint == (
+        "adh-auth: that is no address that a sign-in ends on: it has no code. The token file was left as it was; "
+        f"start again, and paste the whole address, like {example}\n"
+    )
+    assert "c0de-of-mine" not in said
 
 
 def _address_in(output: Any) -> str:

@@ -7,21 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
 
 from adh_auth import TokenFile
 from adh_auth.attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
+from adh_auth.decide import LONGEST_RESPECT
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
 from .command_line import adh, environment, on_a_terminal, one_line_of, started
 from .support import PATIENCE
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -38,6 +43,12 @@ def facts(token_file: Path, code: int = 0) -> dict[str, Any]:
     return told
 
 
+def rows(token_file: Path) -> dict[str, str]:
+    """What ``status`` tells a person, by its labels."""
+    said = adh("status", "--token-file", str(token_file)).stdout
+    return {label.strip(): text.strip() for label, text in (line.split("  ", 1) for line in said.splitlines())}
+
+
 def noted(token_file: Path, state: str, **more: Any) -> TokenFile:
     """The token file, with an attempt on its refresh token on record."""
     file = TokenFile(token_file)
@@ -51,8 +62,7 @@ def test_a_good_session_is_told_in_a_few_lines(token_file: Path) -> None:
     tokens = TokenFile(token_file).load()
     said = adh("status", "--token-file", str(token_file))
     assert (said.returncode, said.stderr) == (0, "")
-    lines = dict(line.split("  ", 1) for line in said.stdout.splitlines())
-    told = {label.strip(): text.strip() for label, text in lines.items()}
+    told = rows(token_file)
     assert told["signed in"] == "yes"
     assert told["token file"] == str(token_file)
     assert told["mode"].startswith("0600, owner ")
@@ -70,6 +80,22 @@ def test_the_expiry_is_told_both_ways(left: float | None, text: str, token_file:
     assert text in adh("status", "--token-file", str(token_file)).stdout
     seconds = facts(token_file)["seconds_left"]
     assert seconds == (None if left is None else pytest.approx(left, abs=PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("state", "promise"),
+    [
+        ("", "the next request refreshes it"),
+        (REFUSED, "it can't be refreshed any more"),
+        (FAILED, "the next request tries to refresh it"),
+    ],
+)
+def test_an_expiry_that_is_over_promises_no_more_than_is_true(state: str, promise: str, token_file: Path) -> None:
+    """A refused refresh token brings no new pair, and one that failed may fail again."""
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 90}))
+    if state:
+        noted(token_file, state)
+    assert rows(token_file)["expiry"].endswith(f" ago); {promise}")
 
 
 def test_it_tells_who_rotated_last(env: dict[str, str], token_file: Path) -> None:
@@ -151,6 +177,54 @@ def test_a_failure_that_may_pass_is_told_as_such(token_file: Path) -> None:
     assert "still good" in told["trouble"]["next_step"]
 
 
+def test_a_reply_that_may_have_been_lost_leaves_a_doubt(token_file: Path) -> None:
+    """The token may have been used up by the try whose reply was lost."""
+    noted(token_file, FAILED, reason="HTTP 502", lost_at=time.time() - 90, lost_how="HTTP 502")
+    assert facts(token_file)["trouble"]["next_step"].startswith("the session is most likely still good: ")
+
+
+def test_a_refused_client_is_told_what_to_check(env: dict[str, str], token_file: Path) -> None:
+    """After `invalid_client` it is the settings that want a look; the session is as good as before."""
+    assert adh("refresh", env={**env, "ADH_CLIENT_SECRET": "not the secret"}).returncode == 1
+    told = facts(token_file)
+    assert told["signed_in"]
+    assert told["trouble"]["code"] == "invalid_client"
+    assert told["trouble"]["next_step"] == (
+        "check ADH_CLIENT_ID and ADH_CLIENT_SECRET; the session is still good: the next request that meets an expired token tries again"
+    )
+
+
+@pytest.mark.parametrize("asked", [40, 3600])
+def test_a_pause_that_the_server_asked_for_is_told(asked: float, token_file: Path) -> None:
+    """It is told until when nobody asks again: as long as the server wished, and no longer than anybody heeds it."""
+    at = time.time()
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": at - 90}))
+    noted(token_file, FAILED, reason="HTTP 429", at=at, not_before=at + asked)
+    until = min(at + asked, at + LONGEST_RESPECT)
+    told = facts(token_file)
+    assert told["trouble"]["not_before"] == pytest.approx(until)
+    clock = time.strftime("%H:%M:%S", time.localtime(until))
+    step = f"the server is not asked again before {clock} (it asked to wait): until then, a request that meets an expired token fails"
+    assert told["trouble"]["next_step"] == f"the session is still good; {step}"
+    said = rows(token_file)
+    assert said["what to do"] == told["trouble"]["next_step"]
+    assert said["expiry"].endswith(f"; it is not refreshed before {clock}")
+
+
+def test_a_pause_is_told_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+    """While it is told, a refresh calls nobody; once it is over, nothing of it is told."""
+    sandbox.fail_next(status=429, retry_after=3600)
+    assert adh("refresh", env=env).returncode == 1
+    assert facts(token_file)["trouble"]["not_before"] is not None
+    assert adh("refresh", env=env).returncode == 1
+    assert sandbox.counts.refresh_calls == 1
+    over = time.time() - LONGEST_RESPECT
+    noted(token_file, FAILED, at=over, not_before=over + 3600)
+    told = facts(token_file)["trouble"]
+    assert told["not_before"] is None
+    assert told["next_step"] == "the session is still good: the next request that meets an expired token tries again"
+
+
 @pytest.mark.parametrize("state", [SENDING, FAILED, REFUSED, UNSAVED, DONE])
 def test_a_record_of_another_token_is_no_trouble(state: str, token_file: Path) -> None:
     """A new sign-in lifts whatever was on record."""
@@ -191,9 +265,12 @@ def test_a_symlink_and_an_open_mode_are_told(token_file: Path, tmp_path: Path) -
 
 def test_a_read_only_file_is_told_before_it_hurts(token_file: Path) -> None:
     """A file that can be read but not rotated works until it expires: `status` says so now."""
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 90}))
     token_file.chmod(0o400)
     assert facts(token_file)["rewriting"] == "it is read-only"
-    assert "can't be rewritten" in adh("status", "--token-file", str(token_file)).stdout
+    told = rows(token_file)
+    assert "can't be rewritten" in told["mode"]
+    assert told["expiry"].endswith("; the next request tries to refresh it")
 
 
 _WITHOUT_WRITING = """
@@ -224,6 +301,65 @@ def test_looking_changes_nothing(state: str, token_file: Path, tmp_path: Path) -
         assert sorted(tmp_path.iterdir()) == before
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def own_folder(sandbox: Sandbox) -> Iterator[Path]:
+    """A token file in a folder of this user's, or of nobody's where this user is root, whom no mode stops."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own folder shuts other users out
+    token_file = sandbox.write_token_file(folder / "tokens.json")
+    if os.geteuid() == 0:
+        for path in (folder, token_file):
+            os.chown(path, NOBODY, NOBODY)
+    yield token_file
+    rmtree(folder)
+
+
+#: Another user may not read this Python's library: what is imported late has to be there before.
+_AS_NOBODY = f"""
+import argparse, codecs, errno, fcntl, os, pwd, shutil, filelock
+from adh_auth import cli, rotation_lock, status, tokens
+codecs.lookup("ascii")
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
+@pytest.mark.parametrize(("name", "mode"), [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)])
+def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, own_folder: Path) -> None:
+    """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as it is."""
+    if os.geteuid() != 0:
+        mode &= 0o400
+    shut = own_folder.with_name(name)
+    shut.touch()
+    shut.chmod(mode)
+    before = _states(own_folder.parent)
+    words = f"{shut} can't be written by this user (mode {mode:04o}, owner {shut.owner()})"
+    assert json.loads(_seen_by_nobody(own_folder, "--json"))["rewriting"] == words
+    assert f"; it can't be rewritten at the next rotation: {words}\n" in _seen_by_nobody(own_folder)
+    assert _states(own_folder.parent) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_everybody_may_write_is_no_trouble(own_folder: Path) -> None:
+    """Whose it is does not matter for a lock."""
+    lock = own_folder.with_name("tokens.json.lock")
+    lock.touch()
+    lock.chmod(0o666)
+    assert json.loads(_seen_by_nobody(own_folder, "--json"))["rewriting"] is None
+
+
+def _seen_by_nobody(token_file: Path, *options: str) -> str:
+    command = [sys.executable, "-c", _AS_NOBODY + _WITHOUT_WRITING, "status", "--token-file", str(token_file), *options]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    return said.stdout
+
+
+def _states(folder: Path) -> dict[str, tuple[int, ...]]:
+    states = {path.name: path.stat() for path in folder.iterdir()}
+    return {name: (state.st_mode, state.st_uid, state.st_ino, state.st_mtime_ns) for name, state in states.items()}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
