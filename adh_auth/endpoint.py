@@ -156,11 +156,11 @@ def code_of(mapping: Mapping[str, Any]) -> str | None:
     """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
     error = mapping.get("error")
     nested = error.get("code") if isinstance(error, dict) else None
-    return next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and _CODE.fullmatch(value)), None)
+    return next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and re.fullmatch(_CODE, value)), None)
 
 
 #: A code as the Errors page has them, snake_case. Anything else may be a sentence that quotes what was sent, and codes go into messages.
-_CODE = re.compile(r"(?!adh_)[a-z][a-z0-9_.-]{0,63}")
+_CODE = r"(?!adh_)[a-z][a-z0-9_.-]{0,63}"  # compiled when it is first needed: most programs never do
 
 
 def printable(text: str | None, limit: int = 200) -> str | None:
@@ -250,7 +250,7 @@ def _nothing(_: bytes, __: int) -> bytes:
 _DECODERS = {"gzip": _inflated, "x-gzip": _inflated, "deflate": _inflated, "br": _unbrotlied, "zstd": _unzstandarded}
 
 #: One parameter of a challenge: its name, and its value with quotes or without (RFC 9110 section 11.2).
-_PARAMETER = re.compile(r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER = r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
 
 
 def _challenge_code(challenge: str) -> str | None:
@@ -259,7 +259,7 @@ def _challenge_code(challenge: str) -> str | None:
     if scheme.lower() != "bearer":
         return None
     # Quoted texts are passed over as a whole: an error_description may quote anything.
-    for name, quoted, bare in _PARAMETER.findall(rest):
+    for name, quoted, bare in re.findall(_PARAMETER, rest):
         if name.lower() == "error":
             return code_of({"error": quoted or bare})
     return None
