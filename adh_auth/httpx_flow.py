@@ -29,7 +29,7 @@ class HttpxFlow(Plugin):
 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
         # As a URL of the client has them: no brackets, and None for the scheme's own port.
-        self._raw_host = host.encode("ascii")
+        self._host = host
         self._scheme = scheme
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
 
@@ -50,7 +50,8 @@ class HttpxFlow(Plugin):
         """Put the token on, watch the answer, send again once."""
         url, core = request.url, self._core
         # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
-        if not ((url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._scheme) or self._goes_to_us(url)):
+        to = getattr(url, "_uri_reference", url)  # what its properties read, one call each
+        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(url)):
             yield request
             return
         body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
@@ -87,7 +88,8 @@ class HttpxFlow(Plugin):
         """The same for a task; the waiting is done by the event loop."""
         url, core = request.url, self._core
         # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
-        if not ((url.raw_host == self._raw_host and url.port == self._raw_port and url.scheme == self._scheme) or self._goes_to_us(url)):
+        to = getattr(url, "_uri_reference", url)  # what its properties read, one call each
+        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(url)):
             yield request
             return
         body = _WHOLE if "_content" in request.__dict__ else _Body(request.stream)
