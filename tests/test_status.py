@@ -317,7 +317,7 @@ def own_folder(sandbox: Sandbox) -> Iterator[Path]:
 
 #: Another user may not read this Python's library: what is imported late has to be there before.
 _AS_NOBODY = f"""
-import argparse, codecs, errno, fcntl, os, pwd, shutil, filelock
+import argparse, codecs, errno, fcntl, gettext, locale, os, pwd, shlex, shutil, filelock
 from adh_auth import cli, rotation_lock, status, tokens
 codecs.lookup("ascii")
 if os.geteuid() == 0:
