@@ -68,9 +68,9 @@ class Job:
                 with suppress(Exception):
                     plan.lock.release()
         self.settle(outcome)
-        with suppress(Exception):  # a handler of the program's
-            _log(plan.name, outcome)
         _jobs.discard(self)
+        with suppress(Exception):  # last: it runs a handler of the program's
+            _log(plan.name, outcome)
 
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
         """Make the outcome known, once."""

@@ -45,7 +45,7 @@ class Watch(Generic[T]):
                 self._watch(path)
 
     def _watch(self, path: bytes) -> None:
-        # One statement: an interrupt between the two would leave the descriptor open for ever.
+        # As close together as can be: an interrupt in between leaves the descriptor open for ever.
         self._descriptor, Watch.count = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), Watch.count + 1
         status = os.fstat(self._descriptor)
         self._inode = status.st_ino
@@ -58,7 +58,7 @@ class Watch(Generic[T]):
 
     def unchanged(self) -> T | None:
         """What was made of the file, None where it may have changed. This is on the way of every request."""
-        if not self._left:
+        if self._left <= 0:  # below: two threads may have taken the last one
             return None
         self._left -= 1
         try:

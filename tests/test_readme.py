@@ -17,6 +17,7 @@ import adh_auth
 from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, Tokens, login
 from adh_auth.testing import Call, Counts, Hold, Sandbox
 
+from .command_line import adh
 from .support import PATIENCE, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,30 +103,14 @@ def test_the_shell_blocks_name_commands_that_exist(sandbox: Sandbox, token_file:
     named = set(re.findall(r"adh-auth ([a-z]+)", "\n".join(SHELL) + README[README.index("## Command line") :]))
     assert {"login", "status", "token", "demo"} <= named
     for command in sorted(named):
-        done = subprocess.run(
-            [sys.executable, "-m", "adh_auth", command, "--help"],
-            cwd=tmp_path,
-            env=environment(sandbox, token_file),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = adh(command, "--help", env=sandbox.environment(token_file), cwd=tmp_path)
         assert done.returncode == 0, (command, done.stderr)
 
 
 def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """`adh-auth token` prints a token that works now, and nothing else."""
     sandbox.expire()
-    done = subprocess.run(
-        [sys.executable, "-m", "adh_auth", "token"],
-        cwd=tmp_path,
-        env=environment(sandbox, token_file),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = adh("token", env=sandbox.environment(token_file), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     import requests
 

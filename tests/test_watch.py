@@ -361,6 +361,15 @@ def test_a_child_of_a_fork_sees_changes(path: Path) -> None:
     assert _header(auth) == "Bearer other"
 
 
+def test_the_last_look_taken_twice(path: Path) -> None:
+    """Two threads that take it at once leave less than none: the path is looked at all the same."""
+    file = TokenFile(path)
+    found = file.watch(file.state(), "what was made of it")
+    found.renew()
+    found._left = -1
+    assert found.unchanged() is None
+
+
 def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Path) -> None:
     """The state is that of another file by then."""
     file = TokenFile(path)
