@@ -18,7 +18,7 @@ from . import disk
 from .endpoint import REPLY_LIMIT
 from .errors import LockTimeout, MalformedTokens, TokenFileError
 from .places import absolute, advice, default_path, sentence, sign_in, system_reason
-from .watch import Watch, state_of
+from .watch import Watch, state_of, watch
 
 if TYPE_CHECKING:
     from .attempts import Record
@@ -102,7 +102,7 @@ class TokenFile:
 
     def watch(self, state: object, made: T) -> Watch[T]:
         """A cheaper way to ask whether the file is still in that state, in which this was made of it."""
-        return Watch(self._encoded, state, made)
+        return watch(self._encoded, state, made)
 
     def read(self) -> Stored:
         """The pair and the other keys."""

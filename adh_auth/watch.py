@@ -7,22 +7,30 @@ import sys
 from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
-__all__ = ["Watch", "state_of"]
+__all__ = ["Watch", "state_of", "watch"]
 
 T = TypeVar("T")
 
 #: Looks at the descriptor before the path is looked at again. The descriptor can't tell that a folder above was renamed, or that an
 #: overlay file system has put another file in front of it (docs.kernel.org, overlayfs, "Non-standard behavior").
-LOOKS = 32
+LOOKS = 256
 #: Watches of one process. Descriptors are the program's, which may need them for sockets.
 LIMIT = 16
-
-_fstat = os.fstat
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
     """What changes when a file does. Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell."""
     return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
+
+
+def watch(path: bytes, state: object, made: T) -> Watch[T]:
+    """The cheapest watch that this file can have."""
+    # There may be no ctypes, or an audit hook or SELinux forbids it (MemoryError), or no descriptor is left to import it.
+    with suppress(Exception):
+        from .quick_watch import QuickWatch  # a millisecond or two, which a program of few requests need not wait for
+
+        return QuickWatch.on(path, state, made)
+    return Watch(path, state, made)
 
 
 class Watch(Generic[T]):
@@ -31,14 +39,14 @@ class Watch(Generic[T]):
     #: those that hold a descriptor
     count: ClassVar[int] = 0
 
-    __slots__ = ("_changed", "_descriptor", "_inode", "_left", "_links", "_made", "_size", "state")
+    __slots__ = ("_descriptor", "_inode", "_known", "_left", "_made", "state")
 
     def __init__(self, path: bytes = b"", state: object = None, made: T | None = None) -> None:
         self.state = state
         self._made = made
         self._left = 0
-        self._descriptor = -1
-        self._changed = self._size = self._links = self._inode = -1
+        self._descriptor = self._inode = -1
+        self._known: object = None
         # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on Windows.
         if path and sys.platform != "win32" and Watch.count < LIMIT and os.path.realpath(path) == path:
             with suppress(OSError):
@@ -47,14 +55,24 @@ class Watch(Generic[T]):
     def _watch(self, path: bytes) -> None:
         # As close together as can be: an interrupt in between leaves the descriptor open for ever.
         self._descriptor, Watch.count = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), Watch.count + 1
-        status = os.fstat(self._descriptor)
-        self._inode = status.st_ino
-        if state_of(status) == self.state:
-            self._changed, self._size, self._links = status.st_ctime_ns, status.st_size, status.st_nlink
+        self._inode = os.fstat(self._descriptor).st_ino
 
     def renew(self) -> None:
         """Believe the descriptor: a look at the path has just found the file in this state."""
-        self._left = 0 if self._changed < 0 else LOOKS
+        self._left = 0
+        if self._descriptor < 0:
+            return
+        with suppress(OSError):
+            known = self._look()
+            # After that look: what changes in between is no longer in this state. No links: replaced before it was opened, within one tick.
+            status = os.fstat(self._descriptor)
+            if state_of(status) == self.state and status.st_nlink:
+                self._known, self._left = known, LOOKS
+
+    def _look(self) -> object:
+        status = os.fstat(self._descriptor)
+        # Whatever replaces a file or writes to it sets its ctime; what follows within one tick of that clock changes its links or its size.
+        return status.st_ctime_ns, status.st_nlink, status.st_size
 
     def unchanged(self) -> T | None:
         """What was made of the file, None where it may have changed. This is on the way of every request."""
@@ -62,13 +80,9 @@ class Watch(Generic[T]):
             return None
         self._left -= 1
         try:
-            status = _fstat(self._descriptor)
+            return self._made if self._look() == self._known else None
         except OSError:  # somebody has closed all descriptors, as daemons do
             return None
-        # Whatever replaces a file or writes to it sets its ctime; what follows within one tick of that clock changes its links or its size.
-        if status.st_ctime_ns == self._changed and status.st_nlink == self._links and status.st_size == self._size:
-            return self._made
-        return None
 
     def __del__(self) -> None:
         # Here, and not where it is dropped: another thread may be in `unchanged`, and the number may belong to another file by then.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import shutil
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +20,8 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, watch
+from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, quick_watch
+from adh_auth.quick_watch import QuickWatch
 from adh_auth.testing import Sandbox
 from adh_auth.watch import LIMIT, LOOKS, Watch
 
@@ -68,6 +72,21 @@ def _through(module: Any, auth: Any) -> Callable[[Path], Callable[[], str]]:
 
 
 SENDERS = {"requests": _through_requests, **{family.name: _through(family.module, family.auth) for family in FAMILY}}
+
+
+@pytest.fixture(autouse=True, params=["quick", "portable"])
+def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the watches is asked."""
+    if request.param == "portable":
+        monkeypatch.setattr(quick_watch, "_has_gil", lambda: False)
+    elif not _is_quick(_write(tmp_path / "any", "any")):
+        pytest.skip("the quick one needs Linux, a GIL and a local file system")
+    return str(request.param)
+
+
+def _is_quick(path: Path) -> bool:
+    file = TokenFile(path.resolve())
+    return isinstance(file.watch(file.state(), ""), QuickWatch)
 
 
 @pytest.fixture
@@ -166,16 +185,44 @@ def _turn(link: Path, target: Path) -> None:
     os.replace(new, link)
 
 
+#: Where struct stat has the number of links.
+LINKS = {"x86_64": (16, 24), "aarch64": (20, 24)}
+
+
 def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times may be as coarse as a few milliseconds: a file that has lost its name is another one, whatever its times."""
-    file = TokenFile(path)
+    found = _believed(TokenFile(path))
+    before = os.stat(path)
+    _replace(path, "other")
+    links = os.fstat(found._descriptor).st_nlink
+    if isinstance(found, QuickWatch):
+        known = found._known
+        start, end = LINKS.get(platform.machine(), (0, 0))
+        assert isinstance(known, bytes)
+        assert int.from_bytes(known[start:end], sys.byteorder) == 1, "where struct stat has them on this machine"
+
+        def within_the_tick(_: int, answer: Any) -> int:
+            answer.raw = known[:start] + links.to_bytes(end - start, sys.byteorder) + known[end:]
+            return 0
+
+        monkeypatch.setattr(found, "_ask", within_the_tick)
+    else:
+        status = _status(os.stat(path), st_ctime_ns=before.st_ctime_ns, st_size=before.st_size, st_nlink=links)
+        monkeypatch.setattr(os, "fstat", lambda _: status)
+    changed = found.unchanged() is None
+    monkeypatch.undo()
+    assert changed
+
+
+def _status(status: os.stat_result, **changed: int) -> SimpleNamespace:
+    return SimpleNamespace(**{name: getattr(status, name) for name in dir(status) if name.startswith("st_")} | changed)
+
+
+def _believed(file: TokenFile) -> Watch[str]:
     found = file.watch(file.state(), "what was made of it")
     found.renew()
-    status = os.stat(path)
-    _replace(path, "other")
-    gone = SimpleNamespace(st_ctime_ns=status.st_ctime_ns, st_size=status.st_size, st_nlink=0)
-    monkeypatch.setattr(watch, "_fstat", lambda _: gone)
-    assert found.unchanged() is None
+    assert found.unchanged() is not None
+    return found
 
 
 def test_a_folder_that_is_replaced_is_seen_soon(token: Callable[[], str], path: Path) -> None:
@@ -363,11 +410,29 @@ def test_a_child_of_a_fork_sees_changes(path: Path) -> None:
 
 def test_the_last_look_taken_twice(path: Path) -> None:
     """Two threads that take it at once leave less than none: the path is looked at all the same."""
-    file = TokenFile(path)
-    found = file.watch(file.state(), "what was made of it")
-    found.renew()
+    found = _believed(TokenFile(path))
     found._left = -1
     assert found.unchanged() is None
+
+
+def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced between the look at the path and the opening, within one tick: the state is the same, and it is another file all the same."""
+    file = TokenFile(path)
+    found = file.watch(file.state(), "what was made of it")
+    gone = _status(os.fstat(found._descriptor), st_nlink=0)
+    with monkeypatch.context() as now:
+        now.setattr(os, "fstat", lambda _: gone)
+        found.renew()
+    assert found.unchanged() is None
+
+
+def test_a_difference_that_means_nothing(path: Path) -> None:
+    """Somebody has read the file, and its file system keeps the time of that: one look at the path, and the file is asked again."""
+    auth = AdhAuth(path, **CLIENT)
+    _make_busy(auth)
+    auth._core.watch._known = "of another time"
+    assert _header(auth) == "Bearer first"
+    assert auth._core.watch.unchanged() is not None
 
 
 def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Path) -> None:
@@ -387,3 +452,85 @@ def test_httpx_tasks_share_one_descriptor(path: Path, descriptors: Callable[[], 
         with httpx.Client(auth=auth, transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
             client.get(URL)
     assert descriptors() == 1
+
+
+def _kind_of(path: Path) -> type:
+    file = TokenFile(path)
+    return type(file.watch(file.state(), ""))
+
+
+def test_a_file_system_that_may_have_to_ask_a_network() -> None:
+    """Nobody else could run while it does: only file systems that are known to be local are asked with the GIL held."""
+    assert _kind_of(Path("/proc/version")) is Watch
+
+
+def test_a_c_library_without_the_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc before 2.33."""
+    monkeypatch.setattr(quick_watch, "PyDLL", lambda _: SimpleNamespace())
+    assert _kind_of(path) is Watch
+
+
+def test_the_quick_one_keeps_the_interpreter(path: Path, kind: str) -> None:
+    """Another thread that wants to run gets its turn when it is due, and not with each request."""
+    if kind != "quick":
+        pytest.skip("the portable one can't")
+    found = _believed(TokenFile(path))
+    turns = [0]
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    usual = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1000)
+        for _ in range(100_000):  # the turn that it has asked for already
+            pass
+        before = turns[0]
+        for _ in range(2000):
+            found._left = 1
+            assert found.unchanged() is not None
+        after = turns[0]
+    finally:
+        sys.setswitchinterval(usual)
+        stop.set()
+        thread.join()
+    assert after == before
+
+
+OBSTACLES = {
+    "missing": "import sys; sys.modules['ctypes'] = None",
+    "forbidden": """
+import sys
+def refuse(event, _):
+    if event.startswith("ctypes."):
+        raise RuntimeError(event)
+sys.addaudithook(refuse)
+""",
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_without_ctypes(path: Path, obstacle: str) -> None:
+    """Requests go, and see changes."""
+    code = f"""
+{OBSTACLES[obstacle]}
+import requests
+from adh_auth import AdhAuth
+auth = AdhAuth({str(path)!r}, client_id="i", client_secret="s", base_url={URL!r})
+def headers():
+    return {{requests.Request("GET", {URL!r}, auth=auth).prepare().headers["Authorization"] for _ in range({SOME})}}
+print(headers(), type(auth._core.watch).__name__, auth._core.watch.unchanged() is not None, flush=True)
+input()
+print(headers())
+"""
+    with child(code) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "{'Bearer first'} Watch True\n"
+        _replace(path, "other")
+        told, errors = process.communicate("\n", timeout=60)
+    assert told == "{'Bearer other'}\n", errors
