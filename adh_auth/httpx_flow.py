@@ -12,6 +12,7 @@ from .httpx_body import Body as _Body
 from .httpx_body import Peeked as _Peeked
 from .httpx_body import with_header
 from .httpx_carrier import Carrier
+from .httpx_header import quickest
 from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
 from .secret import Secret
@@ -32,6 +33,7 @@ class HttpxFlow(Plugin):
         self._host = host
         self._scheme = scheme
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
+        self._put = quickest(self._client.Headers)
 
     def __call__(self, request: Any) -> Any:
         """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a function of the request."""
@@ -62,7 +64,7 @@ class HttpxFlow(Plugin):
         except AdhAuthError as error:
             trouble = error
         else:
-            request.headers["Authorization"] = pair.header
+            self._put(request.headers, pair.header)
             response = yield request
             if response.history:
                 self._redact_history(response)
@@ -100,7 +102,7 @@ class HttpxFlow(Plugin):
         except AdhAuthError as error:
             trouble = error
         else:
-            request.headers["Authorization"] = pair.header
+            self._put(request.headers, pair.header)
             response = yield request
             if response.history:
                 self._redact_history(response)

@@ -34,7 +34,7 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
         plain = session_of(lambda request: _with_header(request, token), adapter)
         ours = session_of(auth, adapter)
         rounds = {name: _round(threads, session, url, sizes.threads) for name, session in (("static", plain), ("ours", ours))}
-        found = taking_turns(rounds, sizes.slices * 8)
+        found = taking_turns(rounds, sizes.slices * 6)
         sandbox.ask("expire")
         before = sandbox.counts.refresh_calls
         rounds["ours"]()
