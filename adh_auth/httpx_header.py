@@ -15,13 +15,14 @@ KEY, NAME = b"Authorization", b"authorization"
 
 
 def quickest(kind: Any) -> Put:
-    """The way to put it on headers of this kind: behind the items that they keep, where they keep them as they do today."""
+    """The way to put it on headers, `kind` being the client's class of them: behind its items, where it keeps them as it does today."""
+    quick = among_items(kind)
     headers = kind({"A": "a"})
     with suppress(Exception):
         for header in ("first", "second"):
-            put_among_items(headers, header)
+            quick(headers, header)
         if headers.raw == [(b"A", b"a"), (KEY, b"second")] and headers["AUTHORIZATION"] == "second":
-            return put_among_items
+            return quick
     return put
 
 
@@ -30,11 +31,18 @@ def put(headers: Any, header: str) -> None:
     headers["Authorization"] = header
 
 
-def put_among_items(headers: Any, header: str) -> None:
+def among_items(kind: Any) -> Put:
     """The same, as `Headers.__setitem__` does it in the end (httpx 0.28, httpx2 2.16)."""
-    items = headers._list  # noqa: SLF001 - `quickest` has tried it
-    for _, name, _ in items:
-        if name == NAME:
+
+    def quick(headers: Any, header: str) -> None:
+        if type(headers) is not kind:  # a caller's own class, or a plain dict
             put(headers, header)
             return
-    items.append((KEY, NAME, header.encode()))
+        items = headers._list  # noqa: SLF001 - `quickest` has tried it
+        for _, name, _ in items:
+            if name == NAME:
+                put(headers, header)
+                return
+        items.append((KEY, NAME, header.encode()))
+
+    return quick

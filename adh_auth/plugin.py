@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -145,8 +146,9 @@ class Plugin:
     def _is_same(self, origin: Origin | None) -> bool:
         if origin == self._origin:
             return True
-        # Nothing of the URL: its path and query may hold anything.
-        logger.debug("a request to %s carries no token: the API is %s", origin and _url_of(origin), _url_of(self._origin))
+        if logger.isEnabledFor(logging.DEBUG):  # a client may have more to say to strangers than to the API
+            # Nothing of the URL: its path and query may hold anything.
+            logger.debug("a request to %s carries no token: the API is %s", origin and _url_of(origin), _url_of(self._origin))
         return False
 
     def _rotated(self, rejected: Secret, **post: Any) -> Pair:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adh_auth import httpx_header
-from adh_auth.httpx_header import put, put_among_items, quickest
+from adh_auth.httpx_header import among_items, put, quickest
 
 from .support import FAMILY, Family
 
@@ -25,7 +25,7 @@ def test_the_quick_way_does_what_the_client_does(family: Family, before: str) ->
     """In the same place, and in place of all that were there."""
     quick, usual = (family.module.Headers(BEFORE[before]) for _ in range(2))
     for header in ("Bearer first", "Bearer second"):
-        put_among_items(quick, header)
+        among_items(family.module.Headers)(quick, header)
         put(usual, header)
         assert quick.raw == usual.raw
         assert quick == usual
@@ -35,7 +35,22 @@ def test_the_quick_way_does_what_the_client_does(family: Family, before: str) ->
 @pytest.mark.parametrize("family", FAMILY, ids=lambda family: family.name)
 def test_the_quick_way_is_taken(family: Family) -> None:
     """With the releases that are installed here."""
-    assert quickest(family.module.Headers) is put_among_items
+    assert quickest(family.module.Headers) is not put
+
+
+@pytest.mark.parametrize("family", FAMILY, ids=lambda family: family.name)
+def test_headers_of_the_callers_own(family: Family) -> None:
+    """What somebody has put in their place is asked in the public way: a dict, or a class that wants to know."""
+
+    class Told(family.module.Headers):  # type: ignore[misc, name-defined]
+        def __setitem__(self, name: str, value: str) -> None:
+            super().__setitem__(name, value + ", told")
+
+    told, plain = Told(), dict[str, str]()
+    for headers in (told, plain):
+        quickest(family.module.Headers)(headers, "Bearer x")
+    assert told["Authorization"] == "Bearer x, told"
+    assert plain == {"Authorization": "Bearer x"}
 
 
 class Pairs(dict[str, str]):
@@ -85,7 +100,7 @@ def test_headers_that_are_kept_otherwise(kind: Any) -> None:
 @pytest.mark.parametrize("family", FAMILY, ids=lambda family: family.name)
 def test_a_request_by_the_public_way(family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """It carries the token all the same."""
-    monkeypatch.setattr(httpx_header, "put_among_items", None)
+    monkeypatch.setattr(httpx_header, "among_items", lambda _: None)
     path = tmp_path / "tokens.json"
     path.write_text('{"access_token": "a", "refresh_token": "r"}')
     auth = family.auth(path, client_id="i", client_secret="s", base_url="http://127.0.0.1:9")
