@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from ctypes import CDLL, PyDLL, create_string_buffer
+from time import monotonic
 from typing import Any, TypeVar
 
 from .watch import Watch
@@ -13,8 +14,9 @@ __all__ = ["QuickWatch"]
 
 T = TypeVar("T")
 
-#: Local file systems, by their numbers in Linux's magic.h: ext, XFS, Btrfs, F2FS, tmpfs, overlayfs; by their own: ZFS, bcachefs.
-LOCAL = frozenset((0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630, 0x2FC12FC1, 0xCA451A4E))
+#: Local file systems, by their numbers in Linux's magic.h: ext, XFS, Btrfs, F2FS, tmpfs; by their own: ZFS, bcachefs. Not overlayfs, whose
+#: lower layer may be on a network.
+LOCAL = frozenset((0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x2FC12FC1, 0xCA451A4E))
 #: Bytes; more than struct stat and struct statfs have anywhere.
 ROOM = 256
 
@@ -49,9 +51,8 @@ class QuickWatch(Watch[T]):
 
     def unchanged(self) -> T | None:
         """As the portable one; in one piece, for a call in between costs more than the kernel does."""
-        if self._left <= 0:
+        if monotonic() >= self._until:
             return None
-        self._left -= 1
         # Another thread may come in between; what is compared then is what it was told of this file, later.
         if self._ask(self._descriptor, self._answer) == 0 and self._answer.raw == self._known:
             return self._made

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import endpoint
 from .job import Job, forget_jobs
+from .late import importing
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .token_file import host_name, tell
@@ -195,12 +196,14 @@ class Rotation:
     def revoke(self) -> Job:
         """A job that tells the server, then removes the file."""
         job = Job()
-        from .steps import revoke_steps
+        with importing:
+            from .steps import revoke_steps
 
         return job.start(self._plan(job, self._post), lambda plan: revoke_steps(plan, self._calls.revoke))
 
     def _start(self, rejected: Secret, post: Post) -> Job:
-        from .steps import rotate_steps  # what only a rotation needs is imported by it
+        with importing:
+            from .steps import rotate_steps  # what only a rotation needs is imported by it
 
         job = Job()
         # Started before it is entered: an interrupt in between costs a second job that finds the work done, never a job that nobody runs.
@@ -209,7 +212,8 @@ class Rotation:
         return job
 
     def _plan(self, job: Job, post: Post) -> Plan:
-        from .plan import Plan
+        with importing:
+            from .plan import Plan
 
         return Plan(
             store=self._store,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import disk
 from .endpoint import REPLY_LIMIT
 from .errors import LockTimeout, MalformedTokens, TokenFileError
+from .late import importing
 from .places import absolute, advice, default_path, sentence, sign_in, system_reason
 from .watch import Watch, state_of, watch
 
@@ -110,7 +111,8 @@ class TokenFile:
 
     def lock(self) -> RotationLock:
         """A lock for one rotation."""
-        from .rotation_lock import RotationLock
+        with importing:
+            from .rotation_lock import RotationLock
 
         return RotationLock(self._target() + ".lock", self)
 
@@ -156,7 +158,8 @@ class TokenFile:
 
     def record(self) -> Record:
         """What is recorded of earlier attempts."""
-        from .attempts import NOTHING, Record
+        with importing:
+            from .attempts import NOTHING, Record
 
         try:
             return Record.from_bytes(disk.read_regular(self._target() + ".record")[0])
@@ -268,7 +271,8 @@ class Reserved:
 
 def _stored(data: bytes) -> Stored:
     # Here, not above: requests has not loaded dataclasses, and building an auth object needs no pair. The first look at a file does.
-    from .tokens import Stored
+    with importing:
+        from .tokens import Stored
 
     return Stored.from_bytes(data)
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from time import monotonic, time_ns
 from typing import ClassVar, Generic, TypeVar
+
+from .late import importing
 
 __all__ = ["Watch", "state_of", "watch"]
 
 T = TypeVar("T")
 
-#: Looks at the descriptor before the path is looked at again. The descriptor can't tell that a folder above was renamed, or that an
-#: overlay file system has put another file in front of it (docs.kernel.org, overlayfs, "Non-standard behavior").
-LOOKS = 256
+#: Seconds for which the descriptor is believed before the path is looked at again. It can't tell that a folder above was renamed or mounted
+#: over, or that an overlay file system has put another file in front of it (docs.kernel.org, overlayfs, "Non-standard behavior").
+BELIEF = 0.5
+#: Nanoseconds after a change within which another one may leave the same ctime: file systems set it by a clock that ticks every few
+#: milliseconds, some of them every second or two. Git calls a file that young "racily clean", and looks at it again, too.
+TICK, COARSE_TICK = 20_000_000, 3_000_000_000
 #: Watches of one process. Descriptors are the program's, which may need them for sockets.
 LIMIT = 16
 
@@ -27,7 +33,8 @@ def watch(path: bytes, state: object, made: T) -> Watch[T]:
     """The cheapest watch that this file can have."""
     # There may be no ctypes, or an audit hook or SELinux forbids it (MemoryError), or no descriptor is left to import it.
     with suppress(Exception):
-        from .quick_watch import QuickWatch  # a millisecond or two, which a program of few requests need not wait for
+        with importing:
+            from .quick_watch import QuickWatch  # a millisecond or two, which a program of few requests need not wait for
 
         return QuickWatch.on(path, state, made)
     return Watch(path, state, made)
@@ -39,13 +46,14 @@ class Watch(Generic[T]):
     #: those that hold a descriptor
     count: ClassVar[int] = 0
 
-    __slots__ = ("_descriptor", "_inode", "_known", "_left", "_made", "state")
+    __slots__ = ("_descriptor", "_file", "_known", "_made", "_until", "state")
 
     def __init__(self, path: bytes = b"", state: object = None, made: T | None = None) -> None:
         self.state = state
         self._made = made
-        self._left = 0
-        self._descriptor = self._inode = -1
+        self._until = 0.0
+        self._descriptor = -1
+        self._file: object = None
         self._known: object = None
         # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on Windows.
         if path and sys.platform != "win32" and Watch.count < LIMIT and os.path.realpath(path) == path:
@@ -55,30 +63,29 @@ class Watch(Generic[T]):
     def _watch(self, path: bytes) -> None:
         # As close together as can be: an interrupt in between leaves the descriptor open for ever.
         self._descriptor, Watch.count = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), Watch.count + 1
-        self._inode = os.fstat(self._descriptor).st_ino
+        self._file = _identity(self._descriptor)
 
     def renew(self) -> None:
         """Believe the descriptor: a look at the path has just found the file in this state."""
-        self._left = 0
+        self._until = 0.0
         if self._descriptor < 0:
             return
         with suppress(OSError):
             known = self._look()
             # After that look: what changes in between is no longer in this state. No links: replaced before it was opened, within one tick.
             status = os.fstat(self._descriptor)
-            if state_of(status) == self.state and status.st_nlink:
-                self._known, self._left = known, LOOKS
+            if state_of(status) == self.state and status.st_nlink and _is_settled(status.st_ctime_ns):
+                self._known, self._until = known, monotonic() + BELIEF
 
     def _look(self) -> object:
         status = os.fstat(self._descriptor)
-        # Whatever replaces a file or writes to it sets its ctime; what follows within one tick of that clock changes its links or its size.
+        # Whatever replaces a file or writes to it sets its ctime.
         return status.st_ctime_ns, status.st_nlink, status.st_size
 
     def unchanged(self) -> T | None:
         """What was made of the file, None where it may have changed. This is on the way of every request."""
-        if self._left <= 0:  # below: two threads may have taken the last one
+        if monotonic() >= self._until:
             return None
-        self._left -= 1
         try:
             return self._made if self._look() == self._known else None
         except OSError:  # somebody has closed all descriptors, as daemons do
@@ -91,6 +98,17 @@ class Watch(Generic[T]):
             return
         Watch.count -= 1
         with suppress(OSError):
-            # Whoever closed all descriptors may have opened another file under this number.
-            if os.fstat(descriptor).st_ino == self._inode:
+            # Whoever closed all descriptors may have opened another file under this number, or this one.
+            if _identity(descriptor) == self._file:
                 os.close(descriptor)
+
+
+def _identity(descriptor: int) -> object:
+    """What tells our open file from the program's: inode numbers are used again at once, but who opens a file without blocking?"""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, os.get_blocking(descriptor)
+
+
+def _is_settled(changed: int) -> bool:
+    """Whether the next change will be told from the one at this time, in nanoseconds."""
+    return time_ns() - changed > (TICK if changed % 1_000_000_000 else COARSE_TICK)
