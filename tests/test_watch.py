@@ -370,7 +370,7 @@ def test_a_file_that_others_open_under_our_number_stays_open(path: Path, tmp_pat
         _header(auth)
     number = auth._core.watch._descriptor
     (tmp_path / "log").touch()
-    log = os.open(tmp_path / "log", os.O_WRONLY)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_NONBLOCK)
     os.dup2(log, number)
     os.close(log)
     try:
@@ -493,6 +493,7 @@ def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Pat
     file = TokenFile(path)
     state = file.state()
     _replace(path, "other")
+    _settled(path)
     found = file.watch(state, "what was made of the first")
     found.renew()
     assert found.unchanged() is None
