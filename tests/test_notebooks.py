@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -176,7 +177,7 @@ def test_signs_in_from_a_notebook(sandbox: Sandbox, token_file: Path, environmen
     with socket.create_server(("127.0.0.1", 0)) as probe:
         uri = f"http://localhost:{probe.getsockname()[1]}/callback"
     sandbox.redirect_uris = [uri]
-    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+    browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
 
     async def main() -> None:
         async with kernel({**environment, "BROWSER": browser}) as running:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -545,7 +546,7 @@ def test_the_command(sandbox: Sandbox, environment: dict[str, str], redirect_uri
 
 def test_the_command_opens_the_browser(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
     """The user's own browser is opened, one that runs in the foreground as well as any other."""
-    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+    browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
     with started("login", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
         said, complaint = command.communicate(timeout=PATIENCE)
         assert (command.returncode, complaint) == (0, "")
@@ -585,7 +586,7 @@ def test_the_command_speaks_json_though_nobody_greets(sandbox: Sandbox, environm
 
 def test_a_browser_does_not_mix_with_json(environment: dict[str, str], redirect_uri: str) -> None:
     """What a browser writes to its stdout (Chrome: "Opening in existing browser session.") goes to stderr as well."""
-    browser = f"{sys.executable} -c 'import sys, requests; print(\"Opening\", flush=True); requests.get(sys.argv[1])' %s"
+    browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; print(\"Opening\", flush=True); requests.get(sys.argv[1])' %s"
     with started("login", "--json", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
@@ -625,7 +626,7 @@ def test_a_closed_stream_does_not_cost_the_sign_in(
 ) -> None:
     """`adh-auth login --json >&-` signs in without a word and without an object, `2>&-` without a word."""
     before = token_file.read_bytes()
-    browser = f"{sys.executable} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
+    browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
     arguments = ("login", "--json", "--redirect-uri", redirect_uri)
     with started(*arguments, env={**environment, "BROWSER": browser}, preexec_fn=lambda: os.close(closed)) as command:
         said, told = command.communicate(timeout=PATIENCE)
