@@ -97,6 +97,7 @@ class Attempt:
         return None if stored.tokens.refresh_token == self._stored.tokens.refresh_token else stored.tokens
 
     def _take(self, verdict: endpoint.Verdict, sent_at: float) -> Steps:
+        self._plan.refreshed = True
         trouble = None
         try:
             fresh = self._stored.rotated(verdict.mapping, sent_at)

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Union
+from typing import NamedTuple, Protocol, Union
 
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
+from .endpoint import EXPIRED
 from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed, TokenFileError
 from .places import sign_in
 from .tokens import Secret, Tokens, fingerprint
 
-__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "decide", "moment", "pause_ends"]
+__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "after_401", "decide", "moment", "pause_ends"]
 
 #: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken hour must not lock anybody out.
 LONGEST_RESPECT = 60.0
 
 
-@dataclass(frozen=True)
-class Adopt:
+class Adopt(NamedTuple):
     """Another process has got a pair: use it."""
 
     tokens: Tokens
 
 
-@dataclass(frozen=True)
-class Refresh:
+class Refresh(NamedTuple):
     """Spend the stored refresh token. `lost_at`, `lost_how`: an earlier reply to this very token never arrived."""
 
     lost_at: float | None = None
     lost_how: str | None = None
 
 
-@dataclass(frozen=True)
-class Refuse:
+class Refuse(NamedTuple):
     """Call nobody; this is the outcome."""
 
     error: AdhAuthError
@@ -59,6 +56,35 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
     if record.state in (SENDING, UNSAVED):
         return Refresh(record.at, record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply")
     return Refresh(record.lost_at, record.lost_how)
+
+
+class ActivePair(Protocol):
+    """The pair that requests are sent with, as far as a 401 is judged by it."""
+
+    secret: Secret
+    #: the API has said that the access token is expired
+    dead: bool
+    expires_at: float | None
+
+
+#: What to do with a 401: hand it to the caller, send again with the pair at hand, or rotate first.
+HAND_OVER, RESEND, ROTATE = "hand over", "resend", "rotate"
+
+
+def after_401(code: str | None, rejected: Secret, pair: ActivePair, now: float, *, is_bare: bool = False) -> str:
+    """What follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
+
+    `code`: the error code that it gave. `rejected`: the access token that it answers. `pair`: the one in force now. `now`: epoch seconds.
+    `is_bare`: it has neither a body nor a code, as an answer to HEAD; then the stored expiry tells.
+    """
+    # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is answered with that one.
+    if pair.secret != rejected and not pair.dead:
+        return RESEND
+    if code == EXPIRED:
+        return ROTATE
+    # Once for a pair: the one that follows has its expiry ahead of it.
+    ended = is_bare and code is None and pair.secret == rejected and pair.expires_at is not None and pair.expires_at <= now
+    return ROTATE if ended else HAND_OVER
 
 
 def pause_ends(record: Record, now: float) -> float | None:

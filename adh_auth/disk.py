@@ -112,11 +112,12 @@ def _is_mounted_file(path: str) -> bool:
         return False
 
 
-def _mount_id(path: str) -> str | None:
+def _mount_id(path: str) -> bytes | None:
     fd = os.open(path, os.O_RDONLY | _NONBLOCK)
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
-            return next((line for line in lines if line.startswith("mnt_id:")), None)
+        # As bytes: a first `open(encoding=...)` would look up a codec, and import, in a rotation's thread.
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+            return next((line for line in lines if line.startswith(b"mnt_id:")), None)
     finally:
         os.close(fd)
 

@@ -63,7 +63,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
 
     def _ready(self, pair: Pair, r: PreparedRequest) -> Pair:
         if self._core.due(pair, one_shot=not can_be_sent_again(r)):
-            return self._rotated(pair.secret)
+            return self._rotated(pair.secret).pair
         return pair
 
     def _on_response(self, response: Response, **sent_with: Any) -> Response:
@@ -91,7 +91,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     def _replacement(self, response: Response, rejected: Secret, sent_with: Mapping[str, Any]) -> Pair | None:
         """The pair to send again with, None where this 401 is the caller's."""
         if error_code(response.headers, peek(response)) == EXPIRED:
-            return self._rotated(rejected, post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)))
+            return self._rotated(rejected, post=partial(self._post, sent_with=sent_with, mock=mock_behind(response))).pair
         # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is answered with that one.
         stored = self._core.current()
         return stored if stored.secret != rejected else None

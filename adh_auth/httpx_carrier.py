@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# socket.getaddrinfo looks this codec up for each host name. requests imports it for the same reason; httpx does not.
+import encodings.idna  # noqa: F401
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -12,7 +12,6 @@ from .httpx_body import Body as _Body
 from .httpx_body import Peeked as _Peeked
 from .httpx_body import with_header
 from .httpx_carrier import Carrier
-from .httpx_header import quickest
 from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
 from .secret import Secret
@@ -33,7 +32,6 @@ class HttpxFlow(Plugin):
         self._host = host
         self._scheme = scheme
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
-        self._put = quickest(self._client.Headers)
 
     def __call__(self, request: Any) -> Any:
         """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a function of the request."""
@@ -60,11 +58,11 @@ class HttpxFlow(Plugin):
         try:
             pair = core.watch.unchanged() or core.glance()
             if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
-                pair = self._rotated(pair.secret)
+                pair = self._rotated(pair.secret).pair
         except AdhAuthError as error:
             trouble = error
         else:
-            self._put(request.headers, pair.header)
+            request.headers["Authorization"] = pair.header
             response = yield request
             if response.history:
                 self._redact_history(response)
@@ -75,7 +73,7 @@ class HttpxFlow(Plugin):
             try:
                 fresh = self._replacement(response, peeked, rejected)
                 if fresh is None and peeked.code == EXPIRED:
-                    fresh = self._rotated(rejected)
+                    fresh = self._rotated(rejected).pair
             except AdhAuthError as error:
                 trouble = error
                 response.close()
@@ -98,11 +96,11 @@ class HttpxFlow(Plugin):
         try:
             pair = core.watch.unchanged() or core.glance()
             if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
-                pair = await self._rotated_async(pair.secret)
+                pair = (await self._rotated_async(pair.secret)).pair
         except AdhAuthError as error:
             trouble = error
         else:
-            self._put(request.headers, pair.header)
+            request.headers["Authorization"] = pair.header
             response = yield request
             if response.history:
                 self._redact_history(response)
@@ -113,7 +111,7 @@ class HttpxFlow(Plugin):
             try:
                 fresh = self._replacement(response, peeked, rejected)
                 if fresh is None and peeked.code == EXPIRED:
-                    fresh = await self._rotated_async(rejected)
+                    fresh = (await self._rotated_async(rejected)).pair
             except AdhAuthError as error:
                 trouble = error
                 await response.aclose()

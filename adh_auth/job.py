@@ -7,17 +7,17 @@ what it was given.
 from __future__ import annotations
 
 import atexit
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import AdhAuthError, RefreshFailed, fresh_copy
+from .plan import Plan, Steps
+from .steps import drive
 from .token_file import logger, tell
-
-if TYPE_CHECKING:
-    from .plan import Plan, Steps
-    from .tokens import Tokens
+from .tokens import Tokens, fingerprint
 
 __all__ = ["Job", "forget_jobs"]
 
@@ -35,6 +35,8 @@ class Job:
         self._wakers: dict[Any, list[Callable[[], None]]] = {}
         self._thread: threading.Thread | None = None
         self.finished = False
+        #: whether the outcome came straight from the server, instead of from another process
+        self.refreshed = False
 
     @property
     def settled(self) -> bool:
@@ -55,9 +57,8 @@ class Job:
     def _run(self, plan: Plan, steps: Callable[[Plan], Steps]) -> None:
         outcome: Tokens | AdhAuthError | None
         try:
-            from .steps import drive
-
             outcome = drive(steps(plan))
+            self.refreshed = plan.refreshed
         except AdhAuthError as error:
             outcome = fresh_copy(error)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; the cause's frames hold tokens, so only its kind is told
@@ -127,8 +128,6 @@ def _log(name: str, outcome: Tokens | AdhAuthError | None) -> None:
     if isinstance(outcome, AdhAuthError):
         logger.info("%s", outcome.message)
     elif outcome is not None:
-        from .tokens import fingerprint
-
         logger.info("token file %s: the access token is now <%s>", name, fingerprint(outcome.access_token))
 
 
@@ -179,8 +178,6 @@ atexit.register(_finish_jobs)
 
 
 def _let_interrupts_explain() -> None:
-    import signal
-
     # A handler that raises would break off this wait, or the message that explains it.
     with suppress(ValueError):  # not in the main thread, which alone gets signals
         signal.signal(signal.SIGINT, _explain_the_wait)

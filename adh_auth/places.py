@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 
 from .errors import ConfigurationError
@@ -34,8 +35,6 @@ def default_path() -> str:
 
 def sign_in(path: str) -> str:
     """The command that makes a token file."""
-    import shlex  # for messages only
-
     return f"sign in with: adh-auth login --token-file {shlex.quote(path)}"
 
 

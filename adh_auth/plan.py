@@ -71,7 +71,7 @@ class Clock(Protocol):
     def ending(self) -> bool: ...
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Plan:
     """What one job needs. `name`: the store's, for messages; `who`: process and host, for the record."""
 
@@ -87,3 +87,5 @@ class Plan:
     keep: Callable[[Tokens], None]
     tell: Callable[[str], None]
     lock: Lock | None = None
+    #: whether this very job has had the pair from the server, instead of adopting what another process got
+    refreshed: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .endpoint import Call, Origin, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 REDACTED = "Bearer [redacted]"
 #: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
 ROUNDS = 3
+
+
+class Rotated(NamedTuple):
+    """What to go on with after a rotation. `refreshed`: straight from the server; else adopted, and it may have expired since."""
+
+    pair: Pair
+    refreshed: bool
 
 
 class Plugin:
@@ -151,23 +158,30 @@ class Plugin:
             logger.debug("a request to %s carries no token: the API is %s", origin and _url_of(origin), _url_of(self._origin))
         return False
 
-    def _rotated(self, rejected: Secret, **post: Any) -> Pair:
-        """The pair to go on with in place of `rejected`. Raises the outcome's error."""
+    def _rotated(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
+        """The pair to go on with in place of `rejected`. Waits `seconds` at most. Raises the outcome's error."""
+        refreshed = False
         for _ in range(ROUNDS):
             job = self._core.rotate(rejected, **post)
             if job is None:
                 break
-            job.wait(self._core.patience)
-        return self._core.current()
+            job.wait(self._patience(seconds))
+            refreshed = job.refreshed
+        return Rotated(self._core.current(), refreshed)
 
-    async def _rotated_async(self, rejected: Secret) -> Pair:
+    async def _rotated_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
         """The same for a task."""
+        refreshed = False
         for _ in range(ROUNDS):
             job: Job | None = self._core.rotate(rejected)
             if job is None:
                 break
-            await job.wait_async(self._core.patience)
-        return self._core.current()
+            await job.wait_async(self._patience(seconds))
+            refreshed = job.refreshed
+        return Rotated(self._core.current(), refreshed)
+
+    def _patience(self, seconds: float | None) -> float:
+        return self._core.patience if seconds is None else min(seconds, self._core.patience)
 
 
 def bearer(header: str | bytes | None) -> Secret | None:

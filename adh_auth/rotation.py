@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import endpoint
 from .job import Job, forget_jobs
-from .late import importing
+from .plan import Plan, Store
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
+from .steps import revoke_steps, rotate_steps
 from .token_file import host_name, tell
 from .watch import Watch
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from .plan import Plan, Store
     from .tokens import Tokens
 
     class WatchedStore(Store, Protocol):
@@ -196,15 +196,9 @@ class Rotation:
     def revoke(self) -> Job:
         """A job that tells the server, then removes the file."""
         job = Job()
-        with importing:
-            from .steps import revoke_steps
-
         return job.start(self._plan(job, self._post), lambda plan: revoke_steps(plan, self._calls.revoke))
 
     def _start(self, rejected: Secret, post: Post) -> Job:
-        with importing:
-            from .steps import rotate_steps  # what only a rotation needs is imported by it
-
         job = Job()
         # Started before it is entered: an interrupt in between costs a second job that finds the work done, never a job that nobody runs.
         job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
@@ -212,9 +206,6 @@ class Rotation:
         return job
 
     def _plan(self, job: Job, post: Post) -> Plan:
-        with importing:
-            from .plan import Plan
-
         return Plan(
             store=self._store,
             clock=SystemClock(),
@@ -232,6 +223,7 @@ class Rotation:
         with self._guard:
             self._state, self.watch = self._store.state(), UNWATCHED
             self._pair = Pair(tokens, ask=self._ahead is not None)
+        job.refreshed = True
         job.settle(tokens)
 
 

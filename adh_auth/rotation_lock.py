@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from . import disk
 from .places import advice, sentence, sign_in, system_reason
 
@@ -27,8 +29,6 @@ class RotationLock:
 
     def take(self) -> bool:
         """Take it if it is free. Raises `TokenFileError` where there are no real locks, or the file can't be made."""
-        from filelock import FileLock, Timeout  # costs half of requests' import; only a rotation needs it
-
         problem: OSError | NotImplementedError
         try:
             if self._lock is None:

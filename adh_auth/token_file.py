@@ -12,19 +12,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import disk
+from .attempts import NOTHING, Record
 from .endpoint import REPLY_LIMIT
 from .errors import LockTimeout, MalformedTokens, TokenFileError
-from .late import importing
 from .places import absolute, advice, default_path, sentence, sign_in, system_reason
-from .watch import Watch, state_of, watch
-
-if TYPE_CHECKING:
-    from .attempts import Record
-    from .rotation_lock import RotationLock
-    from .tokens import Stored, Tokens
+from .rotation_lock import RotationLock
+from .tokens import Stored, Tokens, file_mapping
+from .watch import Watch, state_of
 
 __all__ = ["TokenFile"]
 
@@ -63,8 +60,6 @@ class TokenFile:
 
     def save(self, tokens: Tokens) -> None:
         """Make `tokens` the session, after a refresh in flight has ended. Unknown keys of the file stay."""
-        from .tokens import Tokens, file_mapping
-
         if not isinstance(tokens, Tokens):
             del tokens  # type: ignore[unreachable]  # a traceback with locals would show it
             raise TypeError("save() takes Tokens; Tokens.from_response(reply) makes them from a token reply")
@@ -72,8 +67,6 @@ class TokenFile:
 
     def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
         """As `save`, with every key of a reply."""
-        from .tokens import Stored
-
         session = Stored(tokens, mapping)
         del mapping  # a traceback with locals shows the arguments of every frame; a Stored shows no token
         self.on_disk(lambda: disk.make_folder(self._target()), "made")
@@ -103,7 +96,7 @@ class TokenFile:
 
     def watch(self, state: object, made: T) -> Watch[T]:
         """A cheaper way to ask whether the file is still in that state, in which this was made of it."""
-        return watch(self._encoded, state, made)
+        return Watch(self._encoded, state, made)
 
     def read(self) -> Stored:
         """The pair and the other keys."""
@@ -111,9 +104,6 @@ class TokenFile:
 
     def lock(self) -> RotationLock:
         """A lock for one rotation."""
-        with importing:
-            from .rotation_lock import RotationLock
-
         return RotationLock(self._target() + ".lock", self)
 
     @contextmanager
@@ -158,9 +148,6 @@ class TokenFile:
 
     def record(self) -> Record:
         """What is recorded of earlier attempts."""
-        with importing:
-            from .attempts import NOTHING, Record
-
         try:
             return Record.from_bytes(disk.read_regular(self._target() + ".record")[0])
         except OSError:
@@ -176,7 +163,7 @@ class TokenFile:
         if not data:
             return None
         try:
-            return _stored(data)
+            return Stored.from_bytes(data)
         except MalformedTokens:
             return None
 
@@ -191,7 +178,7 @@ class TokenFile:
         """Whether the refresh token is still that one. Raises `OSError`."""
         # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
         try:
-            return _stored(disk.read_regular(self._path)[0]).tokens.refresh_token == spent.tokens.refresh_token
+            return Stored.from_bytes(disk.read_regular(self._path)[0]).tokens.refresh_token == spent.tokens.refresh_token
         except (FileNotFoundError, disk.Unfit, MalformedTokens):
             return False
 
@@ -216,7 +203,7 @@ class TokenFile:
     def _parsed(self, data: bytes) -> Stored:
         reason = None
         try:
-            return _stored(data)
+            return Stored.from_bytes(data)
         except MalformedTokens as malformed:
             reason = malformed.message
         del data  # a traceback with locals would show it
@@ -267,14 +254,6 @@ class Reserved:
     def discard(self) -> None:
         """Give the room back; nothing happens where it was used."""
         self._room.discard()
-
-
-def _stored(data: bytes) -> Stored:
-    # Here, not above: requests has not loaded dataclasses, and building an auth object needs no pair. The first look at a file does.
-    with importing:
-        from .tokens import Stored
-
-    return Stored.from_bytes(data)
 
 
 def tell(message: str) -> None:

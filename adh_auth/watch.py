@@ -8,9 +8,7 @@ from contextlib import suppress
 from time import monotonic, time_ns
 from typing import ClassVar, Generic, TypeVar
 
-from .late import importing
-
-__all__ = ["Watch", "state_of", "watch"]
+__all__ = ["Watch", "state_of"]
 
 T = TypeVar("T")
 
@@ -27,17 +25,6 @@ LIMIT = 16
 def state_of(status: os.stat_result) -> tuple[int, ...]:
     """What changes when a file does. Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell."""
     return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
-
-
-def watch(path: bytes, state: object, made: T) -> Watch[T]:
-    """The cheapest watch that this file can have."""
-    # There may be no ctypes, or an audit hook or SELinux forbids it (MemoryError), or no descriptor is left to import it.
-    with suppress(Exception):
-        with importing:
-            from .quick_watch import QuickWatch  # a millisecond or two, which a program of few requests need not wait for
-
-        return QuickWatch.on(path, state, made)
-    return Watch(path, state, made)
 
 
 class Watch(Generic[T]):

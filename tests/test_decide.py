@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 import pytest
 
 from adh_auth.attempts import DONE, FAILED, NOTHING, REFUSED, SENDING, UNSAVED, Record
-from adh_auth.decide import LONGEST_RESPECT, Adopt, Decision, Refresh, Refuse, decide
+from adh_auth.decide import (
+    HAND_OVER,
+    LONGEST_RESPECT,
+    RESEND,
+    ROTATE,
+    Adopt,
+    Decision,
+    Refresh,
+    Refuse,
+    after_401,
+    decide,
+)
 from adh_auth.errors import ConfigurationError, ReauthorizationRequired, RefreshFailed
 from adh_auth.tokens import Secret, Tokens, fingerprint
 
@@ -141,3 +152,47 @@ def _in_a_word(decision: Decision) -> str:
     if isinstance(decision, Refuse):
         return type(decision.error).__name__
     return "refresh" if decision.lost_at is None else "refresh, lost"
+
+
+@dataclass
+class Pair:
+    """The pair in force, as far as a 401 is judged by it."""
+
+    secret: Secret = REJECTED
+    dead: bool = False
+    expires_at: float | None = None
+
+
+AFTER_401 = (
+    ("the code of an expiry: rotate", "token_expired", Pair(), False, ROTATE),
+    ("any other code is the caller's", "forbidden", Pair(expires_at=NOW - 1), False, HAND_OVER),
+    ("no code is the caller's", None, Pair(expires_at=NOW - 1), False, HAND_OVER),
+    ("a newer pair is sent, whatever the code", "forbidden", Pair(Secret("access-new")), False, RESEND),
+    ("a newer pair is sent, without a code", None, Pair(Secret("access-new")), True, RESEND),
+    ("a newer pair is sent instead of a refresh", "token_expired", Pair(Secret("access-new")), False, RESEND),
+    (
+        "a newer pair that is known to be expired is rotated away from",
+        "token_expired",
+        Pair(Secret("access-new"), dead=True),
+        False,
+        ROTATE,
+    ),
+    ("a newer pair that is known to be expired helps no other code", "forbidden", Pair(Secret("access-new"), dead=True), False, HAND_OVER),
+    ("nothing to read, and the stored expiry has come: rotate", None, Pair(expires_at=NOW), True, ROTATE),
+    ("nothing to read, before the stored expiry", None, Pair(expires_at=NOW + 0.001), True, HAND_OVER),
+    ("nothing to read, and no stored expiry", None, Pair(), True, HAND_OVER),
+    ("a code beats the clock", "forbidden", Pair(expires_at=NOW - 1), True, HAND_OVER),
+    (
+        "the clock tells of the pair that was rejected only",
+        None,
+        Pair(Secret("access-new"), dead=True, expires_at=NOW - 1),
+        True,
+        HAND_OVER,
+    ),
+)
+
+
+@pytest.mark.parametrize(("code", "pair", "is_bare", "expected"), [row[1:] for row in AFTER_401], ids=[row[0] for row in AFTER_401])
+def test_after_401(code: str | None, pair: Pair, is_bare: bool, expected: str) -> None:
+    """What follows from a 401 depends on its code, the rejected token and the pair in force alone."""
+    assert after_401(code, REJECTED, pair, NOW, is_bare=is_bare) == expected

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from .support import ROOT
+from adh_auth.testing import Sandbox
+
+from .support import PATIENCE, ROOT, child
 
 CLIENTS = {"AdhAuth": "requests", "AdhHttpxAuth": "httpx", "AdhHttpx2Auth": "httpx2"}
-#: What only a rotation needs: its steps, their decisions and records, the lock, and what filelock stands on.
-ROTATION = {"filelock", *(f"adh_auth.{room}" for room in ("steps", "attempt", "plan", "decide", "attempts", "rotation_lock"))}
 
 
 def _brings(statement: str, after: str = "pass", folder: Path = ROOT) -> set[str]:
@@ -29,21 +29,65 @@ def test_a_client_that_is_not_used_is_not_imported(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_what_only_a_rotation_needs_is_left_to_it(name: str) -> None:
-    """Building an auth object brings no lock, no steps, no event loop and no other client's stack."""
+def test_a_class_brings_no_commands_and_no_servers(name: str) -> None:
+    """What only commands, the sandbox and another client's stack need is not loaded with a class."""
     build = f"from adh_auth import {name}\n{name}('tokens.json', client_id='i', client_secret='s')"
     brought = _brings(build, after=f"import {CLIENTS[name]}")
-    assert not brought & {*ROTATION, "adh_auth.tokens", "adh_auth.sandbox", "adh_auth.cli"}
-    assert not brought & {"dataclasses", "inspect", "asyncio", "anyio", "concurrent.futures", "multiprocessing", "http.server"}
+    assert not brought & {"adh_auth.sandbox", "adh_auth.cli", "adh_auth.sign_in", "adh_auth.status"}
+    assert not brought & {"asyncio", "concurrent.futures", "multiprocessing", "http.server", "argparse"}
 
 
-def test_a_live_pair_is_used_without_them_too(tmp_path: Path) -> None:
-    """The first look at the file brings the value that a pair is, and nothing of a rotation."""
-    (tmp_path / "tokens.json").write_text('{"access_token": "a", "refresh_token": "r"}')
-    look = "AdhAuth('tokens.json', client_id='i', client_secret='s').tokens"
-    brought = _brings(look, after="from adh_auth import AdhAuth", folder=tmp_path)
-    assert "adh_auth.tokens" in brought
-    assert not brought & ROTATION
+#: A first rotation, with a note of each module that is looked for in the thread of a job.
+FIRST_ROTATION = """
+import os, sys, threading
+import {client}
+from adh_auth import {name}
+{build}
+
+class Finder:
+    def find_spec(self, module, *_):
+        if threading.current_thread().name == "adh-auth rotation":
+            print(module, flush=True)
+
+sys.meta_path.insert(0, Finder())
+{call}
+"""
+#: How each client is built, and how it makes one call; `url` of the sandbox.
+CALLS = {
+    "AdhAuth": ("client = requests.Session()", "answer = client.get(url, auth=AdhAuth())"),
+    "AdhHttpxAuth": ("client = httpx.Client()", "answer = client.get(url, auth=AdhHttpxAuth())"),
+    "AdhHttpx2Auth": ("client = httpx2.Client()", "answer = client.get(url, auth=AdhHttpx2Auth())"),
+    "AdhHttpxAuth, asyncio": (
+        "import anyio\nclient = httpx.AsyncClient(auth=AdhHttpxAuth())",
+        "async def call(): return await client.get(url)\nanswer = anyio.run(call)",
+    ),
+    "AdhHttpxAuth, trio": (
+        "import anyio, trio\nclient = httpx.AsyncClient(auth=AdhHttpxAuth())",
+        "async def call(): return await client.get(url)\nanswer = anyio.run(call, backend='trio')",
+    ),
+}
+
+
+@pytest.mark.parametrize("outcome", ["rotated", "refused", "failed", "unreachable"])
+@pytest.mark.parametrize("how", CALLS)
+def test_a_rotation_imports_nothing(how: str, outcome: str, sandbox: Sandbox, token_file: Path) -> None:
+    """Threads import badly beside forks, at the end of a program, and after privileges were dropped (rule 17)."""
+    name = how.partition(",")[0]
+    build, call = CALLS[how]
+    call = f"url = os.environ['ADH_BASE_URL'] + '/api/auth/me'\ntry:\n    exec({call!r})\n    print(answer.status_code)\n"
+    call += "except Exception as error:\n    print(type(error).__name__)"
+    sandbox.expire()
+    if outcome == "refused":
+        sandbox.fail_next(status=400, body=b'{"code": "invalid_grant"}')
+    if outcome == "failed":
+        sandbox.fail_next(status=404)
+    if outcome == "unreachable":
+        sandbox.fail_next(status=503, headers={"Retry-After": "40"})
+    code = FIRST_ROTATION.format(client=CLIENTS[name], name=name, build=build, call=call)
+    with child(code, sandbox.environment(token_file)) as process:
+        told, errors = process.communicate(timeout=PATIENCE)
+    expected = {"rotated": "200", "refused": "ReauthorizationRequired"}.get(outcome, "RefreshFailed")
+    assert told.split() == [expected], errors
 
 
 def test_the_face_alone_loads_nothing() -> None:

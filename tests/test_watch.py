@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
-import platform
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +18,7 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, quick_watch, watch
-from adh_auth.quick_watch import QuickWatch
+from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, watch
 from adh_auth.testing import Sandbox
 from adh_auth.watch import BELIEF, COARSE_TICK, LIMIT, TICK, Watch, state_of
 
@@ -75,20 +71,10 @@ def _through(module: Any, auth: Any) -> Callable[[Path], Callable[[], str]]:
 SENDERS = {"requests": _through_requests, **{family.name: _through(family.module, family.auth) for family in FAMILY}}
 
 
-@pytest.fixture(autouse=True, params=["quick", "portable"])
-def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of the watches is asked; and for as long as a slow machine needs."""
+@pytest.fixture(autouse=True)
+def _believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as a slow machine needs."""
     monkeypatch.setattr(watch, "BELIEF", 60.0)
-    if request.param == "portable":
-        monkeypatch.setattr(quick_watch, "_has_gil", lambda: False)
-    elif not _is_quick(_write(tmp_path / "any", "any")):
-        pytest.skip("the quick one needs Linux, a GIL and a local file system")
-    return str(request.param)
-
-
-def _is_quick(path: Path) -> bool:
-    file = TokenFile(path.resolve())
-    return isinstance(file.watch(file.state(), ""), QuickWatch)
 
 
 @pytest.fixture
@@ -195,30 +181,14 @@ def _turn(link: Path, target: Path) -> None:
     os.replace(new, link)
 
 
-#: Where struct stat has the number of links.
-LINKS = {"x86_64": (16, 24), "aarch64": (20, 24)}
-
-
 def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times may be as coarse as a few milliseconds: a file that has lost its name is another one, whatever its times."""
     found = _believed(TokenFile(path))
     before = os.stat(path)
     _replace(path, "other")
     links = os.fstat(found._descriptor).st_nlink
-    if isinstance(found, QuickWatch):
-        known = found._known
-        start, end = LINKS.get(platform.machine(), (0, 0))
-        assert isinstance(known, bytes)
-        assert int.from_bytes(known[start:end], sys.byteorder) == 1, "where struct stat has them on this machine"
-
-        def within_the_tick(_: int, answer: Any) -> int:
-            answer.raw = known[:start] + links.to_bytes(end - start, sys.byteorder) + known[end:]
-            return 0
-
-        monkeypatch.setattr(found, "_ask", within_the_tick)
-    else:
-        status = _status(os.stat(path), st_ctime_ns=before.st_ctime_ns, st_size=before.st_size, st_nlink=links)
-        monkeypatch.setattr(os, "fstat", lambda _: status)
+    status = _status(os.stat(path), st_ctime_ns=before.st_ctime_ns, st_size=before.st_size, st_nlink=links)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
     changed = found.unchanged() is None
     monkeypatch.undo()
     assert changed
@@ -506,123 +476,3 @@ def test_httpx_tasks_share_one_descriptor(path: Path, descriptors: Callable[[], 
         with httpx.Client(auth=auth, transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
             client.get(URL)
     assert descriptors() == 1
-
-
-def _kind_of(path: Path) -> type:
-    file = TokenFile(path)
-    return type(file.watch(file.state(), ""))
-
-
-def test_a_file_system_that_may_have_to_ask_a_network() -> None:
-    """Nobody else could run while it does: only file systems that are known to be local are asked with the GIL held."""
-    assert _kind_of(Path("/proc/version")) is Watch
-
-
-def test_a_c_library_without_the_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """glibc before 2.33."""
-    monkeypatch.setattr(quick_watch, "PyDLL", lambda _: SimpleNamespace())
-    assert _kind_of(path) is Watch
-
-
-def test_the_quick_one_keeps_the_interpreter(path: Path, kind: str) -> None:
-    """Another thread that wants to run gets its turn when it is due, and not with each request."""
-    if kind != "quick":
-        pytest.skip("the portable one can't")
-    found = _believed(TokenFile(path))
-    turns = [0]
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            turns[0] += 1
-            time.sleep(0)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    usual = sys.getswitchinterval()
-    try:
-        sys.setswitchinterval(1000)
-        for _ in range(100_000):  # the turn that it has asked for already
-            pass
-        before = turns[0]
-        found._until = math.inf
-        for _ in range(2000):
-            assert found.unchanged() is not None
-        after = turns[0]
-    finally:
-        sys.setswitchinterval(usual)
-        stop.set()
-        thread.join()
-    assert after == before
-
-
-OBSTACLES = {
-    "missing": "import sys; sys.modules['ctypes'] = None",
-    "forbidden": """
-import sys
-def refuse(event, _):
-    if event.startswith("ctypes."):
-        raise RuntimeError(event)
-sys.addaudithook(refuse)
-""",
-}
-
-
-@pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_without_ctypes(path: Path, obstacle: str) -> None:
-    """Requests go, and see changes."""
-    code = f"""
-{OBSTACLES[obstacle]}
-import requests
-from adh_auth import AdhAuth
-auth = AdhAuth({str(path)!r}, client_id="i", client_secret="s", base_url={URL!r})
-def headers():
-    return {{requests.Request("GET", {URL!r}, auth=auth).prepare().headers["Authorization"] for _ in range({SOME})}}
-print(headers(), type(auth._core.watch).__name__, auth._core.watch._descriptor >= 0, flush=True)
-input()
-print(headers())
-"""
-    with child(code) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "{'Bearer first'} Watch True\n"
-        _replace(path, "other")
-        told, errors = process.communicate("\n", timeout=60)
-    assert told == "{'Bearer other'}\n", errors
-
-
-@pytest.mark.parametrize("module", ["adh_auth.quick_watch", "adh_auth.tokens"])
-def test_a_fork_while_another_thread_imports(path: Path, module: str) -> None:
-    """Requests import what only they need. The child must not wait for a thread that it does not have."""
-    code = f"""
-import os, sys, threading, time
-import requests
-from adh_auth import AdhAuth
-importing, forking = threading.Event(), threading.Event()
-class Finder:
-    def find_spec(self, name, *_):
-        if name == {module!r} and not forking.is_set():
-            importing.set()
-            forking.wait()
-sys.meta_path.insert(0, Finder())
-auth = AdhAuth({str(path)!r}, client_id="i", client_secret="s", base_url={URL!r})
-def headers():
-    return {{requests.Request("GET", {URL!r}, auth=auth).prepare().headers["Authorization"] for _ in range({SOME})}}
-thread = threading.Thread(target=headers)
-thread.start()
-importing.wait()
-os.register_at_fork(before=forking.set)  # comes before those that are there already
-pid = os.fork()
-if pid == 0:
-    os._exit(0 if headers() == {{"Bearer first"}} else 1)
-thread.join()
-until = time.monotonic() + 10
-while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < until:
-    time.sleep(0.01)
-if ended[0] == 0:
-    os.kill(pid, 9)
-    ended = os.waitpid(pid, 0)
-print(ended[1])
-"""
-    with child(code) as process:
-        told, errors = process.communicate(timeout=60)
-    assert told == "0\n", errors

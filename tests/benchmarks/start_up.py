@@ -15,7 +15,7 @@ from tests.support import ROOT
 from .measure import Sizes, taking_turns, write_pair
 from .table import Row
 
-LIMIT = 5.0
+LIMIT = 25.0
 OURS = (("requests", "AdhAuth"), ("httpx", "AdhHttpxAuth"), ("httpx2", "AdhHttpx2Auth"))
 PEERS = (
     ("Authlib", "from authlib.integrations.requests_client import OAuth2Session"),
