@@ -87,6 +87,20 @@ def after_401(code: str | None, rejected: Secret, pair: ActivePair, now: float, 
     return ROTATE if ended else HAND_OVER
 
 
+def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, longest: float) -> bool:
+    """Whether a refresh in the background makes sense, for a pair that has less left than `refresh_ahead` asks for.
+
+    Not in the first half of a life, as far as the record knows when it began: an access token may live shorter than that. Not beside
+    another process's attempt, which takes `longest` seconds at most, nor after one that was refused, or that failed less than `pause`
+    seconds ago.
+    """
+    if record.concerns(fingerprint(stored.refresh_token)):
+        recent = 0 <= now - record.at < (longest if record.state == SENDING else pause)
+        return record.state not in (REFUSED, UNSAVED) and not (recent and record.state in (SENDING, FAILED))
+    began, end = record.rotated_at, stored.expires_at
+    return began is None or end is None or not began <= now < began + (end - began) / 2
+
+
 def pause_ends(record: Record, now: float) -> float | None:
     """The moment until which an attempt that failed keeps everybody from trying, as the server asked; None where it doesn't."""
     if record.state != FAILED or record.not_before is None:

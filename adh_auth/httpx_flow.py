@@ -12,6 +12,7 @@ from .httpx_body import Body as _Body
 from .httpx_body import Peeked as _Peeked
 from .httpx_body import with_header
 from .httpx_carrier import Carrier
+from .job import Job
 from .plugin import REDACTED, Plugin, bearer, wrong_client
 from .rotation import Pair
 from .secret import Secret
@@ -39,12 +40,14 @@ class HttpxFlow(Plugin):
 
     async def arefresh(self) -> Tokens:
         """`refresh` for a task: waits without a thread."""
-        await self._core.force().wait_async(self._core.patience)
+        job = self._core.force(without_thread=Job.run_in_a_task)
+        await job.wait_async(self._core.patience)
+        self._core.take(job)
         return self.tokens
 
     async def arevoke(self) -> None:
         """`revoke` for a task: waits without a thread."""
-        await self._core.revoke().wait_async(self._core.patience)
+        await self._core.revoke(without_thread=Job.run_in_a_task).wait_async(self._core.patience)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Put the token on, watch the answer, send again once."""

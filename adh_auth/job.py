@@ -8,119 +8,355 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
+from .clock import JobClock
 from .errors import AdhAuthError, RefreshFailed, fresh_copy
-from .plan import Plan, Steps
-from .steps import drive
+from .plan import Plan, Step, Steps
+from .secret import Secret
 from .token_file import logger, tell
 from .tokens import Tokens, fingerprint
 
-__all__ = ["Job", "forget_jobs"]
+__all__ = ["Job", "OwnClock", "forget_jobs"]
 
 #: Waiters that one turn of an event loop wakes. A thousand tasks that go on in one turn would block the loop for tens of milliseconds.
 WAKE_AT_ONCE = 8
+#: What the names of this library's threads begin with.
+THREADS = "adh-auth "
+NO_THREAD = "no thread can be started for the refresh (is there a limit on processes or threads?); nothing was sent, try again later"
+
+
+class Waiter(NamedTuple):
+    """Who waits for an outcome: its thread, how it is woken, and its event loop, if it has one."""
+
+    thread: threading.Thread
+    wake: Callable[[], None]
+    loop: Any = None
 
 
 class Job:
     """One rotation in a thread of its own, and its outcome. `settled`: the outcome is known; `finished`: the thread has let go."""
 
-    def __init__(self) -> None:
-        self._outcome: Tokens | AdhAuthError | None = None
-        self._event = threading.Event()
-        self._guard = threading.Lock()
-        self._wakers: dict[Any, list[Callable[[], None]]] = {}
-        self._thread: threading.Thread | None = None
+    def __init__(self, rejected: Secret | None = None, *, in_background: bool = False) -> None:
+        #: the access token that it rotates away from
+        self.rejected = rejected
+        self.settled = False
         self.finished = False
         #: whether the outcome came straight from the server, instead of from another process
         self.refreshed = False
+        #: whether it waits for somebody to go on with it: the pair is known, could not be written yet, and there is no thread to be had
+        self.paused = False
+        self.outcome: Tokens | AdhAuthError | None = None
+        # No lock guards these: `settled` is set before they are looked through, and looked at after one was added.
+        self._waiters: list[Waiter] = []
+        #: who has made it and is about to wait
+        self._maker = None if in_background else threading.current_thread()
+        self._thread: threading.Thread | None = None
+        self._plan: Plan | None = None
+        self._work: Generator[Step, bool, Any] | None = None
+        self._turn = threading.Lock()
+        self._is_idle = False
 
-    @property
-    def settled(self) -> bool:
-        """Whether the outcome is known."""
-        return self._event.is_set()
+    def start(self, plan: Plan, steps: Callable[[Plan], Steps]) -> bool:
+        """Run in a thread that the interpreter waits for at its end (not a daemon: those are cut off in mid-write).
 
-    def start(self, plan: Plan, steps: Callable[[Plan], Steps]) -> Job:
-        """Run in a thread that the interpreter waits for at its end (not a daemon: those are cut off in mid-write)."""
-        thread = threading.Thread(target=self._run, args=(plan, steps), name="adh-auth rotation", daemon=False)
+        False where there are no new threads, or no more of them; then the caller decides: `run_here`, `run_in_a_task` or `give_up`.
+        """
+        self._plan = plan
+        self._work = carried_out(steps(plan))
+        return self._started()
+
+    def _started(self) -> bool:
+        thread = threading.Thread(target=self._run, name=THREADS + "rotation", daemon=False)
+        _survive_an_interrupted_start(thread)
         self._thread = thread
         _jobs.add(self)
         try:
+            if _exit.over:
+                raise RuntimeError("nobody would wait for it")
             thread.start()
-        except RuntimeError:  # no new threads while the interpreter shuts down, or none left
-            self._run(plan, steps)
-        return self
+        except RuntimeError:
+            self._thread = None
+            _jobs.discard(self)
+            return False
+        return True
 
-    def _run(self, plan: Plan, steps: Callable[[Plan], Steps]) -> None:
+    def run_here(self) -> None:
+        """Run in the caller's thread, until the outcome is known."""
+        me = Waiter(threading.current_thread(), _nothing)
+        self._waiters.append(me)
+        try:
+            with _signals_held():
+                self._run(until_settled=True)
+        finally:
+            self._leave(me)
+            if not self.settled:
+                self.settle(RefreshFailed("the refresh was interrupted before it began; try again"))
+
+    def run_in_a_task(self) -> None:
+        """Leave it to the first task that waits: an event loop must not be kept busy with it."""
+        self._is_idle = True
+
+    def give_up(self) -> None:
+        """Say that there is no thread for it."""
+        assert self._plan is not None
+        name = self._plan.name
+        self.finished = True
+        self.settle(RefreshFailed(f"{NO_THREAD}. The session of {name} is as it was", token_file=name))
+
+    def go_on(self) -> None:
+        """Go on with a paused job: in a thread if there is one by now, else with what needs no waiting."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            if self.paused:
+                self.paused = False
+                if not self._started():
+                    self._run(until_settled=True)
+        finally:
+            self._turn.release()
+
+    def _run(self, *, until_settled: bool = False) -> None:
+        plan = self._plan
+        assert plan is not None
         outcome: Tokens | AdhAuthError | None
         try:
-            outcome = drive(steps(plan))
-            self.refreshed = plan.refreshed
+            self._advance(until_settled=until_settled)
+            _jobs.add(self)
+            self.paused = True
+            return
+        except StopIteration as end:
+            outcome = end.value
         except AdhAuthError as error:
             outcome = fresh_copy(error)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; the cause's frames hold tokens, so only its kind is told
             outcome = RefreshFailed(f"the refresh for {plan.name} broke off: {type(error).__name__}", token_file=plan.name)
-        finally:
-            self.finished = True
-            if plan.lock is not None:
-                with suppress(Exception):
-                    plan.lock.release()
+        # What they refer to would otherwise live as long as whoever keeps this job.
+        self._work = self._plan = None
+        if plan.lock is not None:
+            with suppress(Exception):
+                plan.lock.release()
+        self.refreshed = self.refreshed or plan.refreshed
+        self.finished = True
         self.settle(outcome)
         _jobs.discard(self)
         with suppress(Exception):  # last: it runs a handler of the program's
             _log(plan.name, outcome)
 
+    def _advance(self, *, until_settled: bool) -> None:
+        """Do the steps up to the next pause, or to their end; that raises StopIteration with the outcome."""
+        work = self._work
+        assert work is not None
+        step = next(work)  # the first one; or the next after the pause that was left out
+        while not (until_settled and self.settled and step.name == "pause"):
+            step = work.send(True)
+
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
         """Make the outcome known, once."""
-        with self._guard:
-            if self._event.is_set():
-                return
-            self._outcome = outcome
-            self._event.set()
-            wakers, self._wakers = self._wakers, {}
-        for token, waiting in wakers.items():
-            _wake(token, waiting)
+        if self.settled:
+            return
+        self.outcome = outcome
+        self.settled = True
+        loops: dict[Any, list[Callable[[], None]]] = {}
+        for waiter in list(self._waiters):
+            if waiter.loop is None:
+                waiter.wake()
+            else:
+                loops.setdefault(waiter.loop, []).append(waiter.wake)
+        for loop, waiting in loops.items():
+            _wake(loop, waiting)
 
     def wait(self, seconds: float) -> None:
         """Wait for the outcome. Raises its error; leaves the job alone when interrupted."""
-        self._event.wait(seconds)
+        if self._is_idle and self._turn.acquire(blocking=False):
+            self._is_idle = False
+            try:
+                self.run_here()
+            finally:
+                self._turn.release()
+        # A lock of its own, waited for in C: threading.Event is Python code, and an interrupt between its lock's taking and its `with`
+        # leaves that lock taken, and the thread of the job waiting for it for ever.
+        asleep = threading.Lock()
+        asleep.acquire()
+        me = Waiter(threading.current_thread(), lambda: asleep.release() if asleep.locked() else None)
+        try:
+            self._waiters.append(me)
+            if not self.settled:
+                asleep.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._leave(me)
         self._raise_trouble(seconds)
 
     async def wait_async(self, seconds: float) -> None:
         """The same on any event loop, without a thread for each waiter."""
         import anyio
 
+        if self._is_idle and self._turn.acquire(blocking=False):
+            await self._run_in_a_worker()
         event = anyio.Event()
-        if self._call_back(_native_token(), event.set):
-            with anyio.move_on_after(seconds):
-                await event.wait()
+        me = Waiter(threading.current_thread(), event.set, _native_token())
+        try:
+            self._waiters.append(me)
+            if not self.settled:
+                with anyio.move_on_after(seconds):
+                    await event.wait()
+        finally:
+            self._leave(me)
         self._raise_trouble(seconds)
 
+    async def _run_in_a_worker(self) -> None:
+        """Run in a thread that the event loop has already; it can't be told to start no new one."""
+        from anyio.to_thread import run_sync
+
+        self._is_idle = False
+        try:
+            await run_sync(self.run_here)
+        except RuntimeError:
+            self.give_up()
+        finally:
+            self._turn.release()
+
+    def _leave(self, waiter: Waiter) -> None:
+        if waiter.thread is self._maker:
+            self._maker = None
+        with suppress(ValueError):  # an interrupt came before it was there
+            self._waiters.remove(waiter)
+
+    def is_waited_for(self) -> bool:
+        """Whether a thread that keeps the program alive waits for the outcome."""
+        waiting = [waiter.thread for waiter in list(self._waiters)]
+        maker = self._maker
+        if maker is not None:
+            waiting.append(maker)
+        return not self.settled and any(map(_keeps_alive, waiting))
+
     def join(self) -> None:
-        """Wait for the thread."""
+        """Wait for the thread; what has none goes on here."""
         thread = self._thread
-        if thread is None or thread.ident is None:  # an interrupt came before it was started
+        if self.paused:
+            self.paused = False
+            self._run()
+        elif thread is None or thread.ident is None:  # an interrupt came before it was started
             self.finished = True
         elif thread is not threading.current_thread():
             thread.join()
 
-    def _call_back(self, token: Any, wake: Callable[[], None]) -> bool:
-        with self._guard:
-            if self._event.is_set():
-                return False
-            self._wakers.setdefault(token, []).append(wake)
-            return True
-
     def _raise_trouble(self, seconds: float) -> None:
-        outcome = self._outcome
-        if isinstance(outcome, AdhAuthError):
-            # One outcome is raised in many threads: each gets an exception of its own.
-            raise fresh_copy(outcome)
-        if not self._event.is_set():
+        if not self.settled:
             raise RefreshFailed(f"a refresh is still under way after {seconds:g} s; it goes on, try again later")
+        if isinstance(self.outcome, AdhAuthError):
+            # One outcome is raised in many threads: each gets an exception of its own.
+            raise fresh_copy(self.outcome)
+
+
+def carried_out(steps: Steps) -> Generator[Step, bool, Any]:
+    """Do each step for real, once it was shown. Sent False, it is taken as done."""
+    value: Any = None
+    trouble: Exception | None = None
+    while True:
+        try:
+            step = steps.send(value) if trouble is None else steps.throw(trouble)
+        except StopIteration as end:
+            return end.value
+        value, trouble = None, None
+        if (yield step):
+            try:
+                value = step.work()
+            except Exception as raised:  # noqa: BLE001 - the generator gets it, whatever it is
+                trouble = raised
+
+
+class OwnClock(JobClock):
+    """The time of one job, and whether the program is about to end."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def ending(self) -> bool:
+        """Whether nothing but jobs of ours is left to run: the interpreter joins them after it has marked the main thread as done.
+
+        In an exit handler, the main thread is marked as done and waits all the same. In a sub-interpreter it may be any thread, or none.
+        """
+        if sys.is_finalizing():
+            return True
+        if threading.main_thread().is_alive() or self._job.is_waited_for():
+            return False
+        return not any(thread.is_alive() and _keeps_alive(thread) for thread in threading.enumerate() if _is_foreign(thread))
+
+
+def _is_foreign(thread: threading.Thread) -> bool:
+    return thread is not threading.main_thread() and not thread.name.startswith(THREADS) and not _is_dummy(thread)
+
+
+def _keeps_alive(thread: threading.Thread) -> bool:
+    """Whether it is no daemon. A thread that Python did not start looks like one, and is none: a server's, that runs this interpreter."""
+    return not thread.daemon or _is_dummy(thread)
+
+
+def _is_dummy(thread: threading.Thread) -> bool:
+    return type(thread).__name__ == "_DummyThread"
+
+
+def _survive_an_interrupted_start(thread: threading.Thread) -> None:
+    """`Thread.start` waits for an Event until the thread runs, see `Job.wait`. CPython 3.10 to 3.15 call it `_started`."""
+    if "_started" in vars(thread):
+        vars(thread)["_started"] = _Started()
+
+
+class _Started:
+    """As much of an Event as a thread needs to tell that it runs, without a lock that an interrupt can leave taken."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        if self._asleep.locked():
+            self._asleep.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set:
+            self._asleep.acquire(timeout=-1 if timeout is None else timeout)
+        return self._set
+
+    def _at_fork_reinit(self) -> None:
+        self._asleep = threading.Lock()
+        if not self._set:
+            self._asleep.acquire()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let no signal handler of the program's raise in here, for there may be a spent token in hand; they run afterwards."""
+    came: list[tuple[Any, Any]] = []
+    handlers: dict[Any, Any] = {}
+    with suppress(ValueError):  # not in the main thread, which alone gets signals
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, lambda *arguments: came.append(arguments))
+                handlers[number] = handler
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for arguments in came:
+            handlers[arguments[0]](*arguments)
+
+
+def _nothing() -> None:
+    """Wake nobody."""
 
 
 def _log(name: str, outcome: Tokens | AdhAuthError | None) -> None:
@@ -138,9 +374,9 @@ def _native_token() -> Any:
     return getattr(token, "native_token", token)
 
 
-def _wake(token: Any, waiting: list[Callable[[], None]]) -> None:
+def _wake(loop: Any, waiting: list[Callable[[], None]]) -> None:
     """Wake the waiters of one event loop, a few in each of its turns, so that the rest of the program gets its own."""
-    call_soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+    call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
     def some() -> None:
         for wake in waiting[:WAKE_AT_ONCE]:
@@ -155,6 +391,14 @@ def _wake(token: Any, waiting: list[Callable[[], None]]) -> None:
 
 #: every job whose thread has not let go
 _jobs: set[Job] = set()
+
+
+class _Exit:
+    #: whether the last one has been waited for: a thread that is started now is cut off
+    over = False
+
+
+_exit = _Exit()
 
 
 def forget_jobs() -> None:
@@ -172,8 +416,13 @@ def _finish_jobs() -> None:
                 job.join()
 
 
+def _finish_the_last() -> None:
+    _finish_jobs()
+    _exit.over = True
+
+
 # Twice: an interrupt that strikes as the first call begins ends that call alone.
-atexit.register(_finish_jobs)
+atexit.register(_finish_the_last)
 atexit.register(_finish_jobs)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakMethod
 
 from .endpoint import Call, Origin, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
+from .job import Job
 from .rotation import Calls, Pair, Rotation
 from .secret import Secret
 from .settings import hidden, resolve
@@ -18,7 +20,6 @@ __all__ = ["Plugin"]
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .job import Job
     from .tokens import Tokens
 
 #: What stands in place of the token in a request that is kept for the record.
@@ -81,7 +82,9 @@ class Plugin:
             "lock_timeout": lock_timeout,
         }
         calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
-        self._core = Rotation(settings.file, calls, self._post, refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout)
+        self._core = Rotation(
+            settings.file, calls, WeakMethod(self._post), refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout
+        )
         self._prepare(*settings.origin)
 
     @property
@@ -99,7 +102,9 @@ class Plugin:
 
         Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or `ConfigurationError`.
         """
-        self._core.force().wait(self._core.patience)
+        job = self._core.force()
+        job.wait(self._core.patience)
+        self._core.take(job)
         return self.tokens
 
     def revoke(self) -> None:
@@ -166,6 +171,7 @@ class Plugin:
             if job is None:
                 break
             job.wait(self._patience(seconds))
+            self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
@@ -173,10 +179,11 @@ class Plugin:
         """The same for a task."""
         refreshed = False
         for _ in range(ROUNDS):
-            job: Job | None = self._core.rotate(rejected)
+            job = self._core.rotate(rejected, without_thread=Job.run_in_a_task)
             if job is None:
                 break
             await job.wait_async(self._patience(seconds))
+            self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 

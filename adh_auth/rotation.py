@@ -13,18 +13,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import endpoint
-from .job import Job, forget_jobs
+from .decide import is_due_ahead
+from .job import Job, OwnClock, forget_jobs
 from .plan import Plan, Store
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .steps import revoke_steps, rotate_steps
 from .token_file import host_name, tell
+from .tokens import Tokens
 from .watch import Watch
 
 if TYPE_CHECKING:
     from typing import Protocol
-
-    from .tokens import Tokens
 
     class WatchedStore(Store, Protocol):
         """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_TIMEOUT", "Pair", "Post", "Rotation"]
 
 Post = Callable[[endpoint.Call, float], endpoint.Reply]
+#: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or `Job.give_up`.
+Fallback = Callable[[Job], None]
 
 #: Seconds without a background refresh after one that failed; until then the old token is good, or a request finds out.
 BACKGROUND_PAUSE = 15.0
+#: Seconds between two looks at the record, where that says that no background refresh is due yet.
+RECORD_PAUSE = 0.25
 #: Seconds between two requests that make it worth while to keep the file open.
 SOON = 0.02
 
@@ -69,28 +73,22 @@ class Pair:
 UNWATCHED: Watch[Any] = Watch()
 
 
-class SystemClock:
-    """Time as it passes."""
-
-    now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
-
-    @staticmethod
-    def ending() -> bool:
-        """Whether the program is on its way out: the interpreter joins our thread after it has marked the main one as done."""
-        return not threading.main_thread().is_alive()
-
-
 class Rotation:
     """The core of one auth object. May be shared by threads, loops and clients, and survives a fork."""
 
     def __init__(
-        self, store: WatchedStore, calls: Calls, post: Post, *, refresh_ahead: float | None = None, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        store: WatchedStore,
+        calls: Calls,
+        find_post: Callable[[], Post | None],
+        *,
+        refresh_ahead: float | None = None,
+        lock_timeout: float = LOCK_TIMEOUT,
     ) -> None:
         self._store = store
         self._calls = calls
-        self._post = post
+        # Found when it is needed: it is a method of the object that owns this core, and a circle of the two waits for the collector.
+        self._find_post = find_post
         self._ahead = refresh_ahead
         self._lock_timeout = lock_timeout
         self._state: object = None
@@ -98,7 +96,8 @@ class Rotation:
         #: asked by the plugins, without another call in between; then `glance`
         self.watch: Watch[Pair] = UNWATCHED
         self._looked = 0.0
-        self._no_background_before = 0.0
+        #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock that is set back
+        self._background_pause = (0.0, 0.0)
         self._reset()
         _rotations.add(self)
 
@@ -142,73 +141,93 @@ class Rotation:
         with self._guard:
             if self._pair is None or self._pair.tokens != tokens:
                 self._pair = Pair(tokens, ask=self._ahead is not None)
-                self._shorten_pause(tokens)
+                self._background_pause = (0.0, 0.0)
             self._state, self.watch = state, UNWATCHED
             return self._pair
 
-    def _shorten_pause(self, tokens: Tokens) -> None:
-        # A pair that lives shorter than the pause is refreshed half-way; without that, some request would find it expired and wait.
-        if tokens.expires_at is not None:
-            half = (tokens.expires_at - time.time()) / 2
-            self._no_background_before = min(self._no_background_before, time.monotonic() + half)
-
     def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
         """Whether to rotate before a request is sent with `pair`. Starts a background refresh where one is due."""
+        job = self._job
+        if job is not None and job.paused:
+            job.go_on()
         if pair.dead:
             return True
         if pair.expires_at is None or (self._ahead is None and not one_shot):
             return False
-        left = pair.expires_at - time.time()
+        now = time.time()
+        left = pair.expires_at - now
         if left <= 0:
             return True
-        if self._ahead is not None and left <= self._ahead and time.monotonic() >= self._no_background_before:
-            self._refresh_in_background(pair)
+        if self._ahead is not None and left <= self._ahead and not self._pauses_background():
+            self._refresh_in_background(pair, now)
         return False
 
-    def _refresh_in_background(self, pair: Pair) -> None:
-        with self._guard:
-            if self._job is not None and not self._job.finished:
-                return
-            # At once, so that a failure to start is not tried again by every request; a success brings another pair.
-            self._no_background_before = time.monotonic() + BACKGROUND_PAUSE
-            self._start(pair.secret, self._post)
+    def _pauses_background(self) -> bool:
+        since, seconds = self._background_pause
+        return 0 <= time.monotonic() - since < seconds
 
-    def rotate(self, rejected: Secret, post: Post | None = None) -> Job | None:
-        """The job that rotates away from `rejected`; None where that has happened already. Raises `TokenFileError`."""
+    def _refresh_in_background(self, pair: Pair, now: float) -> None:
+        with self._guard:
+            if self._pauses_background() or (self._job is not None and not self._job.finished):
+                return
+            due = is_due_ahead(pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE)
+            # At once, so that a failure to start is not tried again by every request; a success brings another pair.
+            self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
+        if due:
+            self._start(pair.secret, None, Job.give_up)
+
+    def rotate(self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here) -> Job | None:
+        """The job that rotates away from `rejected`; None where that has happened already. Raises `TokenFileError`.
+
+        `without_thread`: what to do where no thread can be started for it.
+        """
         pair = self.current()
         if pair.secret != rejected and not pair.dead:
             return None
         if pair.secret == rejected:
             pair.end()
-        with self._guard:
-            job = self._job
-            if job is None or job.settled:
-                job = self._start(pair.secret, post or self._post)
-            return job
+        return self._start(pair.secret, post, without_thread)
 
-    def force(self) -> Job:
+    def force(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that refreshes now, whatever the clock says."""
-        pair = self.current()
-        with self._guard:
-            job = self._job
-            return job if job is not None and not job.settled else self._start(pair.secret, self._post)
+        return self._start(self.current().secret, None, without_thread)
 
-    def revoke(self) -> Job:
+    def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that tells the server, then removes the file."""
         job = Job()
-        return job.start(self._plan(job, self._post), lambda plan: revoke_steps(plan, self._calls.revoke))
-
-    def _start(self, rejected: Secret, post: Post) -> Job:
-        job = Job()
-        # Started before it is entered: an interrupt in between costs a second job that finds the work done, never a job that nobody runs.
-        job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
-        self._job = job
+        if not job.start(self._plan(job), lambda plan: revoke_steps(plan, self._calls.revoke)):
+            without_thread(job)
         return job
 
-    def _plan(self, job: Job, post: Post) -> Plan:
+    def _start(self, rejected: Secret, post: Post | None, without_thread: Fallback) -> Job:
+        """The job under way, or a new one."""
+        with self._guard:
+            job = self._job
+            if job is not None and not job.settled:
+                return job
+            job = Job(rejected, in_background=without_thread is Job.give_up)
+            # Started before it is entered: an interrupt in between costs a second job that finds the work done, never one that nobody runs.
+            started = job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
+            self._job = job
+        if not started:
+            # Not under the guard, which every other request of the program may need meanwhile.
+            without_thread(job)
+        return job
+
+    def take(self, job: Job) -> None:
+        """Go on with what the job came to, where a file's times are so coarse that they don't show that it has changed."""
+        outcome = job.outcome
+        with self._guard:
+            pair = self._pair
+            if pair is not None and pair.secret == job.rejected and isinstance(outcome, Tokens) and outcome != pair.tokens:
+                self._pair, self.watch = Pair(outcome, ask=self._ahead is not None), UNWATCHED
+
+    def _plan(self, job: Job, post: Post | None = None) -> Plan:
+        post = post or self._find_post()
+        assert post is not None, "whoever calls this core is alive"
         return Plan(
             store=self._store,
-            clock=SystemClock(),
+            clock=OwnClock(job),
             post=post,
             refresh_call=self._calls.refresh,
             name=self._calls.name,
@@ -222,7 +241,8 @@ class Rotation:
         """Go on with a pair that could not be written, until the file changes."""
         with self._guard:
             self._state, self.watch = self._store.state(), UNWATCHED
-            self._pair = Pair(tokens, ask=self._ahead is not None)
+            # Asked before each request, which may have to go on with the job.
+            self._pair = Pair(tokens, ask=True)
         job.refreshed = True
         job.settle(tokens)
 

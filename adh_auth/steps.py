@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from . import endpoint
 from .attempt import Attempt
@@ -19,28 +18,12 @@ from .plan import Plan, Step, Steps
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .tokens import Secret, Stored, Tokens, fingerprint
 
-__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "drive", "revoke_steps", "rotate_steps"]
+__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "revoke_steps", "rotate_steps"]
 
 #: Seconds between looks at the token file while another process refreshes: soon at first, then without burning the processor.
 FIRST_LOOK, LAST_LOOK = 0.004, 0.02
 #: Seconds between tries for the lock, and looks at the record, meanwhile; they cost fifty times a look at the file.
 LOCK_LOOK = 0.05
-
-
-def drive(steps: Steps) -> Any:
-    """Do each step for real."""
-    value: Any = None
-    trouble: Exception | None = None
-    while True:
-        try:
-            step = steps.send(value) if trouble is None else steps.throw(trouble)
-        except StopIteration as end:
-            return end.value
-        value, trouble = None, None
-        try:
-            value = step.work()
-        except Exception as raised:  # noqa: BLE001 - the generator gets it, whatever it is
-            trouble = raised
 
 
 def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
@@ -146,6 +129,8 @@ def revoke_steps(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> 
     plan.lock = plan.store.lock()
     deadline = plan.clock.monotonic() + plan.lock_timeout
     while not (yield Step("lock", plan.lock.take)):
+        if plan.clock.ending():
+            raise RefreshFailed("the program is ending; another process is refreshing", token_file=plan.name)
         if plan.clock.monotonic() > deadline:
             raise plan.store.lock_timeout(plan.lock, plan.lock_timeout)
         yield Step("wait", partial(plan.clock.sleep, LAST_LOOK))

@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from . import disk
 from .attempts import NOTHING, Record
+from .clock import JobClock
 from .endpoint import REPLY_LIMIT
 from .errors import LockTimeout, MalformedTokens, TokenFileError
 from .places import absolute, advice, default_path, sentence, sign_in, system_reason
@@ -110,11 +110,11 @@ class TokenFile:
     def locked(self, timeout: float) -> Iterator[None]:
         """Hold the lock; `timeout` in seconds. Raises `LockTimeout`."""
         lock = self.lock()
-        deadline = time.monotonic() + timeout
+        clock = JobClock()
         while not lock.take():
-            if time.monotonic() > deadline:
+            if clock.monotonic() > timeout:
                 raise self.lock_timeout(lock, timeout)
-            time.sleep(0.02)
+            clock.sleep(0.02)
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ import requests
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
 from adh_auth.testing import Sandbox
 
+from .events import grown_older, near_its_end
 from .support import PATIENCE
 
 
@@ -305,9 +306,9 @@ def test_a_call_through_refresh_via(sandbox: Sandbox, arguments: dict[str, Any])
 
 def test_ahead_of_time(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
     """With refresh_ahead the refresh happens in the background while the old token lives: no 401, no waiting request."""
-    sandbox.token_life = 30.0
     auth = AdhAuth(**arguments, refresh_ahead=60)
     auth.refresh()
+    near_its_end(auth.token_file)
     before = auth.tokens
     hold = sandbox.hold_next(on="refresh")
     with requests.Session() as session:
@@ -350,13 +351,18 @@ def test_a_pool_of_one_is_not_starved(sandbox: Sandbox, session: requests.Sessio
         assert session.get(sandbox.url + "/api/auth/me", timeout=PATIENCE).status_code == 200
 
 
-def test_a_short_life_shortens_the_pause_between_background_refreshes(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """A pair that lives shorter than that pause is refreshed half-way through its life, so that no request finds it expired."""
-    import time
-
-    sandbox.token_life = 4.0
-    auth = AdhAuth(**arguments, refresh_ahead=60)
-    auth.refresh()
-    auth._core._no_background_before = time.monotonic() + 15.0
-    auth.refresh()
-    assert auth._core._no_background_before <= time.monotonic() + 2.0
+@pytest.mark.parametrize(("age", "refreshes"), [(19.0, 0), (21.0, 1)])
+def test_the_first_half_of_a_life_is_left_alone(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, age: float, refreshes: int
+) -> None:
+    """A pair that lives shorter than `refresh_ahead` is refreshed half-way through its life, by an object for each request, too."""
+    sandbox.token_life = 40.0
+    AdhAuth(**arguments).refresh()
+    grown_older(token_file, age)
+    before = sandbox.counts.refresh_calls
+    for _ in range(5):
+        auth = AdhAuth(**arguments, refresh_ahead=60)
+        requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE)
+        if auth._core._job is not None:
+            auth._core._job.join()
+    assert sandbox.counts.refresh_calls - before == refreshes

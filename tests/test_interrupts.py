@@ -314,7 +314,7 @@ def test_two_loops_in_two_threads(family: Family, sandbox: Sandbox, token_file: 
         running = [threads.submit(asyncio.run, _several(family, auth, sandbox)) for _ in range(2)]
         hold.wait(PATIENCE)
         # Everybody waits: for a 401 that came, or from the start, because the token was known to be expired by then.
-        wait_until(lambda: sum(map(len, list(auth._core._job._wakers.values()))) == 10)
+        wait_until(lambda: len(auth._core._job._waiters) == 10)
         hold.release()
         assert [future.result(PATIENCE) for future in running] == [[200] * 5] * 2
     assert sandbox.counts.refresh_calls == 1

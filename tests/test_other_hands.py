@@ -138,7 +138,7 @@ def test_one_last_look(sandbox: Sandbox, token_file: Path, lock_held: subprocess
     job = auth_for(sandbox, lock_timeout=0.5)._core.force()
     _replace(token_file, newer)
     job.wait(PATIENCE)
-    assert job._outcome == newer
+    assert job.outcome == newer
     assert sandbox.counts.refresh_calls == 0
 
 

@@ -35,7 +35,7 @@ from adh_auth.job import Job
 from adh_auth.rotation_lock import RotationLock
 from adh_auth.testing import Sandbox
 
-from .events import ONE_CALL, auth_for, get, wait_until
+from .events import ONE_CALL, auth_for, get, near_its_end, wait_until
 from .support import PATIENCE, assert_nothing_lost, child
 
 #: Each client's way to a status, given the URL and the arguments of its auth class.
@@ -434,7 +434,7 @@ def test_threads_share_one_failure(sandbox: Sandbox, token_file: Path, monkeypat
 def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
     """A refresh ahead of time that fails is the caller's trouble only once the token is dead, and not started by every request."""
     auth = auth_for(sandbox, refresh_ahead=4000.0)
-    auth.refresh()  # from now on the file knows when the token ends
+    near_its_end(token_file)
     sandbox.fail_next(None, status=503)
     before = sandbox.counts.refresh_calls
     assert get(sandbox, auth) == 200

@@ -45,8 +45,8 @@ def _window(path: Path) -> float:
 
     with httpx.Client(transport=httpx.MockTransport(answer), trust_env=False) as carrier:
         auth = AdhHttpxAuth(path, base_url=NOWHERE, refresh_via=carrier, **CLIENT)
-        post = noted(auth._core._post)
-        with patch.object(auth._core, "_post", post), patch.object(disk, "sync_folder", noted(disk.sync_folder)):
+        post = noted(auth._post)
+        with patch.object(auth._core, "_find_post", lambda: post), patch.object(disk, "sync_folder", noted(disk.sync_folder)):
             auth.refresh()
     reply, durable = moments
     return durable - reply
