@@ -24,11 +24,12 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
         with crew_of(max(sizes.herd), sandbox.url, path) as crew:
             for count in sizes.herd:
                 rows += _rows(crew, sandbox, count, sizes.expiries)
+        rows += _cold_rows(sandbox, path, max(sizes.herd), sizes.cold)
     return rows
 
 
 def _rows(crew: Crew, sandbox: Remote, count: int, expiries: int) -> list[Row]:
-    expire(crew, sandbox, count)  # a warm-up: connections, and the modules that only a rotation imports
+    expire(crew, sandbox, count)  # a warm-up: connections
     ideals, herds, calls, cpu = [], [], [], []
     for _ in range(expiries):
         ideals.append(_ideal(crew, sandbox, count))
@@ -45,6 +46,25 @@ def _rows(crew: Crew, sandbox: Remote, count: int, expiries: int) -> list[Row]:
     ]
 
 
+def _cold_rows(sandbox: Remote, path: Path, count: int, rounds: int) -> list[Row]:
+    """The first request of each process, right after its start. The ideal is that of processes that have just started, too."""
+    ideals, herds, calls = [], [], []
+    for _ in range(rounds):
+        with crew_of(count, sandbox.url, path) as crew:
+            ideals.append(_ideal(crew, sandbox, count))
+        with crew_of(count, sandbox.url, path) as crew:
+            refreshes, done = expire(crew, sandbox, count, cold=True)
+            herds.append(last(done))
+            calls.append(refreshes)
+    ratio = median(herds) / median(ideals)
+    what = f"{count} processes right after their start, one expiry"
+    value = f"{ratio:.2f} ({median(herds) * 1000:.0f} ms, ideal {median(ideals) * 1000:.0f} ms)"
+    return [
+        Row("herd", f"{what}: refresh calls", f"{max(calls)}", "1", max(calls) == min(calls) == 1),
+        Row("herd", f"{what}: last answer / ideal", value, f"≤ {LIMIT:g}" if count == 32 else "", ratio <= LIMIT if count == 32 else None),
+    ]
+
+
 def _ideal(crew: Crew, sandbox: Remote, count: int) -> float:
     """The last one's 401, a refresh that nobody else waits for, the last one's answer."""
     pair = sandbox.ask("sign_in")
@@ -54,9 +74,10 @@ def _ideal(crew: Crew, sandbox: Remote, count: int) -> float:
     return last(refused) + last(refresh) + last(answered)
 
 
-def expire(crew: Crew, sandbox: Remote, count: int) -> tuple[int, list[Done]]:
-    """All of them meet one expiry; how many refreshes that took, and what each has done."""
-    crew.prepare(count, "get")
+def expire(crew: Crew, sandbox: Remote, count: int, *, cold: bool = False) -> tuple[int, list[Done]]:
+    """All of them meet one expiry; how many refreshes that took, and what each has done. `cold`: with the first request of their life."""
+    if not cold:
+        crew.prepare(count, "get")
     sandbox.ask("expire")
     before = sandbox.counts
     done = crew.together(count, "get")

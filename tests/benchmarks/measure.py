@@ -28,14 +28,15 @@ class Sizes(NamedTuple):
     herd: tuple[int, ...]
     growth: tuple[int, ...]
     expiries: int
+    cold: int
     slices: int
     slice_seconds: float
     tasks: int
     threads: int
 
 
-FULL = Sizes(61, 200, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 7, 3.0, 1000, 64)
-SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 0.2, 20, 4)
+FULL = Sizes(61, 200, 15, (2, 8, 32), (1, 2, 4, 8, 16, 32, 64), 7, 5, 7, 3.0, 1000, 64)
+SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 1, 0.2, 20, 4)
 
 
 def taking_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -19,7 +19,8 @@ from . import peers
 from .measure import CLIENT, NOWHERE, AtOnce, Sizes, above, microseconds, session_of, taking_turns, write_pair
 from .table import Row
 
-LIMIT = 4.0
+#: Microseconds above a static header; httpx has no way to set a header that costs less than 2.
+LIMITS = {AdhAuth.__name__: 4.0, AdhHttpxAuth.__name__: 5.0, AdhHttpx2Auth.__name__: 5.0}
 STATIC = "a static header among the client's headers"
 SET = "an auth object that sets a static header"
 LOOK = "the same, and a bare os.stat of the token file"
@@ -48,7 +49,7 @@ def _rows(call: str, ours: str, contenders: dict[str, Callable[[], float]], size
     for name, values in found.items():
         if name != STATIC:
             more = above(found[STATIC], values)
-            goal = (f"≤ +{LIMIT:g} µs", more <= LIMIT) if name == ours else ("", None)
+            goal = (f"≤ +{LIMITS[ours]:g} µs", more <= LIMITS[ours]) if name == ours else ("", None)
             rows.append(Row("per request", f"{call}, {name}", f"{more:+.1f} µs", *goal))
     return rows
 
