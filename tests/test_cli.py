@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -385,8 +386,8 @@ def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
     assert process.stdout is not None
     found: dict[str, str] = {}
     for line in iter(process.stdout.readline, ""):
-        name, _, value = line.strip().removeprefix("export ").partition("=")
         if line.startswith("export "):
+            name, _, value = shlex.split(line)[1].partition("=")
             found[name] = value
         elif found:
             break

@@ -25,6 +25,7 @@ import requests
 
 from adh_auth import AdhAuth, AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, TokenFileError, login
 from adh_auth.callback import Callback, Listener, _Visit, place_of
+from adh_auth.places import sign_in
 from adh_auth.sign_in import _as_a_sentence
 from adh_auth.testing import Sandbox
 
@@ -714,5 +715,5 @@ def test_the_error_names_the_command(sandbox: Sandbox, arguments: dict[str, Any]
     sandbox.revoke()
     with pytest.raises(ReauthorizationRequired) as raised:
         AdhAuth(**arguments).refresh()
-    assert f"adh-auth login --token-file {arguments['token_file']}" in raised.value.message
+    assert sign_in(arguments["token_file"]) in raised.value.message
     assert os.path.isabs(arguments["token_file"])

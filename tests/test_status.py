@@ -18,6 +18,7 @@ import pytest
 from adh_auth import TokenFile
 from adh_auth.attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.decide import LONGEST_RESPECT
+from adh_auth.places import sign_in
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
@@ -161,7 +162,7 @@ def test_a_refusal_is_not_signed_in(env: dict[str, str], sandbox: Sandbox, token
     told = facts(token_file, code=1)
     assert not told["signed_in"]
     assert told["trouble"]["code"] == "invalid_grant"
-    assert told["trouble"]["next_step"] == f"sign in with: adh-auth login --token-file {token_file}"
+    assert told["trouble"]["next_step"] == sign_in(str(token_file))
     assert told["trouble"]["request_id"] in adh("status", env=env).stdout
 
 

@@ -1,0 +1,162 @@
+"""What Windows and macOS do otherwise, tried on this machine: the system's name and its refusals are given, the rest is real."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adh_auth import TokenFile, cli, disk, places, status
+from adh_auth.testing import Sandbox
+
+from .support import PATIENCE, ROOT
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system calls itself Windows."""
+    monkeypatch.setattr(sys, "platform", "win32")
+
+
+# Commands that are printed.
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\Ann Ex\adh\tokens.json", r"C:\adh\tokens.json"])
+def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> None:
+    """The path is quoted as Windows quotes it: cmd.exe takes a single quote for a letter."""
+    assert places.sign_in(path) == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
+
+
+@pytest.mark.parametrize("mark", "&|<>^()@!;,=`'%")
+def test_no_mark_of_cmd_cuts_the_path_short(mark: str, windows: None) -> None:
+    """cmd.exe ends a command at `&`, which a folder's name may hold: inside double quotes it is a letter."""
+    path = rf"C:\a{mark}b\tokens.json"
+    assert places.sign_in(path).endswith(f' --token-file "{path}"')
+
+
+def test_a_printed_command_can_be_pasted_into_a_posix_shell() -> None:
+    """The shell hands the path to the command as it is."""
+    path = "/home/it's $HOME & more/tokens.json"
+    assert shlex.split(places.sign_in(path).partition("adh-auth ")[2])[-1] == path
+
+
+@pytest.mark.parametrize("name", ["tokens.json", "a & b.json"])
+def test_the_sandbox_points_cmd_at_itself(
+    name: str, tmp_path: Path, windows: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All its lines can be pasted: `set "NAME=value"` takes `&` and a blank for part of the value, and `rem` is a comment."""
+    from adh_auth import serve
+
+    monkeypatch.setattr(serve, "_wait", lambda: None)
+    assert cli.main(["sandbox", "--token-file", str(tmp_path / name)]) == 0
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert f'set "ADH_TOKEN_FILE={tmp_path / name}"' in lines
+    assert all(line.startswith(("rem ", 'set "ADH_')) for line in lines)
+
+
+# Momentary refusals.
+
+
+def _refusal(winerror: int) -> PermissionError:
+    refusal = PermissionError(errno.EACCES, "refused for the moment")
+    refusal.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
+    return refusal
+
+
+@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+def test_the_sandbox_is_as_patient_as_the_library(winerror: int, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is written while somebody reads the file is refused for a moment, and then written."""
+    path = sandbox.write_token_file(tmp_path / "tokens.json")
+    before, refusals, replace = path.read_bytes(), [_refusal(winerror) for _ in range(4)], os.replace
+
+    def sometimes(*arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    sandbox.write_token_file(path)
+    assert (path.read_bytes() != before, refusals) == (True, [])
+
+
+def test_the_sandbox_leaves_nothing_beside_a_file_that_stays_refused(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be put in place is removed: it holds a session."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "refused for good")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        sandbox.write_token_file(tmp_path / "tokens.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+# status.
+
+
+def test_status_shows_no_mode_that_means_nothing(token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Windows makes a mode up, 0666 for every file that can be written, and names no owner."""
+    assert cli.main(["status", "--token-file", str(token_file)]) == 0
+    said = capsys.readouterr().out
+    assert "signed in" in said
+    assert not {"mode", "owner"} & set(said.split())
+    facts = status.file_facts(TokenFile(token_file))
+    assert (facts["mode"], facts["owner"]) == (None, None)
+
+
+def test_status_still_tells_what_stops_the_next_rotation(token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with Windows' read-only attribute can't be replaced."""
+    token_file.chmod(0o400)
+    assert cli.main(["status", "--token-file", str(token_file)]) == 0
+    said = capsys.readouterr().out
+    assert "it can't be rewritten at the next rotation: it is read-only" in said
+    assert not {"mode", "owner"} & set(said.split())
+
+
+# A reader that has gone.
+
+#: The command line with a stdout that refuses what is written as Windows does where the other end of the pipe is closed.
+_GONE = """
+import errno, os, sys
+from adh_auth import cli, status
+sys.platform = {platform!r}
+class Gone:
+    def __getattr__(self, name): return getattr(sys.__stdout__, name)
+    def write(self, text): {write}
+    def flush(self): {flush}
+sys.stdout = Gone()
+code = cli.main(sys.argv[1:])
+sys.stdout = sys.__stdout__
+sys.exit(code)
+"""
+_REFUSE = "raise OSError(errno.EINVAL, 'Invalid argument')"
+
+
+@pytest.mark.parametrize(("write", "flush"), [(_REFUSE, "pass"), ("pass", _REFUSE)], ids=["write", "flush"])
+@pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json")], ids=" ".join)
+def test_a_reader_that_has_gone_is_no_error_on_windows(arguments: tuple[str, ...], write: str, flush: str, token_file: Path) -> None:
+    """Windows says EINVAL where other systems say EPIPE: `adh-auth … | more`, ended early, ends without a word."""
+    said = _ran(_GONE.format(platform="win32", write=write, flush=flush), *arguments, token_file=token_file)
+    # argparse swallows what its printing of the help meets, from 3.12 on
+    assert said.returncode in ((0, 141) if arguments == ("--help",) else (141,))
+    assert said.stderr == ""
+
+
+def test_elsewhere_that_refusal_is_an_error(token_file: Path) -> None:
+    """EINVAL means something else on other systems, and a script must not go on with half an output."""
+    said = _ran(_GONE.format(platform="linux", write=_REFUSE, flush="pass"), "status", token_file=token_file)
+    assert (said.returncode, said.stderr) == (1, "adh-auth: stopped: [Errno 22] Invalid argument\n")
+
+
+def _ran(code: str, *arguments: str, token_file: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "ADH_TOKEN_FILE": str(token_file)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
