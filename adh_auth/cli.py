@@ -118,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 def _new(kind: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
     # Without abbreviations: a script's `--token` must not change its meaning when an option is added.
     made: argparse.ArgumentParser = kind(*names, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+    # From 3.14 on argparse asks stdout whether colours are welcome, also for what goes to a file on stderr.
+    made.color = False  # type: ignore[attr-defined, unused-ignore]
     return made
 
 

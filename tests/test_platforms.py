@@ -125,8 +125,10 @@ def test_status_still_tells_what_stops_the_next_rotation(token_file: Path, windo
 
 #: The command line with a stdout that refuses what is written as Windows does where the other end of the pipe is closed.
 _GONE = """
-import errno, os, sys
-from adh_auth import cli, status
+import contextlib, errno, io, os, sys
+from adh_auth import cli
+with contextlib.redirect_stdout(io.StringIO()):
+    cli.main(["--help"]), cli.main(["status"])  # what is imported late is this system's
 sys.platform = {platform!r}
 class Gone:
     def __getattr__(self, name): return getattr(sys.__stdout__, name)
