@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import pytest
 import requests
 
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, TokenFile
@@ -41,6 +42,12 @@ FAMILY = (Family("httpx", httpx, AdhHttpxAuth), Family("httpx2", httpx2, AdhHttp
 def modules() -> tuple[ModuleType, ...]:
     """The clients."""
     return (requests, httpx, httpx2)
+
+
+def needs(name: str, extra: str = "clients") -> Any:
+    """The package `name`; where there is none, the test is skipped, with the way to run it."""
+    how = f'pip install -e ".[{extra}]" && python -m pytest -m {extra}'
+    return pytest.importorskip(name, reason=f"needs {name}: {how}")
 
 
 @contextmanager

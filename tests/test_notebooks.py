@@ -18,12 +18,9 @@ import pytest
 from adh_auth import TokenFile
 from adh_auth.testing import Sandbox
 
-from .support import PATIENCE, ROOT, assert_nothing_lost
+from .support import PATIENCE, ROOT, assert_nothing_lost, needs
 
-HOW = "needs nbclient and ipykernel: pip install 'adh-auth[test,notebooks]'"
-nbclient = pytest.importorskip("nbclient", reason=HOW)
-nbformat = pytest.importorskip("nbformat", reason=HOW)
-pytest.importorskip("ipykernel", reason=HOW)
+nbclient, nbformat, _ = (needs(name, "notebooks") for name in ("nbclient", "nbformat", "ipykernel"))
 
 pytestmark = [
     pytest.mark.notebooks,
