@@ -162,3 +162,76 @@ def _ran(code: str, *arguments: str, token_file: Path) -> subprocess.CompletedPr
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ADH_TOKEN_FILE": str(token_file)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+# The proxies of macOS' settings.
+
+#: A fork whose child calls the API with a client that asks for no proxies. macOS' own answer would end the process, as it does there.
+_FORKED = """
+import os, sys, urllib.request
+import requests, requests.utils, httpx, httpx2
+from adh_auth import AdhAuth, AdhHttpxAuth, AdhHttpx2Auth
+
+def ends_the_process(*_):
+    os.abort()
+
+urllib.request.getproxies_macosx_sysconf = urllib.request.proxy_bypass_macosx_sysconf = ends_the_process
+
+def getproxies():
+    return urllib.request.getproxies_environment() or ends_the_process()
+
+def proxy_bypass(host):
+    proxies = urllib.request.getproxies_environment()
+    return urllib.request.proxy_bypass_environment(host, proxies) if proxies else ends_the_process()
+
+for module in (urllib.request, requests.utils, requests.compat, httpx._utils, httpx2._utils):
+    vars(module).update(getproxies=getproxies, proxy_bypass=proxy_bypass)
+
+url = os.environ["ADH_BASE_URL"] + "/api/auth/me"
+session = requests.Session()
+session.trust_env = False
+client = httpx.Client(trust_env=False)
+client2 = httpx2.Client(trust_env=False)
+CALLS = {
+    "requests": lambda: session.get(url, auth=AdhAuth()).status_code,
+    "httpx": lambda: client.get(url, auth=AdhHttpxAuth()).status_code,
+    "httpx2": lambda: client2.get(url, auth=AdhHttpx2Auth()).status_code,
+    "requests, refresh": lambda: AdhAuth().refresh() and 200,
+    "httpx, refresh": lambda: AdhHttpxAuth().refresh() and 200,
+}
+call = CALLS[sys.argv[1]]
+sys.platform = "darwin"
+child = os.fork()
+if not child:
+    print(call(), flush=True)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+_EVERY_CALL = pytest.mark.parametrize("how", ["requests", "httpx", "httpx2", "requests, refresh", "httpx, refresh"])
+
+
+@_EVERY_CALL
+def test_a_forked_child_does_not_ask_macos_for_proxies(how: str, sandbox: Sandbox, token_file: Path) -> None:
+    """Such a question ends a forked child there (python/cpython#105912): a client that needs no proxy is refreshed without it."""
+    sandbox.expire()
+    said = _forked(how, sandbox, token_file)
+    assert (said.returncode, said.stdout) == (0, "200\n"), said.stderr
+    assert sandbox.counts.rotations == 1
+
+
+@_EVERY_CALL
+def test_a_forked_child_takes_the_variables_word(how: str, sandbox: Sandbox, token_file: Path) -> None:
+    """A proxy that a variable names carries the refresh there, too: this one refuses everything."""
+    sandbox.expire()
+    said = _forked(how, sandbox, token_file, HTTP_PROXY="http://127.0.0.1:9", NO_PROXY="")
+    if how == "requests":  # as the caller's own Session, which wants no variables
+        assert (said.returncode, said.stdout) == (0, "200\n"), said.stderr
+    else:
+        assert "RefreshFailed" in said.stderr
+        assert sandbox.counts.rotations == 0
+
+
+def _forked(how: str, sandbox: Sandbox, token_file: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **sandbox.environment(token_file), **more}
+    command = [sys.executable, "-c", _FORKED, how]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
