@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from adh_auth import TokenFile, cli, disk, places, status
+from adh_auth.httpx_parts import PARTS
 from adh_auth.testing import Sandbox
 
 from .support import PATIENCE, ROOT
@@ -235,3 +236,28 @@ def _forked(how: str, sandbox: Sandbox, token_file: Path, **more: str) -> subpro
     env = {**os.environ, "PYTHONPATH": str(ROOT), **sandbox.environment(token_file), **more}
     command = [sys.executable, "-c", _FORKED, how]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
+
+
+# A client of another generation.
+
+
+@pytest.mark.parametrize(
+    ("name", "client", "versions"), [("AdhHttpxAuth", "httpx", ">=0.27,<1"), ("AdhHttpx2Auth", "httpx2", ">=2")], ids=["httpx", "httpx2"]
+)
+@pytest.mark.parametrize("part", ["Auth", PARTS[0], PARTS[-1]])
+def test_a_client_without_our_parts_is_named_with_its_version(name: str, client: str, versions: str, part: str) -> None:
+    """httpx 1.0 is another library, without `Auth`: the error says which version is installed and which will do."""
+    code = f"import {client}\ndel {client}.{part}\n{client}.__version__ = '1.0.dev6'\nfrom adh_auth import {name}"
+    said = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert said.stderr.splitlines()[-1] == (
+        f'ImportError: {name} needs {client}{versions}, and {client} 1.0.dev6 has no {part}: pip install "{client}{versions}"'
+    )
+
+
+def test_the_versions_of_the_error_are_those_of_the_package() -> None:
+    """What the error tells to install is what the package itself wants."""
+    wanted = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"httpx>=0.27,<1"' in wanted
+    assert '"httpx2>=2"' in wanted
