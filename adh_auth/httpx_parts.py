@@ -27,9 +27,7 @@ def require_parts(client: ModuleType, versions: str, needed_by: str) -> None:
     """Raise an `ImportError` that names the installed version and the `versions` that will do, where a part is missing."""
     missing = [part for part in PARTS if not hasattr(client, part)]
     if missing:
-        name = client.__name__
-        installed = f"{name} {getattr(client, '__version__', 'of an unknown version')}"
+        name, version = client.__name__, getattr(client, "__version__", "of an unknown version")
+        wanted = f'pip install "{name}{versions}"'
         # An AttributeError would come out as "cannot import name" of our own package.
-        raise ImportError(
-            f'{needed_by} needs {name}{versions}, and {installed} has no {missing[0]}: pip install "{name}{versions}"', name=name
-        )
+        raise ImportError(f"{needed_by} needs {name}{versions}, and {name} {version} has no {missing[0]}: {wanted}", name=name)

@@ -354,7 +354,7 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: tuple[str, ...], env:
     assert said.stderr == ""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full: run it on Linux")
 def test_an_output_that_can_not_be_written_is_not_fine(env: dict[str, str]) -> None:
     """A full disk behind stdout is an error: a script must not go on with half an output."""
     with open("/dev/full", "w") as full:

@@ -23,7 +23,7 @@ from adh_auth.tokens import fingerprint
 from .privileges import STRANGER, gives_away
 
 if sys.platform == "win32":
-    pytest.skip("modes, owners and FIFOs are POSIX's", allow_module_level=True)
+    pytest.skip("needs modes, owners and FIFOs: run it on a POSIX system", allow_module_level=True)
 
 PAIR = Tokens("adh_mine", "adh_rt_mine")
 # Whatever hangs, hangs in an open() or a read(): far longer than any of these takes.

@@ -620,4 +620,4 @@ def _address_in(process: Any) -> str:
 
 
 if sys.platform == "win32":
-    pytest.skip("files that a fault makes here are POSIX's", allow_module_level=True)
+    pytest.skip("needs modes and owners: run it on a POSIX system", allow_module_level=True)

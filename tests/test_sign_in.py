@@ -346,7 +346,7 @@ def _taken(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError:
-        pytest.skip(f"{host} is no address of this machine")
+        pytest.skip(f"needs the address {host}: switch it on")
 
 
 @pytest.mark.parametrize("uri", ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"])

@@ -312,7 +312,7 @@ def _given_away(path: Path) -> str:
         return f"uid {path.stat().st_uid}"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes and owners: run it on a POSIX system")
 @pytest.mark.parametrize(("name", "mode"), [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)])
 def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, token_file: Path) -> None:
     """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as it is."""
@@ -352,7 +352,7 @@ def _states(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: (state.st_mode, state.st_uid, state.st_ino, state.st_mtime_ns) for name, state in states.items()}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_colours_are_for_terminals(token_file: Path) -> None:
     """A terminal gets colours; NO_COLOR, a dumb terminal and a pipe get none."""
     arguments = ("status", "--token-file", str(token_file))
