@@ -30,7 +30,7 @@ from adh_auth.sign_in import _as_a_sentence
 from adh_auth.testing import Sandbox
 
 from .command_line import started
-from .support import PATIENCE, assert_nothing_lost
+from .support import PATIENCE, assert_nothing_lost, free_port
 
 Script = Callable[[str], "requests.Response | None"]
 
@@ -78,9 +78,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
 @pytest.fixture
 def redirect_uri(sandbox: Sandbox) -> str:
     """One that is registered, with a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    uri = f"http://localhost:{port}/callback"
+    uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri, "https://app.example/callback"]
     return uri
 
