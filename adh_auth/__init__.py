@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from .errors import (
         AdhAuthError as AdhAuthError,
     )
@@ -33,33 +34,49 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# A requests user never imports httpx, nor the other way round.
-_HOME = {
-    "AdhAuth": "for_requests",
-    "AdhHttpxAuth": "for_httpx",
-    "AdhHttpx2Auth": "for_httpx2",
-    "TokenFile": "token_file",
-    "Tokens": "tokens",
-    "login": "sign_in",
-    "AdhAuthError": "errors",
-    "ConfigurationError": "errors",
-    "TokenFileError": "errors",
-    "LockTimeout": "errors",
-    "RefreshFailed": "errors",
-    "ReauthorizationRequired": "errors",
-}
-
-__all__ = list(_HOME)
+__all__ = [
+    "AdhAuth",
+    "AdhAuthError",
+    "AdhHttpx2Auth",
+    "AdhHttpxAuth",
+    "ConfigurationError",
+    "LockTimeout",
+    "ReauthorizationRequired",
+    "RefreshFailed",
+    "TokenFile",
+    "TokenFileError",
+    "Tokens",
+    "login",
+]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{home}", __name__), name)
-    globals()[name] = value
+    globals()[name] = value = getattr(_home_of(name), name)
     return value
 
 
+def _home_of(name: str) -> ModuleType:
+    # A requests user never imports httpx, nor the other way round. Every import is spelled out: what freezes a program (PyInstaller,
+    # Nuitka) sees no module that a string names.
+    home: ModuleType
+    if name == "AdhAuth":
+        from . import for_requests as home
+    elif name == "AdhHttpxAuth":
+        from . import for_httpx as home
+    elif name == "AdhHttpx2Auth":
+        from . import for_httpx2 as home
+    elif name == "TokenFile":
+        from . import token_file as home
+    elif name == "Tokens":
+        from . import tokens as home
+    elif name == "login":
+        from . import sign_in as home
+    else:
+        from . import errors as home
+    return home
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

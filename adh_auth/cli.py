@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from typing import Any, NoReturn
 
 from . import __version__
 from .errors import AdhAuthError
+from .streams import a_reader_may_go, note, standard_streams
 
 __all__ = ["main"]
 
-FINE, TROUBLE, INTERRUPTED, READER_GONE = 0, 1, 130, 141
+FINE, TROUBLE, USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 _ABOUT = "Keeps Python programs signed in to the Agentic Developer Hub (ADH) API."
 _ENVIRONMENT = """\
@@ -36,10 +36,14 @@ example: adh-auth demo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit code."""
+    with standard_streams():
+        return _guarded(argv)
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
     try:
-        _bear_any_text()
         code = _run(argv)
-        if sys.stdout is not None:
+        with a_reader_may_go():
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -57,24 +61,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     try:
-        args = parser.parse_args(argv)
+        with a_reader_may_go():
+            args = parser.parse_args(argv)
     except SystemExit as said:  # argparse has printed the help, or what is wrong with the usage
         return said.code if isinstance(said.code, int) else FINE
     if args.command is None:
-        parser.print_help(sys.stderr)
-        return 2
+        note(parser.format_help(), end="")
+        return USAGE
     try:
         _let_warnings_be_lines()
-        module, function = args.run
-        code: int = getattr(import_module(f".{module}", __package__), function)(args)
-        return code
+        return _function_of(args.command)(args)
     except AdhAuthError as error:
         _complain(error.message)
         return TROUBLE
 
 
+def _function_of(command: str) -> Callable[[argparse.Namespace], int]:
+    # Every import is spelled out: PyInstaller and its like freeze what they see imported, and see no module that a string names.
+    if command == "demo":
+        from .demo import demo_command as function
+    elif command == "login":
+        from .sign_in import login_command as function
+    elif command == "status":
+        from .status import status_command as function
+    elif command == "sandbox":
+        from .serve import sandbox_command as function
+    else:
+        from . import commands
+
+        return {
+            "save": commands.save_command,
+            "token": commands.token_command,
+            "me": commands.me_command,
+            "refresh": commands.refresh_command,
+            "revoke": commands.revoke_command,
+        }[command]
+    return function
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the usage; argparse before 3.12 fails where stderr does."""
+        note(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _new(argparse.ArgumentParser, prog="adh-auth", description=_ABOUT, epilog=_ENVIRONMENT)
+    parser = _new(_Parser, prog="adh-auth", description=_ABOUT, epilog=_ENVIRONMENT)
     parser.add_argument("--version", action="version", version=f"adh-auth {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_add_demo, _add_login, _add_save, _add_status, _add_token, _add_me_refresh_and_revoke, _add_sandbox):
@@ -85,12 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 def _new(kind: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
     # Without abbreviations: a script's `--token` must not change its meaning when an option is added.
     made: argparse.ArgumentParser = kind(*names, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+    # From 3.14 on argparse asks stdout whether colours are welcome, also for what goes to a file on stderr.
+    made.color = False  # type: ignore[attr-defined, unused-ignore]
     return made
 
 
-def _command(commands: Any, name: str, module: str, about: str, details: str, example: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, about: str, details: str, example: str) -> argparse.ArgumentParser:
     command = _new(commands.add_parser, name, help=about, description=details, epilog=f"example: {example}")
-    command.set_defaults(run=(module, f"{name}_command"))
     command.add_argument("--json", action="store_true", help="JSON on stdout, for programs")
     return command
 
@@ -99,20 +133,19 @@ def _add_demo(commands: Any) -> None:
     command = _command(
         commands,
         "demo",
-        "demo",
         "watch it work, without an account or a network",
         "Start a local ADH whose tokens live two seconds, and several processes (requests, httpx, asyncio) on one token file.\n"
         "Exit 1 if a request failed or a refresh token was used twice. With --json: only the sums, as one object.",
         "adh-auth demo --seconds 20",
     )
     command.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)")
+    command.add_argument("--worker", help=argparse.SUPPRESS)  # one of those processes, of a frozen program
 
 
 def _add_login(commands: Any) -> None:
     command = _command(
         commands,
         "login",
-        "sign_in",
         "sign in with the browser",
         "Authorization code with PKCE: opens the browser, takes the code on the loopback port of --redirect-uri, writes the token file.\n"
         "The redirect URI has to be registered for the app exactly as it is given here. With --json, stdout is left to one object;\n"
@@ -131,7 +164,6 @@ def _add_save(commands: Any) -> None:
     command = _command(
         commands,
         "save",
-        "commands",
         "make an exchange reply the token file",
         "Read the JSON reply of the code exchange from FILE, or from stdin, and make it the session: written under the lock, private,\n"
         "with expires_at added. No token is printed.",
@@ -145,7 +177,6 @@ def _add_status(commands: Any) -> None:
     command = _command(
         commands,
         "status",
-        "status",
         "what is with the session, and what to do",
         "Tell what the token file and the record beside it say. Calls nobody, changes nothing, needs no client id or secret.\n"
         "Exit 1 if there is no usable token file, or its refresh token was refused.",
@@ -158,7 +189,6 @@ def _add_token(commands: Any) -> None:
     command = _command(
         commands,
         "token",
-        "commands",
         "print an access token that works now",
         "Print the access token and nothing else; with --json, its type and expiry too. It is refreshed first if it has less than 30\n"
         "seconds to live by the stored expiry; where no expiry is stored, the API is asked (GET /api/auth/me). One that lives longer is\n"
@@ -189,14 +219,13 @@ def _add_me_refresh_and_revoke(commands: Any) -> None:
             "adh-auth revoke --token-file /srv/app/tokens.json",
         ),
     ):
-        _add_session_options(_command(commands, name, "commands", about, details, example))
+        _add_session_options(_command(commands, name, about, details, example))
 
 
 def _add_sandbox(commands: Any) -> None:
     command = _command(
         commands,
         "sandbox",
-        "serve",
         "run a local ADH to develop against",
         "Run a local ADH until Ctrl-C and print the lines that point a shell at it. It is strict: a refresh token works once.\n"
         "With --json: one line with the environment variables at once, one with the counts at the end.",
@@ -247,29 +276,21 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _bear_any_text() -> None:
-    # LANG=C, or a code page of Windows: a "…" must not end in a UnicodeEncodeError.
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-
-
 def _let_warnings_be_lines() -> None:
     """The library tells trouble twice, as a warning and to its logger, for programs that look at one of them: here it is one line."""
     import logging
     import warnings
 
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _complain(record.getMessage())
+
     warnings.filterwarnings("ignore", category=UserWarning, module=r"adh_auth\.")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("adh-auth: %(message)s"))
-    logging.getLogger("adh_auth").addHandler(handler)
+    logging.getLogger("adh_auth").addHandler(Lines())
 
 
 def _complain(text: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):
-            sys.stderr.write(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}\n")
-            sys.stderr.flush()
+    note(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}")
 
 
 def _interrupted() -> str:

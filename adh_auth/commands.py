@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from .errors import AdhAuthError, MalformedTokens
 from .places import sign_in
 from .status import describe, pair_facts
+from .streams import note
 from .terminal import one_line, say, say_json
 from .token_file import TokenFile
 from .tokens import Stored, Tokens
@@ -147,9 +148,9 @@ def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
 def _read_reply(name: str) -> tuple[bytes, float]:
     """The reply and when it was received at the latest, in epoch seconds."""
     if name == "-":
-        if sys.stdin is not None and sys.stdin.isatty():
-            sys.stderr.write("Paste the reply of the exchange, then press Ctrl-D (Ctrl-Z and Enter on Windows).\n")
-        return (b"" if sys.stdin is None else _bounded(sys.stdin.buffer, "stdin")), time.time()
+        if sys.stdin.isatty():
+            note("Paste the reply of the exchange, then press Ctrl-D (Ctrl-Z and Enter on Windows).")
+        return _bounded(sys.stdin.buffer, "stdin"), time.time()
     trouble = None
     try:
         with open(name, "rb") as reply:

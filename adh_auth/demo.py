@@ -23,6 +23,7 @@ from typing import Any
 from .attempts import SENDING, Record
 from .demo_screen import Row, Sums, screen, tell_sums
 from .demo_worker import HANDS, command_line
+from .demo_worker import main as work
 from .terminal import say, say_json
 from .testing import Sandbox
 from .token_file import TokenFile
@@ -45,6 +46,9 @@ INTERRUPTED = 130
 
 def demo_command(args: argparse.Namespace) -> int:
     """0 where all went well, 1 where a request failed or a token was used twice, 130 where Ctrl-C ended it and nothing had failed."""
+    if args.worker is not None:
+        work(args.worker)
+        return 0
     with ExitStack() as stack:
         interrupt = stack.enter_context(_interrupts())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True))

@@ -204,6 +204,8 @@ def _write(report: dict[str, Any], stop: threading.Event) -> None:
 
 def command_line(kind: str) -> list[str]:
     """How to start such a process with the import path of this one, whatever folder is current and whatever lies in it."""
+    if getattr(sys, "frozen", False):  # PyInstaller, cx_Freeze: the executable is this program, which takes no `-c`
+        return [sys.executable, "demo", "--worker", kind]
     return [sys.executable, "-c", _START, "\n".join(os.path.abspath(entry) for entry in sys.path), kind]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import httpx
 
 from .httpx_flow import HttpxFlow
+from .httpx_parts import require_parts
 from .plugin import Plugin
 
 __all__ = ["AdhHttpxAuth"]
+
+require_parts(httpx, ">=0.27,<1", "AdhHttpxAuth")
 
 
 class AdhHttpxAuth(HttpxFlow, httpx.Auth):  # noqa: D101 - the docstring is put together

@@ -10,9 +10,12 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError('AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2") from None
 
 from .httpx_flow import HttpxFlow
+from .httpx_parts import require_parts
 from .plugin import Plugin
 
 __all__ = ["AdhHttpx2Auth"]
+
+require_parts(httpx2, ">=2", "AdhHttpx2Auth")
 
 
 class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):  # noqa: D101 - the docstring is put together

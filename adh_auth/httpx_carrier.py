@@ -10,6 +10,7 @@ from typing import Any
 
 from .deadline import Deadline
 from .endpoint import REPLY_LIMIT, Call, Reply, Unreachable, decoded
+from .proxies import must_not_ask_the_system
 from .reasons import reason
 
 __all__ = ["Carrier"]
@@ -33,11 +34,17 @@ class Carrier:
             if self._refresh_via is not None:
                 return self._carried(self._refresh_via, call, seconds, deadline)
             # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
-            with self._client.Client(verify=call.url.startswith("https:")) as own:
+            with self._own(verify=call.url.startswith("https:")) as own:
                 return self._carried(own, call, seconds, deadline)
         except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
             trouble = Unreachable(reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
         raise trouble
+
+    def _own(self, *, verify: bool) -> Any:
+        if must_not_ask_the_system():
+            # A transport that is given keeps the client from looking for proxies.
+            return self._client.Client(transport=self._client.HTTPTransport(verify=verify))
+        return self._client.Client(verify=verify)
 
     def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
         if isinstance(client, self._client.AsyncClient):

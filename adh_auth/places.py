@@ -9,7 +9,7 @@ import sys
 
 from .errors import ConfigurationError
 
-__all__ = ["absolute", "advice", "default_path", "sentence", "sign_in", "system_reason"]
+__all__ = ["absolute", "advice", "default_path", "quoted", "sentence", "sign_in", "system_reason"]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -35,7 +35,20 @@ def default_path() -> str:
 
 def sign_in(path: str) -> str:
     """The command that makes a token file."""
-    return f"sign in with: adh-auth login --token-file {shlex.quote(path)}"
+    return f"sign in with: adh-auth login --token-file {quoted(path)}"
+
+
+#: What cmd.exe and the C runtime take for more than a letter, outside double quotes.
+_SPECIAL_ON_WINDOWS = frozenset(" \t&|<>^()@!%;,=`'")
+
+
+def quoted(path: str) -> str:
+    """The path as a word of a command that a person pastes into a shell: cmd.exe on Windows, a POSIX shell elsewhere."""
+    if sys.platform == "win32":
+        # As subprocess.list2cmdline, and what only cmd.exe reads as well: in C:\R&D it ends the command at the `&`.
+        # No path holds a double quote there, and a file's does not end in a backslash.
+        return f'"{path}"' if _SPECIAL_ON_WINDOWS.intersection(path) else path
+    return shlex.quote(path)
 
 
 def sentence(step: str) -> str:

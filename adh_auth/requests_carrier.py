@@ -16,6 +16,7 @@ from urllib3.response import HTTPResponse
 
 from .deadline import Deadline
 from .endpoint import REPLY_LIMIT, Call, Reply, Unreachable, decoded
+from .proxies import must_not_ask_the_system
 from .reasons import chain, reason
 from .requests_body import loaded, read_a_piece
 
@@ -110,7 +111,9 @@ def _trust(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
     if sent_with:
         return {name: sent_with.get(name) for name in ("verify", "cert", "proxies")}
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-    return {"verify": bundle, "cert": None, "proxies": get_environ_proxies(url)}
+    # A forked child whose Session has `trust_env=False`, or proxies of its own, has not asked the system, and must not for our sake.
+    proxies = {} if must_not_ask_the_system() else get_environ_proxies(url)
+    return {"verify": bundle, "cert": None, "proxies": proxies}
 
 
 def _via_session(session: requests.Session, call: Call, seconds: float) -> Response:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from . import disk
+from .eager import load_all
 from .places import advice, sentence, sign_in, system_reason
 
 if TYPE_CHECKING:
     from .token_file import TokenFile
 
 __all__ = ["RotationLock"]
+
+load_all("filelock")
 
 #: errno values by which a file system says that it has no locks.
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .errors import AdhAuthError
+from .places import quoted
 from .terminal import say, say_json
 from .testing import Sandbox
 from .token_file import TokenFile
@@ -72,11 +72,12 @@ def _show(sandbox: Sandbox, file: TokenFile, as_json: bool) -> None:
     if as_json:  # in a line: a program reads one while this goes on
         facts = {"url": sandbox.url, "token_file": str(file.path), "token_life": sandbox.token_life}
         return say_json({**facts, "environment": environment}, indent=None)
-    assign = "set {}={}" if sys.platform == "win32" else "export {}={}"
-    say(f"# A local ADH runs at {sandbox.url}. Paste this into another shell:")
+    # cmd.exe takes all between its quotes for the value, blanks and `&` included, and knows no comment but `rem`.
+    comment, assign = ("rem", 'set "{}={}"') if sys.platform == "win32" else ("#", "export {}={}")
+    say(f"{comment} A local ADH runs at {sandbox.url}. Paste this into another shell:")
     for name, value in environment.items():
-        say(assign.format(name, value if sys.platform == "win32" else shlex.quote(value)))
-    say(f"# Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it.")
+        say(assign.format(name, value if sys.platform == "win32" else quoted(value)))
+    say(f"{comment} Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it.")
 
 
 def _wait() -> None:

@@ -178,7 +178,7 @@ def _ask(prompt: str) -> Secret:
     """A line from the user. A notebook is saved with what is typed into it, so it is asked there as for a password."""
     try:
         text = getpass.getpass(prompt) if "ipykernel" in sys.modules else input(prompt)
-    except EOFError:
+    except (EOFError, RuntimeError):  # RuntimeError: a program without a console has no stdin
         text = ""
     return Secret(text.strip().strip("'\"<>"))
 

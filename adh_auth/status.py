@@ -68,7 +68,8 @@ def file_facts(file: TokenFile) -> dict[str, Any]:
     facts: dict[str, Any] = {"token_file": path, "leads_to": target if os.path.islink(path) else None, "mode": None, "owner": None}
     with suppress(OSError):
         status = os.stat(target)
-        facts.update(mode=_mode_of(status), owner=_name_of(status.st_uid))
+        if sys.platform != "win32":  # which makes a mode up from one attribute, and has no owner's number
+            facts.update(mode=_mode_of(status), owner=_name_of(status.st_uid))
     return {**facts, "rewriting": trouble_with_rewriting(target) or _trouble_with_writing(target + ".record", ours=True)}
 
 
@@ -90,7 +91,8 @@ def _trouble_with_writing(companion: str, *, ours: bool = False) -> str | None:
     foreign = ours and sys.platform != "win32" and status.st_uid != os.geteuid()
     if os.access(companion, os.R_OK | os.W_OK) and not foreign:
         return None
-    return f"{companion} can't be written by this user (mode {_mode_of(status)}, owner {_name_of(status.st_uid) or 'unknown'})"
+    details = "" if sys.platform == "win32" else f" (mode {_mode_of(status)}, owner {_name_of(status.st_uid)})"
+    return f"{companion} can't be written by this user{details}"
 
 
 def pair_facts(tokens: Tokens, now: float) -> dict[str, Any]:
@@ -207,9 +209,7 @@ def _mode_of(status: os.stat_result) -> str:
     return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
-def _name_of(uid: int) -> str | None:
-    if sys.platform == "win32":
-        return None
+def _name_of(uid: int) -> str:
     import pwd
 
     try:
@@ -232,7 +232,7 @@ def _session_rows(facts: dict[str, Any], now: float) -> list[Row]:
     return [
         ("signed in", "yes", "green") if facts["signed_in"] else ("signed in", "no", "red"),
         ("token file", facts["token_file"] + (f" → {facts['leads_to']}" if facts["leads_to"] else ""), None),
-        _access_row(facts),
+        *_access_rows(facts),
         ("access token", facts["access_token_fingerprint"], None),
         _expiry_row(facts, now),
         ("refresh token", facts["refresh_token_fingerprint"], None),
@@ -240,14 +240,17 @@ def _session_rows(facts: dict[str, Any], now: float) -> list[Row]:
     ]
 
 
-def _access_row(facts: dict[str, Any]) -> Row:
-    mode = facts["mode"] or "unknown"
-    text = f"{mode}, owner {facts['owner'] or 'unknown'}"
-    if facts["rewriting"]:
-        return "mode", f"{text}; it can't be rewritten at the next rotation: {facts['rewriting']}", "yellow"
-    if sys.platform != "win32" and facts["mode"] and int(mode, 8) & 0o077:
-        return "mode", f"{text}; others can reach it, until the next rotation makes it private", "yellow"
-    return "mode", text, None
+def _access_rows(facts: dict[str, Any]) -> list[Row]:
+    mode, obstacle = facts["mode"], facts["rewriting"]
+    obstacle = obstacle and f"it can't be rewritten at the next rotation: {obstacle}"
+    if mode is None:  # Windows
+        return [("rewriting", obstacle, "yellow")] if obstacle else []
+    text = f"{mode}, owner {facts['owner']}"
+    if obstacle:
+        return [("mode", f"{text}; {obstacle}", "yellow")]
+    if int(mode, 8) & 0o077:
+        return [("mode", f"{text}; others can reach it, until the next rotation makes it private", "yellow")]
+    return [("mode", text, None)]
 
 
 def _expiry_row(facts: dict[str, Any], now: float) -> Row:

@@ -10,17 +10,29 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from .decide import moment
+from .streams import a_reader_may_go
 
-__all__ = ["colourful", "one_line", "paint", "redraws", "say", "say_json", "span", "stdout_on_stderr", "when"]
+__all__ = [
+    "colourful",
+    "one_line",
+    "paint",
+    "redraws",
+    "say",
+    "say_json",
+    "span",
+    "stdout_on_stderr",
+    "when",
+]
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
 def say(text: str = "", end: str = "\n") -> None:
     """Write a line to stdout, at once: whoever reads a pipe wants it now. Raises `OSError`, `BrokenPipeError` among them."""
-    if sys.stdout is not None:  # None where the descriptor was closed: adh-auth … >&-
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+    if sys.stdout is not None:  # None in a program without a console
+        with a_reader_may_go():
+            sys.stdout.write(text + end)
+            sys.stdout.flush()
 
 
 def say_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
@@ -31,7 +43,7 @@ def say_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
 @contextmanager
 def stdout_on_stderr() -> Iterator[None]:
     """What goes to stdout meanwhile comes out on stderr, so that the JSON that follows stands alone."""
-    if sys.stdout is None:
+    if sys.__stdout__ is None:
         yield
         return
     # The descriptor, not sys.stdout: Chrome writes "Opening in existing browser session." to the stdout that it inherits.

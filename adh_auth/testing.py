@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from . import disk
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
 from .sandbox.ledger import Call, Counts, Ledger
 from .sandbox.routes import Routes
@@ -204,6 +205,11 @@ class Sandbox(Settings):
 def _write_private(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # Windows renames nothing onto a file that somebody has open for a moment.
+        disk.patiently(lambda: os.replace(temporary, path))
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -12,6 +12,7 @@ import pytest
 
 from adh_auth.testing import Sandbox
 
+from . import skips
 from .support import FAMILY, Family
 
 
@@ -76,7 +77,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many runs the simulation made; with xdist, what a test prints does not get here."""
+    """Say what was skipped, and how many runs the simulation made; with xdist, what a test prints does not get here."""
+    for line in skips.in_lines((report.nodeid, report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())):
+        terminalreporter.write_line(line)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", "") == "call" and "test_simulation" in report.nodeid and report.user_properties:

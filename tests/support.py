@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import pytest
 import requests
 
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, TokenFile
@@ -41,6 +44,20 @@ FAMILY = (Family("httpx", httpx, AdhHttpxAuth), Family("httpx2", httpx2, AdhHttp
 def modules() -> tuple[ModuleType, ...]:
     """The clients."""
     return (requests, httpx, httpx2)
+
+
+def needs(name: str, extra: str = "clients") -> Any:
+    """The package `name`; where there is none, the test is skipped, with the way to run it."""
+    how = f'pip install -e ".[{extra}]" && python -m pytest -m {extra}'
+    return pytest.importorskip(name, reason=f"needs {name}: {how}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on. The system gives none of these to a connection, as it may do with one that was bound to port 0."""
+    for port in random.sample(range(20000, 32000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port is free")
 
 
 @contextmanager

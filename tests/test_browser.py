@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from adh_auth.testing import Sandbox
 
 from . import chromium
 from .command_line import started
-from .support import PATIENCE, assert_nothing_lost
+from .support import PATIENCE, assert_nothing_lost, free_port
 
 pytestmark = pytest.mark.browser
 
@@ -21,8 +20,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def redirect_uri(sandbox: Sandbox) -> str:
     """One that is registered, with a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        uri = f"http://localhost:{probe.getsockname()[1]}/callback"
+    uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri]
     return uri
 

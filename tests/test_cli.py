@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -353,7 +354,7 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: tuple[str, ...], env:
     assert said.stderr == ""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full: run it on Linux")
 def test_an_output_that_can_not_be_written_is_not_fine(env: dict[str, str]) -> None:
     """A full disk behind stdout is an error: a script must not go on with half an output."""
     with open("/dev/full", "w") as full:
@@ -385,8 +386,8 @@ def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
     assert process.stdout is not None
     found: dict[str, str] = {}
     for line in iter(process.stdout.readline, ""):
-        name, _, value = line.strip().removeprefix("export ").partition("=")
         if line.startswith("export "):
+            name, _, value = shlex.split(line)[1].partition("=")
             found[name] = value
         elif found:
             break

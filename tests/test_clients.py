@@ -23,14 +23,9 @@ from adh_auth import AdhAuth, AdhHttpxAuth, TokenFile, Tokens
 from adh_auth.testing import Sandbox
 
 from .raw_server import Answer, RawServer, Seen, as_json
-from .support import FAMILY, PATIENCE, Family, assert_nothing_lost
+from .support import FAMILY, PATIENCE, Family, assert_nothing_lost, needs
 
 pytestmark = pytest.mark.clients
-
-
-def needs(name: str) -> Any:
-    """The package; the test is skipped with a word on how to run it where there is none."""
-    return pytest.importorskip(name, reason=f"needs {name}: pip install 'adh-auth[test,clients]'")
 
 
 def family_of(client: type) -> Family:

@@ -19,7 +19,7 @@ from .command_line import adh, environment, on_a_terminal, started
 from .support import PATIENCE
 
 KINDS = ("requests", "requests", "httpx", "asyncio", *(("httpx2",) if find_spec("httpx2") else ()))
-NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc: run it on Linux")
 
 
 def sums(output: str) -> dict[str, int]:
@@ -88,7 +88,7 @@ def test_a_program_gets_one_object(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_a_program_on_a_terminal_gets_no_table() -> None:
     """`--json` is plain even where colours and a table would be welcome."""
     code, seen = on_a_terminal("demo", "--json", "--seconds", "0.5")
@@ -96,7 +96,7 @@ def test_a_program_on_a_terminal_gets_no_table() -> None:
     assert "\x1b" not in seen
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
     """The table is drawn over itself and shows every process; the cursor comes back; colours obey NO_COLOR."""
@@ -109,7 +109,7 @@ def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
     assert "wrote it to the file" in seen
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
     """A line that wraps would tear the table apart."""
     _, seen = on_a_terminal("demo", "--seconds", "0.5", env={"NO_COLOR": "1", "COLUMNS": "40"})

@@ -9,13 +9,11 @@ import os
 import resource
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -24,10 +22,8 @@ from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
+from .privileges import DROP, need_ordinary_rights
 from .support import PATIENCE, assert_nothing_lost, child
-
-NOBODY = 65534
-
 
 # Where the next pair can't be written: no refresh call, an error that says what to do, the old pair intact.
 
@@ -36,7 +32,7 @@ NOBODY = 65534
 def mounted(target: Path, *arguments: str) -> Iterator[None]:
     """A mount for as long as the block lasts; the test is skipped where this user may mount nothing."""
     if os.geteuid() != 0 or subprocess.run(["mount", *arguments, str(target)], check=False, capture_output=True).returncode:
-        pytest.skip("may not mount here")
+        pytest.skip("needs a mount: run as root, a container with --privileged")
     try:
         yield
     finally:
@@ -113,16 +109,15 @@ def test_token_file_marked_read_only(sandbox: Sandbox, token_file: Path) -> None
 
 
 @pytest.fixture
-def forbidden_folder(sandbox: Sandbox) -> Iterator[Path]:
+def forbidden_folder(sandbox: Sandbox, tmp_path: Path) -> Iterator[Path]:
     """A token file that can be read and written, in a folder where nothing can be made."""
-    folder = Path(tempfile.mkdtemp())  # pytest's own folder shuts other users out
+    need_ordinary_rights()
+    folder = tmp_path / "forbidden"
+    folder.mkdir()
     token_file = sandbox.write_token_file(folder / "tokens.json")
-    if os.geteuid() == 0:
-        os.chown(token_file, NOBODY, NOBODY)
     folder.chmod(0o555)
     yield token_file
     folder.chmod(0o700)
-    rmtree(folder)
 
 
 @pytest.mark.parametrize("lock_exists", [False, True])
@@ -132,12 +127,9 @@ def test_folder_without_write_permission(sandbox: Sandbox, forbidden_folder: Pat
         lock = Path(f"{forbidden_folder}.lock")
         forbidden_folder.parent.chmod(0o755)
         lock.touch()
-        lock.chmod(0o666)
         forbidden_folder.parent.chmod(0o555)
-    # Another user may not read this Python's library: what is imported late has to be there before.
-    code = ONE_CALL + "import codecs, filelock, sys\ncodecs.lookup('ascii'), codecs.lookup('idna')\n"
-    code += f"if os.geteuid() == 0: os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-    with child(code + "call(); sys.stdin.readline(); call()", sandbox.environment(forbidden_folder)) as process:
+    code = DROP + ONE_CALL + "import sys\ncall(); sys.stdin.readline(); call()"
+    with child(code, sandbox.environment(forbidden_folder)) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "200"
 

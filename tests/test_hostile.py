@@ -179,14 +179,14 @@ def test_a_compressed_401_is_understood(client: EveryClient, old_file: Path) -> 
 
 
 def _brotli(data: bytes) -> bytes:
-    return bytes(pytest.importorskip("brotli").compress(data))
+    return bytes(pytest.importorskip("brotli", reason="needs brotli: pip install brotli").compress(data))
 
 
 def _zstd(data: bytes) -> bytes:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
-        zstd = pytest.importorskip("zstandard")
+        zstd = pytest.importorskip("zstandard", reason="needs zstandard: pip install zstandard")
     return bytes(zstd.compress(data))
 
 

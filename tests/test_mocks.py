@@ -16,7 +16,7 @@ import requests
 from adh_auth import AdhAuth, RefreshFailed, TokenFile
 from adh_auth.testing import Sandbox
 
-from .support import PATIENCE, ROOT, Family
+from .support import PATIENCE, ROOT, Family, needs
 
 pytestmark = pytest.mark.clients
 
@@ -25,11 +25,6 @@ ME, REFRESH = BASE + "/api/auth/me", BASE + "/api/auth/refresh"
 EXPIRED = {"code": "token_expired", "message": "The access token has expired."}
 FRESH = {"access_token": "adh_new", "refresh_token": "adh_rt_new", "expires_in": 3600, "token_type": "Bearer"}
 USER = {"id": "usr_1", "name": "Mocked"}
-
-
-def needs(name: str) -> Any:
-    """The package; the test is skipped with a word on how to run it where there is none."""
-    return pytest.importorskip(name, reason=f"needs {name}: pip install 'adh-auth[test,clients]'")
 
 
 @pytest.fixture

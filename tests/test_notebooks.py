@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +17,9 @@ import pytest
 from adh_auth import TokenFile
 from adh_auth.testing import Sandbox
 
-from .support import PATIENCE, ROOT, assert_nothing_lost
+from .support import PATIENCE, ROOT, assert_nothing_lost, free_port, needs
 
-HOW = "needs nbclient and ipykernel: pip install 'adh-auth[test,notebooks]'"
-nbclient = pytest.importorskip("nbclient", reason=HOW)
-nbformat = pytest.importorskip("nbformat", reason=HOW)
-pytest.importorskip("ipykernel", reason=HOW)
+nbclient, nbformat, _ = (needs(name, "notebooks") for name in ("nbclient", "nbformat", "ipykernel"))
 
 pytestmark = [
     pytest.mark.notebooks,
@@ -174,8 +170,7 @@ def test_two_kernels_on_one_file(sandbox: Sandbox, token_file: Path, environment
 
 def test_signs_in_from_a_notebook(sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """`adh_auth.login()` in a cell, where a loop runs already, opens the browser and greets; neither code nor token is saved."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        uri = f"http://localhost:{probe.getsockname()[1]}/callback"
+    uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri]
     browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
 

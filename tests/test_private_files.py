@@ -20,13 +20,12 @@ from adh_auth.attempts import SENDING, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import fingerprint
 
+from .privileges import STRANGER, gives_away
+
 if sys.platform == "win32":
-    pytest.skip("modes, owners and FIFOs are POSIX's", allow_module_level=True)
+    pytest.skip("needs modes, owners and FIFOs: run it on a POSIX system", allow_module_level=True)
 
 PAIR = Tokens("adh_mine", "adh_rt_mine")
-STRANGER = 12345
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 # Whatever hangs, hangs in an open() or a read(): far longer than any of these takes.
 pytestmark = pytest.mark.timeout(30)
 
@@ -134,7 +133,7 @@ def test_a_loose_record_is_tightened(token_file: Path, auth: AdhAuth) -> None:
 # What may lie in the place of the token file.
 
 
-@as_root
+@gives_away
 def test_a_file_of_another_user_is_refused(token_file: Path, auth: AdhAuth, sandbox: Sandbox) -> None:
     """Whoever owns it could read what we write there, and choose whose session we use."""
     os.chown(token_file, STRANGER, -1)
@@ -276,7 +275,7 @@ def _behind_a_symlink(room: Path) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [pytest.param(_owned_by_a_stranger, marks=as_root), _readable_by_others, _with_a_second_name, _behind_a_symlink],
+    [pytest.param(_owned_by_a_stranger, marks=gives_away), _readable_by_others, _with_a_second_name, _behind_a_symlink],
     ids=lambda plant: plant.__name__[1:],
 )
 def test_a_planted_pair_is_not_taken_for_one_left_behind(
@@ -307,7 +306,7 @@ def _fifo_there(victim: Path, room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "plant", [_symlink_to, pytest.param(_strangers_file, marks=as_root), _fifo_there], ids=lambda plant: plant.__name__[1:]
+    "plant", [_symlink_to, pytest.param(_strangers_file, marks=gives_away), _fifo_there], ids=lambda plant: plant.__name__[1:]
 )
 def test_the_only_copy_is_not_written_into_a_plant(
     plant: Callable[[Path, str], None], tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, Tokens, login
 from adh_auth.testing import Call, Counts, Hold, Sandbox
 
 from .command_line import adh
-from .support import PATIENCE, ROOT
+from .support import PATIENCE, ROOT, needs
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -57,7 +57,7 @@ def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tm
     """The block runs as it stands in a folder with a token file; a block with a test is run by pytest."""
     code = PYTHON[number].replace(API, sandbox.url)
     for package in THEIRS.findall(code):
-        pytest.importorskip(package, reason=f"needs {package}: pip install 'adh-auth[test,clients]'")
+        needs(package)
     if "FastAPI(" in code:
         code += WHOEVER_ASKS
     name = "test_block.py" if "def test_" in code else "block.py"

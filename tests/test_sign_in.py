@@ -25,11 +25,12 @@ import requests
 
 from adh_auth import AdhAuth, AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, TokenFileError, login
 from adh_auth.callback import Callback, Listener, _Visit, place_of
+from adh_auth.places import sign_in
 from adh_auth.sign_in import _as_a_sentence
 from adh_auth.testing import Sandbox
 
 from .command_line import started
-from .support import PATIENCE, assert_nothing_lost
+from .support import PATIENCE, assert_nothing_lost, free_port
 
 Script = Callable[[str], "requests.Response | None"]
 
@@ -77,9 +78,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
 @pytest.fixture
 def redirect_uri(sandbox: Sandbox) -> str:
     """One that is registered, with a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    uri = f"http://localhost:{port}/callback"
+    uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri, "https://app.example/callback"]
     return uri
 
@@ -345,7 +344,7 @@ def _taken(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError:
-        pytest.skip(f"{host} is no address of this machine")
+        pytest.skip(f"needs the address {host}: switch it on")
 
 
 @pytest.mark.parametrize("uri", ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"])
@@ -714,5 +713,5 @@ def test_the_error_names_the_command(sandbox: Sandbox, arguments: dict[str, Any]
     sandbox.revoke()
     with pytest.raises(ReauthorizationRequired) as raised:
         AdhAuth(**arguments).refresh()
-    assert f"adh-auth login --token-file {arguments['token_file']}" in raised.value.message
+    assert sign_in(arguments["token_file"]) in raised.value.message
     assert os.path.isabs(arguments["token_file"])

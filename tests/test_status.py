@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -20,13 +18,13 @@ import pytest
 from adh_auth import TokenFile
 from adh_auth.attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.decide import LONGEST_RESPECT
+from adh_auth.places import sign_in
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
 from .command_line import adh, environment, on_a_terminal, one_line_of, started
+from .privileges import CAN_GIVE_AWAY, DROP, STRANGER, gives_away, need_ordinary_rights
 from .support import PATIENCE
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def test_a_refusal_is_not_signed_in(env: dict[str, str], sandbox: Sandbox, token
     told = facts(token_file, code=1)
     assert not told["signed_in"]
     assert told["trouble"]["code"] == "invalid_grant"
-    assert told["trouble"]["next_step"] == f"sign in with: adh-auth login --token-file {token_file}"
+    assert told["trouble"]["next_step"] == sign_in(str(token_file))
     assert told["trouble"]["request_id"] in adh("status", env=env).stdout
 
 
@@ -275,6 +273,7 @@ def test_a_read_only_file_is_told_before_it_hurts(token_file: Path) -> None:
 
 _WITHOUT_WRITING = """
 import os, sys
+sys.dont_write_bytecode = True
 from adh_auth import cli, status
 def refuse(event, arguments):
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -303,55 +302,46 @@ def test_looking_changes_nothing(state: str, token_file: Path, tmp_path: Path) -
         tmp_path.chmod(0o700)
 
 
-@pytest.fixture
-def own_folder(sandbox: Sandbox) -> Iterator[Path]:
-    """A token file in a folder of this user's, or of nobody's where this user is root, whom no mode stops."""
-    folder = Path(tempfile.mkdtemp())  # pytest's own folder shuts other users out
-    token_file = sandbox.write_token_file(folder / "tokens.json")
-    if os.geteuid() == 0:
-        for path in (folder, token_file):
-            os.chown(path, NOBODY, NOBODY)
-    yield token_file
-    rmtree(folder)
+def _given_away(path: Path) -> str:
+    """Make it another user's where that can be done; gives the owner as `status` names one."""
+    if CAN_GIVE_AWAY:
+        os.chown(path, STRANGER, -1)
+    try:
+        return path.owner()
+    except KeyError:
+        return f"uid {path.stat().st_uid}"
 
 
-#: Another user may not read this Python's library: what is imported late has to be there before.
-_AS_NOBODY = f"""
-import argparse, codecs, errno, fcntl, gettext, locale, os, pwd, shlex, shutil, filelock
-from adh_auth import cli, rotation_lock, status, tokens
-codecs.lookup("ascii")
-if os.geteuid() == 0:
-    os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes and owners: run it on a POSIX system")
 @pytest.mark.parametrize(("name", "mode"), [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)])
-def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, own_folder: Path) -> None:
+def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, token_file: Path) -> None:
     """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as it is."""
-    if os.geteuid() != 0:
+    need_ordinary_rights()
+    if not CAN_GIVE_AWAY:
         mode &= 0o400
-    shut = own_folder.with_name(name)
+    shut = token_file.with_name(name)
     shut.touch()
     shut.chmod(mode)
-    before = _states(own_folder.parent)
-    words = f"{shut} can't be written by this user (mode {mode:04o}, owner {shut.owner()})"
-    assert json.loads(_seen_by_nobody(own_folder, "--json"))["rewriting"] == words
-    assert f"; it can't be rewritten at the next rotation: {words}\n" in _seen_by_nobody(own_folder)
-    assert _states(own_folder.parent) == before
+    owner = _given_away(shut)
+    before = _states(token_file.parent)
+    words = f"{shut} can't be written by this user (mode {mode:04o}, owner {owner})"
+    assert json.loads(_seen_without_rights(token_file, "--json"))["rewriting"] == words
+    assert f"; it can't be rewritten at the next rotation: {words}\n" in _seen_without_rights(token_file)
+    assert _states(token_file.parent) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give a file away")
-def test_a_lock_that_everybody_may_write_is_no_trouble(own_folder: Path) -> None:
+@gives_away
+def test_a_lock_that_everybody_may_write_is_no_trouble(token_file: Path) -> None:
     """Whose it is does not matter for a lock."""
-    lock = own_folder.with_name("tokens.json.lock")
+    lock = token_file.with_name("tokens.json.lock")
     lock.touch()
     lock.chmod(0o666)
-    assert json.loads(_seen_by_nobody(own_folder, "--json"))["rewriting"] is None
+    _given_away(lock)
+    assert json.loads(_seen_without_rights(token_file, "--json"))["rewriting"] is None
 
 
-def _seen_by_nobody(token_file: Path, *options: str) -> str:
-    command = [sys.executable, "-c", _AS_NOBODY + _WITHOUT_WRITING, "status", "--token-file", str(token_file), *options]
+def _seen_without_rights(token_file: Path, *options: str) -> str:
+    command = [sys.executable, "-c", DROP + _WITHOUT_WRITING, "status", "--token-file", str(token_file), *options]
     said = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False)
     assert (said.returncode, said.stderr) == (0, "")
     return said.stdout
@@ -362,7 +352,7 @@ def _states(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: (state.st_mode, state.st_uid, state.st_ino, state.st_mtime_ns) for name, state in states.items()}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_colours_are_for_terminals(token_file: Path) -> None:
     """A terminal gets colours; NO_COLOR, a dumb terminal and a pipe get none."""
     arguments = ("status", "--token-file", str(token_file))

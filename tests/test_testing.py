@@ -826,7 +826,7 @@ def test_restart(sandbox: Sandbox, caller: Caller) -> None:
     assert caller.refresh(reply["refresh_token"]).status == 200
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: run it on a POSIX system")
 def test_drop_reaches_past_a_forked_child(sandbox: Sandbox, caller: Caller) -> None:
     """A connection ends for the client although a forked child holds a copy of the server's descriptors."""
     caller.me()

@@ -29,7 +29,7 @@ CLIENT: dict[str, Any] = {"client_id": "i", "client_secret": "s", "base_url": UR
 #: Requests after which the file is watched.
 SOME = 5
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="an open file can't be replaced on Windows, so that none is watched there")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system: Windows replaces no open file")
 
 
 class Seen(BaseAdapter):

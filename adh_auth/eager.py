@@ -1,0 +1,32 @@
+"""Loads what an import has put off, so that no thread of ours imports it later."""
+
+from __future__ import annotations
+
+import sys
+import types
+from contextlib import suppress
+
+__all__ = ["load_all"]
+
+
+def load_all(package: str) -> None:
+    """Load every part of `package` that its modules import lazily (PEP 810, Python 3.15 and later).
+
+    Such an import runs in the thread that first uses the name. Without this, filelock's ran in the thread of the first rotation.
+    """
+    lazy = getattr(types, "LazyImportType", None)
+    if lazy is None:
+        return
+    loaded = 0
+    while loaded != len(sys.modules):  # what is loaded here puts off imports of its own
+        loaded = len(sys.modules)
+        for name, module in list(sys.modules.items()):
+            if name == package or name.startswith(f"{package}."):
+                _resolve(module, lazy)
+
+
+def _resolve(module: types.ModuleType, lazy: type) -> None:
+    for name, value in list(vars(module).items()):
+        if type(value) is lazy:
+            with suppress(ImportError):  # an optional part; whoever uses it hears of it
+                getattr(module, name)

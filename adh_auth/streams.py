@@ -1,0 +1,49 @@
+"""The standard streams of a command: all of them there, able to take any text, and a reader that goes is told alike everywhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+__all__ = ["a_reader_may_go", "note", "standard_streams"]
+
+
+def note(text: str, end: str = "\n") -> None:
+    """Write a line to stderr. Where that fails there is nobody left to hear of it."""
+    if sys.stderr is not None:
+        with suppress(Exception):
+            sys.stderr.write(text + end)
+            sys.stderr.flush()
+
+
+@contextmanager
+def a_reader_may_go() -> Iterator[None]:
+    """Around a write to stdout: the end of its reader is a `BrokenPipeError` on every system."""
+    try:
+        yield
+    except OSError as refused:
+        # Windows' C runtime says EINVAL where a pipe's other end is closed (python/cpython#79935).
+        if sys.platform == "win32" and refused.errno == errno.EINVAL:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+        raise
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Standard streams that are all there and take any text, for as long as a command runs.
+
+    One that is missing (pythonw, ``adh-auth … >&-``) is the null device meanwhile. It takes the descriptor that was closed, so that
+    no token file is opened under the number of stdout.
+    """
+    with ExitStack() as stack:
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:
+                setattr(sys, name, stack.enter_context(open(os.devnull, mode, encoding="utf-8")))
+                stack.callback(setattr, sys, name, None)
+            # LANG=C, or a code page of Windows: a "…" must not end in a UnicodeEncodeError, nor what is pasted in a UnicodeDecodeError.
+            with suppress(AttributeError, ValueError):
+                getattr(sys, name).reconfigure(errors="replace")
+        yield
