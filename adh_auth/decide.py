@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import NamedTuple, Protocol, Union
 
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
@@ -154,5 +154,9 @@ def unsaved(record: Record, path: str) -> TokenFileError:
 
 
 def moment(epoch: float) -> str:
-    """A time as people read it, with its zone."""
-    return datetime.fromtimestamp(epoch).astimezone().isoformat(sep=" ", timespec="seconds")
+    """A time as people read it, with its zone; the number where it is no time."""
+    try:
+        # Aware from the start: a naive one before 1970-01-02 is an OSError on Windows.
+        return datetime.fromtimestamp(epoch, timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{epoch:g}"

@@ -139,6 +139,8 @@ def write_block(path: str, block: bytes) -> None:
             raise Unfit(f"{path} has a second name")
         _make_private(fd)
         _write_all(fd, block)
+        if status.st_size > len(block):  # what is left of a longer one would make the whole unreadable, for ever
+            os.ftruncate(fd, len(block))
     finally:
         os.close(fd)
 

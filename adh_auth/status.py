@@ -123,7 +123,7 @@ def _moment_of(file: TokenFile, now: float) -> tuple[Tokens, Record, bool]:
 
 def _is_held(lock_path: str, record: Record, now: float) -> bool:
     """Whether somebody holds the lock. Asks the kernel without a write access; where it can't tell, a recent record is believed."""
-    recent = now - record.at < LOCK_TIMEOUT
+    recent = abs(now - record.at) < LOCK_TIMEOUT  # a record from the future is no recent one
     if sys.platform == "win32":
         return recent  # a byte range is locked there, which only a write access could try
     import errno
