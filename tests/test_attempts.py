@@ -28,7 +28,7 @@ texts = st.text(st.characters(min_codepoint=1), max_size=3000)
 
 
 @given(reason=texts, lost_how=texts, host=texts, request_id=texts, code=texts)
-def test_a_record_never_outgrows_its_block(**free: str) -> None:
+def test_a_record_never_outgrows_its_block(**free: Any) -> None:
     """Whatever paths, hosts and replies hold, it can be read again, and says what it is about."""
     block = replace(GOOD, **free).to_bytes()
     assert len(block) == SIZE
