@@ -11,7 +11,7 @@ from typing import Any
 from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from .decide import LONGEST_RESPECT, Refresh, failure, moment, refusal
-from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed
+from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
 from .plan import Plan, Reserved, Step, Steps
 from .settings import REFRESH_DEADLINE
 from .tokens import Secret, Stored, fingerprint
@@ -22,6 +22,8 @@ __all__ = ["Attempt", "attempted"]
 PAUSES = (0.5, 1.0, 2.0)
 #: Seconds between tries to write a pair that could not be written.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: Tries of a write that something else than the disk broke off, before anybody hears of it.
+AT_ONCE = 3
 #: Seconds of a longer pause after which the end of the program is noticed.
 NAP = 0.1
 
@@ -142,7 +144,10 @@ class Attempt:
 
     def _take(self, fresh: Stored) -> Steps:
         self.has_pair = self._plan.refreshed = True
-        written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+        for _ in range(AT_ONCE):
+            written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+            if refused is None or isinstance(refused, TokenFileError):
+                break
         if refused is not None:
             return (yield from self._keep(fresh, _said(refused)))
         if not written:

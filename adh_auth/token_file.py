@@ -300,7 +300,7 @@ def _warn_of_mode(path: str, before: int, after: int) -> None:
 
 
 def tell(message: str) -> None:
-    """Say something loudly: a log record, and a warning. A handler or filter of the program's that raises does not stop a rotation half-way."""
+    """Say something loudly: a log record, and a warning. What a handler or a filter of the program's raises stops no rotation."""
     with suppress(Exception, SystemExit):
         logger.warning("%s", message)
     with suppress(Exception, SystemExit):

@@ -23,8 +23,8 @@ LONGEST_LIFE = 10 * 365 * 86400.0
 DEEPEST = 32
 #: Bytes of a file after a rotation. Far less than what is refused as no token file (`adh_auth.disk.FILE_LIMIT`).
 LARGEST = 512 * 1024
-#: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a power failure has left beside the
-#: token file says so itself whose place it takes. Nothing depends on it once it is the file.
+#: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a power failure has left beside
+#: the token file says so itself whose place it takes. Nothing depends on it once it is the file.
 REPLACES = "replaces_refresh_token"
 
 
