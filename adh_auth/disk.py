@@ -268,9 +268,26 @@ def left_behind(target: str) -> bytes | None:
         data, status = read_regular(room_path(target))
     except (FileNotFoundError, PermissionError, Unfit):
         return None
-    private = sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    private = sys.platform == "win32" or (
+        status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and _keeps_modes(room_path(target)))
+    )
     # Allocated room that was never written reads as zeros.
     return data.rstrip(b"\0") if private and status.st_nlink == 1 else None
+
+
+def _keeps_modes(path: str) -> bool:
+    """Whether that file, which others can reach, could have been private: where no file can, its mode says nothing of who made it."""
+    fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
+    try:
+        before = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, PRIVATE)
+        kept = stat.S_IMODE(os.fstat(fd).st_mode) == PRIVATE
+        os.fchmod(fd, before)  # a plant that looked private would be believed the next time
+        return kept
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def install_left_behind(target: str) -> None:

@@ -60,10 +60,10 @@ class RotationLock:
     def _acquire(self) -> None:
         try:
             self._lock.acquire(blocking=False)
-        except OSError as refused:
-            if refused.errno not in NO_LOCKS:
-                raise
-            # Some file systems (FUSE) say the same of modes, which filelock sets on a file that it has made, and only then.
+        except Timeout:
+            raise
+        except OSError:
+            # filelock sets the mode of a file that it has made, and only of that: what refuses modes (FUSE) does not refuse locks.
             self._lock.acquire(blocking=False)
 
     def release(self) -> None:
