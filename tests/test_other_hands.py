@@ -360,3 +360,66 @@ def _at_once(call: Callable[[], int], count: int) -> list[int]:
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, range(count)))
+
+
+# A clock that stands still, as tests have it (freezegun and time-machine patch both of these, before our import or after it).
+
+FROZEN = "import time\ntime.monotonic = lambda: 5.0\ntime.time = lambda: 1_700_000_000.0\n" + ONE_CALL
+
+
+@pytest.mark.parametrize(
+    "call", ["AdhAuth(lock_timeout=0.3).refresh()", "AdhAuth(lock_timeout=0.3).revoke()", "token_file.TokenFile().save(pair)"]
+)
+def test_a_wait_for_the_lock_ends_on_a_clock_that_stands_still(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], call: str
+) -> None:
+    """What was slept counts."""
+    code = f"""{FROZEN}
+from adh_auth import LockTimeout, token_file
+token_file.SAVE_TIMEOUT = 0.3
+pair = token_file.TokenFile().load()
+try: {call}
+except LockTimeout as error: print(error.waited)
+"""
+    with child(code, sandbox.environment(token_file)) as process:
+        assert process.communicate(timeout=PATIENCE)[0] == "0.3\n"
+    assert sandbox.counts.refresh_calls == 0
+
+
+def test_a_lock_is_taken_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+    """A waiter tries again and again, and not once."""
+    sandbox.expire()
+    with child(FROZEN + "call()", sandbox.environment(token_file)) as process:
+        wait_until(lambda: sandbox.counts.unauthorized == 1)
+        lock_held.communicate("\n", timeout=PATIENCE)
+        assert process.communicate(timeout=PATIENCE)[0] == "200\n"
+
+
+def test_an_outage_is_ridden_out_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path) -> None:
+    """The pause between two tries ends."""
+    sandbox.expire()
+    sandbox.fail_next(status=503)
+    with child(FROZEN + "call()", sandbox.environment(token_file)) as process:
+        assert process.communicate(timeout=PATIENCE)[0] == "200\n"
+    assert sandbox.counts.refresh_calls == 2
+
+
+def test_a_pair_is_written_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path) -> None:
+    """A job that holds the only copy of a pair does not spin with the lock in its hand."""
+    sandbox.expire()
+    code = f"""{FROZEN}
+from adh_auth import disk
+fill, refusals = disk.Room.fill, [1, 2, 3]
+def failing(*arguments):
+    if refusals and refusals.pop(): raise OSError(5, "EIO")
+    fill(*arguments)
+disk.Room.fill = failing
+auth = AdhAuth()
+auth.refresh()
+auth._core._job.join()
+"""
+    with child(code, sandbox.environment(token_file)) as process:
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
