@@ -127,7 +127,7 @@ class Attempt:
             return verdict._replace(kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"), None
 
     def _rest(self, seconds: float) -> Steps:
-        """A pause that the end of the program cuts short. What was slept is counted: a test may have stopped the clock."""
+        """A pause that the end of the program cuts short."""
         clock = self._plan.clock
         while seconds > 0 and not clock.ending():
             yield Step("pause", partial(clock.sleep, min(seconds, NAP)))
