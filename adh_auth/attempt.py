@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
@@ -14,12 +16,26 @@ from .plan import Plan, Reserved, Step, Steps
 from .settings import REFRESH_DEADLINE
 from .tokens import Secret, Stored, fingerprint
 
-__all__ = ["Attempt"]
+__all__ = ["Attempt", "attempted"]
 
 #: Seconds between tries.
 PAUSES = (0.5, 1.0, 2.0)
 #: Seconds between tries to write a pair that could not be written.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: Tries of a write that something else than the disk broke off, before anybody hears of it.
+AT_ONCE = 3
+#: Seconds of a longer pause after which the end of the program is noticed.
+NAP = 0.1
+
+
+def attempted(step: Step) -> Generator[Step, Any, tuple[Any, BaseException | None]]:
+    """What a step gave, and what it raised, whatever that is: a log handler of the program's may raise SystemExit."""
+    try:
+        return (yield step), None
+    except GeneratorExit:  # nobody drives this rotation any more
+        raise
+    except BaseException as raised:  # noqa: BLE001 - that is the point
+        return None, raised
 
 
 class Attempt:
@@ -41,7 +57,8 @@ class Attempt:
             rotated_by=record.rotated_by,
         )
         self._where = ""
-        self.holds_the_only_copy = False
+        #: whether the server has given a pair: from then on the reserved room is not given back
+        self.has_pair = False
 
     def steps(self) -> Steps:
         """Send until there is an answer, or no use in trying."""
@@ -49,15 +66,16 @@ class Attempt:
         deadline = clock.monotonic() + REFRESH_DEADLINE
         for pause in (*PAUSES, None):
             yield self._note(SENDING)
-            sent_at = clock.now()
-            verdict = yield from self._send(deadline - clock.monotonic())
-            if verdict.kind == "pair":
-                return (yield from self._take(verdict, sent_at))
+            verdict, fresh = yield from self._send(deadline - clock.monotonic())
+            if fresh is not None:
+                return (yield from self._take(fresh))
             if verdict.kind == "refused":
                 return (yield from self._refused(verdict))
             if verdict.kind == "misconfigured":
                 advice = "the server refuses this client; check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
                 raise (yield from self._failed(verdict, ConfigurationError, advice))
+            if verdict.kind == "useless":
+                raise (yield from self._failed(verdict, RefreshFailed, "the old pair was kept"))
             wait = max(pause or 0.0, verdict.retry_after or 0.0)
             if verdict.kind == "failed" or pause is None or clock.monotonic() + wait >= deadline or clock.ending():
                 break
@@ -68,48 +86,70 @@ class Attempt:
         raise (yield from self._failed(verdict, RefreshFailed, self._outlook(verdict)))
 
     def _send(self, seconds: float) -> Steps:
+        """What the reply means, and the pair if it brought one."""
         plan = self._plan
+        sent_at = plan.clock.now()
         call = plan.refresh_call(Secret(self._stored.tokens.refresh_token))
         self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
-        try:
-            reply = yield Step("send", partial(plan.post, call, max(seconds, 1.0)))
-        except endpoint.Unreachable as unreachable:
-            verdict = endpoint.Verdict("again", unreachable.reason)
-            uncertain = unreachable.sent
-        else:
-            verdict = endpoint.classify(reply, plan.clock.now())
+        reply, raised = yield from attempted(Step("send", partial(plan.post, call, max(seconds, 1.0))))
+        fresh = None
+        if raised is None:
+            verdict, fresh = yield from self._understood(reply, sent_at)
             uncertain = verdict.kind == "again" and verdict.status != 429
+        elif isinstance(raised, endpoint.Unreachable):
+            verdict, uncertain = endpoint.Verdict("again", raised.reason), raised.sent
+        elif isinstance(raised, AdhAuthError):
+            raise raised
+        else:
+            verdict, uncertain = endpoint.Verdict("failed", f"the call broke off ({type(raised).__name__})"), True
         if uncertain:
             # A gateway's 502 or a dropped connection may hide that the token was spent. A refusal later on is explained by it.
             self._record = replace(self._record, lost_at=plan.clock.now(), lost_how=verdict.reason)
-        return verdict
+        return verdict, fresh
+
+    def _understood(self, reply: endpoint.Reply, sent_at: float) -> Steps:
+        """The same of a reply that has come; a lack of memory, for the moment, is no reason to drop a pair."""
+        for pause in SAVE_PAUSES:
+            try:
+                return self._parsed(reply, sent_at)
+            except BaseException as raised:  # noqa: BLE001 - whatever it was, the pair is in hand
+                problem = type(raised).__name__
+            yield from self._rest(pause)
+        return endpoint.Verdict("again", f"its reply could not be read ({problem})"), None
+
+    def _parsed(self, reply: endpoint.Reply, sent_at: float) -> tuple[endpoint.Verdict, Stored | None]:
+        verdict = endpoint.classify(reply, self._plan.clock.now())
+        if verdict.kind != "pair":
+            return verdict, None
+        try:
+            return verdict, self._stored.rotated(verdict.mapping, sent_at)
+        except MalformedTokens as malformed:
+            return verdict._replace(kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"), None
+
+    def _rest(self, seconds: float) -> Steps:
+        """A pause that the end of the program cuts short."""
+        clock = self._plan.clock
+        while seconds > 0 and not clock.ending():
+            yield Step("pause", partial(clock.sleep, min(seconds, NAP)))
+            seconds -= NAP
 
     def _pause(self, seconds: float) -> Steps:
         """Wait, then look whether somebody has signed in meanwhile."""
-        clock = self._plan.clock
-        until = clock.monotonic() + seconds
-        while (left := until - clock.monotonic()) > 0 and not clock.ending():
-            yield Step("pause", partial(clock.sleep, min(left, 0.1)))
+        yield from self._rest(seconds)
         return (yield from self._newer())
 
     def _newer(self) -> Steps:
-        stored = yield Step("reread", self._plan.store.read)
+        stored = yield Step("reread", self._plan.store.read_patiently)
         return None if stored.tokens.refresh_token == self._stored.tokens.refresh_token else stored.tokens
 
-    def _take(self, verdict: endpoint.Verdict, sent_at: float) -> Steps:
-        self._plan.refreshed = True
-        trouble = None
-        try:
-            fresh = self._stored.rotated(verdict.mapping, sent_at)
-        except MalformedTokens as malformed:
-            trouble = malformed.message
-        if trouble is not None:
-            useless = verdict._replace(reason=f"the endpoint's reply is of no use: {trouble}")
-            raise (yield from self._failed(useless, RefreshFailed, "the old pair was kept"))
-        try:
-            written = yield Step("write", partial(self._room.replace, fresh, self._stored))
-        except TokenFileError as refused:
-            return (yield from self._keep(fresh, refused.message))
+    def _take(self, fresh: Stored) -> Steps:
+        self.has_pair = self._plan.refreshed = True
+        for _ in range(AT_ONCE):
+            written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+            if refused is None or isinstance(refused, TokenFileError):
+                break
+        if refused is not None:
+            return (yield from self._keep(fresh, _said(refused)))
         if not written:
             return (yield Step("reread", self._plan.store.read)).tokens
         yield from self._record_success()
@@ -123,32 +163,27 @@ class Attempt:
     def _keep(self, fresh: Stored, why: str) -> Steps:
         """The pair is in memory only. Go on with it, keep the lock so that nobody spends the dead one, and write it once that works."""
         plan = self._plan
-        self.holds_the_only_copy = True
         # Said and recorded first: `keep` lets the caller go on.
         yield from self._note_if_possible(replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why))
         plan.tell(
             f"the new pair could not be written: {why}. This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
         )
-        plan.keep(fresh.tokens)
+        with suppress(Exception):  # a caller who is not let go on waits until it is written
+            plan.keep(fresh.tokens)
         for pause in _ever(SAVE_PAUSES):
-            until = plan.clock.monotonic() + pause
-            while plan.clock.monotonic() < until and not plan.clock.ending():
-                yield Step("pause", partial(plan.clock.sleep, 0.1))
+            yield from self._rest(pause)
             ending = plan.clock.ending()
-            try:
-                written = yield Step("write", partial(self._room.replace, fresh, self._stored))
-            except TokenFileError as refused:
-                why = refused.message
-                if ending:
-                    plan.tell(f"the program ends, and its new pair could not be written: {why}")
-                    return fresh.tokens
-                continue
-            self.holds_the_only_copy = False
-            if written:
-                plan.tell(f"token file {plan.name} could be written again and holds the new pair")
-                yield from self._record_success()
-            return fresh.tokens
+            written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+            if refused is None:
+                break
+            if ending:
+                plan.tell(f"the program ends, and its new pair could not be written: {_said(refused)}")
+                return fresh.tokens
+        if not written:
+            return (yield Step("reread", plan.store.read)).tokens
+        plan.tell(f"token file {plan.name} could be written again and holds the new pair")
+        yield from self._record_success()
         return fresh.tokens
 
     def _refused(self, verdict: endpoint.Verdict) -> Steps:
@@ -176,7 +211,7 @@ class Attempt:
             code=verdict.code,
             request_id=verdict.request_id,
             retry_after=verdict.retry_after,
-            not_before=None if verdict.retry_after is None else now + verdict.retry_after,
+            not_before=None if verdict.retry_after is None else now + min(verdict.retry_after, LONGEST_RESPECT),
         )
         yield from self._note_if_possible(record)
         return failure(record, self._plan.name)
@@ -196,10 +231,14 @@ class Attempt:
 
     def _note_if_possible(self, record: Record) -> Steps:
         # The outcome stands whether or not others can be told.
-        try:
-            yield Step("note", partial(self._plan.store.note, record))
-        except TokenFileError as refused:
-            self._plan.tell(refused.message)
+        _, refused = yield from attempted(Step("note", partial(self._plan.store.note, record)))
+        if refused is not None:
+            self._plan.tell(_said(refused))
+
+
+def _said(raised: BaseException) -> str:
+    """What was raised, from facts that hold no secret."""
+    return raised.message if isinstance(raised, AdhAuthError) else f"{type(raised).__name__} while it was written"
 
 
 def _ever(pauses: tuple[float, ...]) -> Generator[float, None, None]:

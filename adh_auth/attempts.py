@@ -23,7 +23,8 @@ FAILED = "failed"
 #: Spent, and the new pair could not be written: the process that holds the lock has it in memory.
 UNSAVED = "unsaved"
 
-#: Bytes of the file. One `write` of a block this small is seen whole or not at all on local disks, and the block never grows.
+#: Bytes of the file. One `write` of a block this small is seen whole or not at all on local disks. It never grows, whatever a path or a
+#: reply holds: a block of another length could neither be read again nor be written over.
 SIZE = 2048
 
 
@@ -57,7 +58,7 @@ class Record:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
-        """Parse; whatever can't be read is no record: nothing depends on it but courtesy."""
+        """Parse; what can't be read, or can't be true, is no record: nothing depends on it but courtesy."""
         try:
             mapping = json.loads(data)
             return cls(**{name: _checked(name, mapping[name]) for name in _TYPES if name in mapping})
@@ -65,11 +66,12 @@ class Record:
             return NOTHING
 
     def to_bytes(self) -> bytes:
-        """The block as it stands in the file, padded to `SIZE`."""
-        mapping = {name: value for name, value in asdict(self).items() if value is not None}
-        text = json.dumps(mapping)
-        if len(text) >= SIZE:
-            text = json.dumps({**mapping, "reason": str(self.reason)[:200], "lost_how": str(self.lost_how)[:200], "host": self.host[:64]})
+        """The block as it stands in the file, padded to `SIZE`. Long texts lose their middle: a message has its next step at the end."""
+        mapping = {name: _printable(value) for name, value in asdict(self).items() if value is not None}
+        limit = SIZE
+        while len(text := json.dumps(mapping)) >= SIZE:
+            limit //= 2
+            mapping.update({name: _shortened(mapping[name], limit) for name in _FREE_TEXTS if name in mapping})
         return text.encode("ascii").ljust(SIZE - 1) + b"\n"
 
     def concerns(self, token_fingerprint: str) -> bool:
@@ -77,17 +79,40 @@ class Record:
         return bool(self.about) and self.about == token_fingerprint
 
 
-_TYPES = {item.name: item.type for item in fields(Record)}
-_ALLOWED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+_TYPES = {item.name: str(item.type).removesuffix(" | None") for item in fields(Record)}
+_OPTIONAL = frozenset(item.name for item in fields(Record) if item.default is None)
+#: What comes from outside, at any length. All of these at 16 characters, each escaped as two surrogates, leave half of the block.
+_FREE_TEXTS = ("reason", "lost_how", "host", "request_id", "code")
+#: What numbers are less than: epoch seconds of the year 5138, which any platform can turn into a date, and what a C long holds.
+_LIMITS = {"float": 1e11, "int": 2**31}
 
 
 def _checked(name: str, value: Any) -> Any:
-    kind, _, optional = str(_TYPES[name]).partition(" | ")
-    if value is None and optional:
+    """The value of that field. Raises `TypeError` for one of another type and `ValueError` for one that can't be true."""
+    if value is None and name in _OPTIONAL:
         return None
-    if isinstance(value, bool) or not isinstance(value, _ALLOWED[kind]):
+    kind = _TYPES[name]
+    if kind == "str":
+        if not isinstance(value, str):
+            raise TypeError(name)
+        if len(value) > SIZE or not value.isprintable():
+            raise ValueError(name)
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind == "float" else int):
         raise TypeError(name)
-    return value
+    if not 0 <= value < _LIMITS[kind]:  # NaN and the infinities are not in there
+        raise ValueError(name)
+    return float(value) if kind == "float" else value
+
+
+def _printable(value: Any) -> Any:
+    # A path may hold line breaks, and bytes that are no text.
+    return "".join(char if char.isprintable() else "?" for char in value) if isinstance(value, str) else value
+
+
+def _shortened(text: str, limit: int) -> str:
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
 
 
 NOTHING = Record()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import NamedTuple, Protocol, Union
 
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
@@ -45,9 +45,12 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
     `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the last attempt by anyone.
     `now`: epoch seconds. `since`: the number of the last attempt when this caller began to ask; a later failure is its failure too.
     """
-    if Secret(stored.access_token) != rejected and not (stored.expires_at is not None and stored.expires_at <= now):
+    concerned = record.concerns(fingerprint(stored.refresh_token))
+    # The pair that took its place is in another process's memory, or is the very one that was rejected.
+    spent = concerned and record.state == UNSAVED
+    if Secret(stored.access_token) != rejected and not spent and not (stored.expires_at is not None and stored.expires_at <= now):
         return Adopt(stored)
-    if not record.concerns(fingerprint(stored.refresh_token)):
+    if not concerned:
         return Refresh()
     if record.state == REFUSED:
         return Refuse(refusal(record, path))
@@ -151,5 +154,9 @@ def unsaved(record: Record, path: str) -> TokenFileError:
 
 
 def moment(epoch: float) -> str:
-    """A time as people read it, with its zone."""
-    return datetime.fromtimestamp(epoch).astimezone().isoformat(sep=" ", timespec="seconds")
+    """A time as people read it, with its zone; the number where it is no time."""
+    try:
+        # Aware from the start: a naive one before 1970-01-02 is an OSError on Windows.
+        return datetime.fromtimestamp(epoch, timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{epoch:g}"

@@ -7,11 +7,15 @@ import os
 import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["Room", "Unfit", "patiently", "read_regular", "trouble_with_replacing", "write_block"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["NoModes", "Room", "Unfit", "is_held", "loose_mode", "patiently", "read_regular", "trouble_with_replacing", "write_block"]
 
 T = TypeVar("T")
 
@@ -32,17 +36,22 @@ class Unfit(OSError):
     """A file that is not what a token file may be; the message is the reason."""
 
 
+class NoModes(OSError):
+    """A file system that can't make a file private; the message is what it says."""
+
+
 def patiently(work: Callable[[], T]) -> T:
     """Do `work`, again for a while where Windows refuses it for the moment."""
-    deadline = time.monotonic() + PATIENCE
-    pause = 0.01
+    slept, pause = 0.0, 0.01
     while True:
         try:
             return work()
         except PermissionError as refused:
-            if getattr(refused, "winerror", None) not in WINDOWS_MOMENTARY or time.monotonic() + pause > deadline:
+            # Counted, for a test may have stopped the clock.
+            if getattr(refused, "winerror", None) not in WINDOWS_MOMENTARY or slept + pause > PATIENCE:
                 raise
         time.sleep(pause)
+        slept += pause
         pause = min(2 * pause, 0.2)
 
 
@@ -139,6 +148,8 @@ def write_block(path: str, block: bytes) -> None:
             raise Unfit(f"{path} has a second name")
         _make_private(fd)
         _write_all(fd, block)
+        if status.st_size > len(block):  # what is left of a longer one would make the whole unreadable, for ever
+            os.ftruncate(fd, len(block))
     finally:
         os.close(fd)
 
@@ -147,15 +158,20 @@ class Room:
     """Room on disk for the next content of a file: same folder, mode 0600 from birth, full length.
 
     There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or removed, by the next.
+    It is locked itself while it is open, for the other lock is a file that anybody may remove: see `is_held`.
     """
 
     def __init__(self, target: str, size: int) -> None:
         self.target = target
         self.path = room_path(target)
+        if is_held(self.path):
+            raise BlockingIOError(errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile")
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
+        _rooms.add(self)
         try:
+            _hold(self._fd)
             _make_private(self._fd)
             _allocate(self._fd, size)
             # NFS and quotas say "no space" no sooner than here.
@@ -169,28 +185,74 @@ class Room:
         if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE)
             _require_ours(os.fstat(self._fd))
+            _hold(self._fd)
             _make_private(self._fd)
         os.lseek(self._fd, 0, os.SEEK_SET)
         _write_all(self._fd, data)
         os.ftruncate(self._fd, len(data))
-        os.fsync(self._fd)
+        _sync(self._fd)
 
     def install(self) -> None:
         """Make it the file, durably."""
-        self._close()  # Windows renames no file that is open
-        patiently(lambda: os.replace(self.path, self.target))
+        if sys.platform == "win32":
+            self.close()  # no file that is open is renamed there
+        try:
+            patiently(lambda: os.replace(self.path, self.target))
+        finally:
+            self.close()  # not before: who finds it unlocked takes it for left behind
         sync_folder(self.target)
 
     def discard(self) -> None:
         """Give the room back."""
-        self._close()
+        self.close()
         with suppress(OSError):
             os.unlink(self.path)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave the room to whoever comes next, with what is in it."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            with suppress(OSError):  # what it holds has been synced
+                os.close(fd)
+
+
+#: every room of this process
+_rooms: weakref.WeakSet[Room] = weakref.WeakSet()
+
+
+def _close_rooms() -> None:
+    # They are the parent's. A copy of the descriptor would hold its lock after the parent is gone.
+    for room in list(_rooms):
+        room.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_rooms)
+
+
+def _hold(fd: int) -> None:
+    if sys.platform != "win32":
+        with suppress(OSError):  # a second guard: where there are no locks, the first has said so
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(path: str) -> bool:
+    """Whether a living process has that room open: a rotation is under way, whoever has the lock."""
+    if sys.platform == "win32":
+        return False  # no file that is open is removed there, the lock neither
+    try:
+        fd = os.open(path, os.O_RDWR | _NOFOLLOW | _NONBLOCK)
+    except OSError:
+        return False
+    try:
+        _require_ours(os.fstat(fd))
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as refused:
+        return refused.errno in (errno.EAGAIN, errno.EACCES)
+    else:
+        return False
+    finally:
+        os.close(fd)
 
 
 def room_path(target: str) -> str:
@@ -206,9 +268,26 @@ def left_behind(target: str) -> bytes | None:
         data, status = read_regular(room_path(target))
     except (FileNotFoundError, PermissionError, Unfit):
         return None
-    private = sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    private = sys.platform == "win32" or (
+        status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and _keeps_modes(room_path(target)))
+    )
     # Allocated room that was never written reads as zeros.
     return data.rstrip(b"\0") if private and status.st_nlink == 1 else None
+
+
+def _keeps_modes(path: str) -> bool:
+    """Whether that file, which others can reach, could have been private: where no file can, its mode says nothing of who made it."""
+    fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
+    try:
+        before = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, PRIVATE)
+        kept = stat.S_IMODE(os.fstat(fd).st_mode) == PRIVATE
+        os.fchmod(fd, before)  # a plant that looked private would be believed the next time
+        return kept
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def install_left_behind(target: str) -> None:
@@ -217,7 +296,7 @@ def install_left_behind(target: str) -> None:
     try:
         data = _read_all(fd).rstrip(b"\0")
         os.ftruncate(fd, len(data))
-        os.fsync(fd)
+        _sync(fd)
     finally:
         os.close(fd)
     patiently(lambda: os.replace(room_path(target), target))
@@ -231,7 +310,7 @@ def sync_folder(path: str) -> None:
     with suppress(OSError):
         fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
         try:
-            os.fsync(fd)
+            _sync(fd)
         finally:
             os.close(fd)
 
@@ -249,17 +328,44 @@ def make_folder(path: str) -> None:
 
 def _make_private(fd: int) -> None:
     # A mode given to open() is cut by the umask and ignored for a file that exists.
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        return
+    try:
         os.fchmod(fd, PRIVATE)
+    except OSError as refused:
+        # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with a mask for others (fmask=0077), they are private enough.
+        if os.fstat(fd).st_mode & 0o077:
+            raise NoModes(refused.strerror) from None
+
+
+def loose_mode(path: str) -> int:
+    """The mode of a file that others can read or write; 0 for a private one."""
+    if sys.platform == "win32":
+        return 0
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        return mode if mode & 0o077 else 0
+    return 0
+
+
+def _sync(fd: int) -> None:
+    # On macOS fsync() leaves the data in the drive's own cache; not every file system there has the other (fcntl(2)).
+    if sys.platform != "win32" and (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
+        with suppress(OSError):
+            fcntl.fcntl(fd, full)
+            return
+    os.fsync(fd)
 
 
 def _allocate(fd: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(fd, 0, size)
+            # PyPy returns the error, and raises none.
+            if refused := os.posix_fallocate(fd, 0, size):  # type: ignore[func-returns-value]
+                raise OSError(refused, os.strerror(refused))
             return
-        except OSError as refused:
-            if refused.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        except OSError as refusal:
+            if refusal.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
     _write_all(fd, bytes(size))
 

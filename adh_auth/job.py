@@ -138,13 +138,13 @@ class Job:
         # What they refer to would otherwise live as long as whoever keeps this job.
         self._work = self._plan = None
         if plan.lock is not None:
-            with suppress(Exception):
+            with suppress(BaseException):  # or those who wait would wait for ever
                 plan.lock.release()
         self.refreshed = self.refreshed or plan.refreshed
         self.finished = True
         self.settle(outcome)
         _jobs.discard(self)
-        with suppress(Exception):  # last: it runs a handler of the program's
+        with suppress(BaseException):  # last: it runs a handler of the program's
             _log(plan.name, outcome)
 
     def _advance(self, *, until_settled: bool) -> None:
@@ -256,7 +256,7 @@ class Job:
 def carried_out(steps: Steps) -> Generator[Step, bool, Any]:
     """Do each step for real, once it was shown. Sent False, it is taken as done."""
     value: Any = None
-    trouble: Exception | None = None
+    trouble: BaseException | None = None
     while True:
         try:
             step = steps.send(value) if trouble is None else steps.throw(trouble)
@@ -266,7 +266,7 @@ def carried_out(steps: Steps) -> Generator[Step, bool, Any]:
         if (yield step):
             try:
                 value = step.work()
-            except Exception as raised:  # noqa: BLE001 - the generator gets it, whatever it is
+            except BaseException as raised:  # noqa: BLE001 - the generator gets it, whatever it is
                 trouble = raised
 
 

@@ -15,8 +15,10 @@ __all__ = ["absolute", "advice", "default_path", "quoted", "sentence", "sign_in"
 def absolute(path: str | os.PathLike[str]) -> str:
     """The path as it is meant now, whatever folder is current later."""
     text = os.path.expanduser(os.fspath(path))
-    if not isinstance(text, str) or not text or "\0" in text or text.startswith("~"):
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError("token_file must be the path of a file", setting="token_file")
+    if text.startswith("~"):
+        raise ConfigurationError(f"token_file {text!r}: no home folder is known for that user", setting="token_file")
     return os.path.abspath(text)
 
 
@@ -29,8 +31,18 @@ def default_path() -> str:
         return absolute(named)
     variable = "APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
     base = os.environ.get(variable, "")
-    # The XDG base directory specification: a relative path there is to be ignored.
-    return absolute(os.path.join(base if os.path.isabs(base) else "~/.config", "adh", "tokens.json"))
+    if not os.path.isabs(base):  # the XDG base directory specification: a relative path there is to be ignored
+        base = os.path.join(_home(), ".config")
+    return absolute(os.path.join(base, "adh", "tokens.json"))
+
+
+def _home() -> str:
+    # A container's user often has neither a passwd entry nor HOME; expanduser() then leaves the ~, or takes an empty HOME for the root.
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home) or (sys.platform != "win32" and os.environ.get("HOME") == ""):
+        problem = "no home folder is known for this user, so there is no default token file"
+        raise ConfigurationError(f"{problem}: set ADH_TOKEN_FILE to an absolute path, or pass token_file=", setting="ADH_TOKEN_FILE")
+    return home
 
 
 def sign_in(path: str) -> str:

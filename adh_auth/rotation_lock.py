@@ -25,8 +25,9 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSU
 class RotationLock:
     """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in the child."""
 
-    def __init__(self, path: str, file: TokenFile) -> None:
-        self.path = path
+    def __init__(self, target: str, file: TokenFile) -> None:
+        self.path = target + ".lock"
+        self._room = disk.room_path(target)
         self._file = file
         self._lock: Any = None
 
@@ -38,8 +39,13 @@ class RotationLock:
                 disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
                 # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
                 self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
-            self._lock.acquire(blocking=False)
-            return True
+            self._acquire()
+            # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom `LockTimeout` told of it): the
+            # token would be sent twice.
+            if not disk.is_held(self._room):
+                return True
+            self._lock.release(force=True)
+            return False
         except Timeout:
             return False
         except (OSError, NotImplementedError) as refused:
@@ -53,6 +59,15 @@ class RotationLock:
         else:
             what, step = f"can't be locked: {self.path}: {system_reason(problem)}", advice(problem)
         raise self._file.error(what, step)
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise
+        except OSError:
+            # filelock sets the mode of a file that it has made, and only of that: what refuses modes (FUSE) does not refuse locks.
+            self._lock.acquire(blocking=False)
 
     def release(self) -> None:
         """Release it; nothing happens where it is not held."""

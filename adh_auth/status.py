@@ -21,7 +21,7 @@ from .places import sign_in
 from .steps import LOCK_TIMEOUT
 from .terminal import one_line, paint, say, say_json, when
 from .token_file import TokenFile
-from .tokens import Tokens, fingerprint
+from .tokens import Stored, Tokens, fingerprint
 
 __all__ = ["describe", "look", "pair_facts", "status_command", "trouble_with_rewriting"]
 
@@ -125,7 +125,7 @@ def _moment_of(file: TokenFile, now: float) -> tuple[Tokens, Record, bool]:
 
 def _is_held(lock_path: str, record: Record, now: float) -> bool:
     """Whether somebody holds the lock. Asks the kernel without a write access; where it can't tell, a recent record is believed."""
-    recent = now - record.at < LOCK_TIMEOUT
+    recent = abs(now - record.at) < LOCK_TIMEOUT  # a record from the future is no recent one
     if sys.platform == "win32":
         return recent  # a byte range is locked there, which only a write access could try
     import errno
@@ -185,7 +185,7 @@ def _explained(file: TokenFile, tokens: Tokens, record: Record, in_flight: bool,
         return what, f"make the file writable again; don't end process {record.pid} before it has written the pair"
     what = f"{by} ended before it had saved the reply to its refresh"
     left = file.left_behind()
-    if left is not None and left.tokens.refresh_token != tokens.refresh_token:
+    if left is not None and left.follows(Stored(tokens, {})) is not False:
         return what, "nothing: its new pair was found beside the file, and the next refresh puts it in place"
     return what, f"the next refresh tries the same token once more; if that is refused, {again}"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import endpoint
-from .attempt import Attempt
+from .attempt import Attempt, attempted
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
 from .decide import Adopt, Refresh, Refuse, decide, failure, refusal, unsaved
 from .errors import AdhAuthError, ConfigurationError, RefreshFailed
@@ -30,7 +30,7 @@ def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
     """Rotate away from `rejected`; gives the pair to use, raises the outcome's error."""
     store = plan.store
     state = yield Step("state", store.state)
-    stored = yield Step("load", store.read)
+    stored = yield Step("load", store.read_patiently)
     record = yield Step("record", store.record)
     # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be ours.
     since = record.number - (record.state == SENDING)
@@ -45,7 +45,7 @@ def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
         outcome = yield from _rotate_locked(plan, rejected, since)
     except AdhAuthError as error:
         outcome = error
-    yield Step("unlock", plan.lock.release)
+    yield from attempted(Step("unlock", plan.lock.release))  # where that fails, the job's end does it
     if isinstance(outcome, AdhAuthError):
         raise outcome
     return outcome
@@ -67,7 +67,9 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
         if clock.monotonic() >= next_try:
             if (yield Step("lock", lock.take)):
                 return None
-            _share_outcome(plan, rejected, (yield Step("record", store.record)), (yield Step("load", store.read)).tokens, since)
+            record = yield Step("record", store.record)
+            stored = yield Step("load", store.read_patiently)
+            _share_outcome(plan, rejected, record, stored.tokens, since)
             next_try = clock.monotonic() + LOCK_LOOK
         if clock.ending():
             raise RefreshFailed("the program is ending; another process is refreshing", token_file=plan.name)
@@ -75,7 +77,7 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
         look = min(1.3 * look, LAST_LOOK)
         timed_out = clock.monotonic() > deadline
         if (yield Step("state", store.state)) != state or timed_out:
-            stored = yield Step("load", store.read)
+            stored = yield Step("load", store.read_patiently)
             if Secret(stored.tokens.access_token) != rejected:
                 return stored.tokens
         if timed_out:
@@ -96,13 +98,12 @@ def _share_outcome(plan: Plan, rejected: Secret, record: Record, stored: Tokens,
 
 def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
     store = plan.store
-    stored = yield Step("reread", store.read)
+    stored = yield Step("reread", store.read_patiently)
     record = yield Step("record", store.record)
     decision = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
     if not isinstance(decision, Refresh):
         return _carried_out(decision)
-    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
-    if unfinished and (yield from _recover(plan, stored)):
+    if (yield from _recover(plan, stored, record)):
         # What was found may have expired meanwhile: decide anew.
         return (yield from _rotate_locked(plan, rejected, since))
     room = yield Step("reserve", store.reserve)
@@ -110,14 +111,19 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
     try:
         return (yield from attempt.steps())
     finally:
-        if not attempt.holds_the_only_copy:
+        if attempt.has_pair:
+            room.leave()
+        else:
             room.discard()
 
 
-def _recover(plan: Plan, stored: Stored) -> Steps:
+def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
     """The holder was killed after it had put the new pair on disk and before it was the file: finish that. True: decide anew."""
     left = yield Step("left behind", plan.store.left_behind)
-    if left is None or left.tokens.refresh_token == stored.tokens.refresh_token:
+    # The record may be lost, as it is not durable, or another's: only what an earlier version has left needs its word.
+    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
+    follows = left is not None and left.follows(stored)
+    if not (unfinished if follows is None else follows):
         return False
     if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
         plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now")
@@ -138,13 +144,13 @@ def revoke_steps(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> 
         error = yield from _revoke_locked(plan, revoke_call)
     except AdhAuthError as raised:
         error = raised
-    yield Step("unlock", plan.lock.release)
+    yield from attempted(Step("unlock", plan.lock.release))
     if error is not None:
         raise error
 
 
 def _revoke_locked(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> Steps:
-    stored = yield Step("reread", plan.store.read)
+    stored = yield Step("reread", plan.store.read_patiently)
     try:
         reply = yield Step("send", partial(plan.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE))
     except endpoint.Unreachable as unreachable:

@@ -100,8 +100,4 @@ def span(seconds: float) -> str:
 
 def when(epoch: float, now: float) -> str:
     """A moment (epoch seconds) as people read it, and how far it is from `now`."""
-    try:
-        stamp = moment(epoch)
-    except (ValueError, OverflowError, OSError):  # a number that is no time: OSError is what Windows says
-        return f"{epoch:g}"
-    return f"{stamp} ({f'in {span(epoch - now)}' if epoch > now else f'{span(now - epoch)} ago'})"
+    return f"{moment(epoch)} ({f'in {span(epoch - now)}' if epoch > now else f'{span(now - epoch)} ago'})"

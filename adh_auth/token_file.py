@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import stat
-import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,10 @@ T = TypeVar("T")
 
 #: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its retries.
 SAVE_TIMEOUT = 45.0
+#: Seconds between reads of a file that is missing or torn: an editor, or ``cp`` onto it, makes it so for a moment. A request, perhaps in an
+#: event loop, waits shorter for it than a rotation does, which may have the only copy of a pair in its hand.
+MOMENT = (0.004,) * 3
+LONG_MOMENT = (0.05,) * 20
 
 
 class TokenFile:
@@ -100,11 +103,15 @@ class TokenFile:
 
     def read(self) -> Stored:
         """The pair and the other keys."""
-        return self._parsed(self.on_disk(lambda: disk.read_regular(self._path), "read")[0])
+        return self._usable(MOMENT)
+
+    def read_patiently(self) -> Stored:
+        """The same for a rotation, which can wait until an editor has done with the file."""
+        return self._usable(LONG_MOMENT)
 
     def lock(self) -> RotationLock:
         """A lock for one rotation."""
-        return RotationLock(self._target() + ".lock", self)
+        return RotationLock(self._target(), self)
 
     @contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
@@ -174,13 +181,31 @@ class TokenFile:
         self.on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
         return True
 
-    def still_holds(self, spent: Stored) -> bool:
-        """Whether the refresh token is still that one. Raises `OSError`."""
+    def still_holds(self, spent: Stored) -> bool | None:
+        """Whether the refresh token is still that one; None where the file can't be read as one. Raises `OSError`."""
         # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
         try:
-            return Stored.from_bytes(disk.read_regular(self._path)[0]).tokens.refresh_token == spent.tokens.refresh_token
-        except (FileNotFoundError, disk.Unfit, MalformedTokens):
+            return self._read_again(LONG_MOMENT).tokens.refresh_token == spent.tokens.refresh_token
+        except FileNotFoundError:
             return False
+        except (disk.Unfit, MalformedTokens):
+            return None
+
+    def _read_again(self, pauses: tuple[float, ...]) -> Stored:
+        """The pair and the other keys, read again where the file is missing or torn. Raises `OSError`, `MalformedTokens`."""
+        # Counted pauses, no deadline: a test may have stopped the clock.
+        for pause in pauses:
+            with suppress(FileNotFoundError, MalformedTokens):
+                return Stored.from_bytes(disk.read_regular(self._path)[0])
+            time.sleep(pause)
+        return Stored.from_bytes(disk.read_regular(self._path)[0])
+
+    def _usable(self, pauses: tuple[float, ...]) -> Stored:
+        try:
+            return self.on_disk(lambda: self._read_again(pauses), "read")
+        except MalformedTokens as malformed:
+            reason = malformed.message
+        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: repair it if you can, or {sign_in(self._path)}")
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         """An error that names the file and the next step."""
@@ -192,22 +217,15 @@ class TokenFile:
         return os.path.realpath(self._path)
 
     def _kept(self) -> dict[str, Any]:
+        if not os.path.exists(self._path):
+            return {}
         try:
-            mapping = self._parsed(disk.read_regular(self._path)[0]).mapping
+            mapping = self._read_again(LONG_MOMENT).mapping
             return {name: value for name, value in mapping.items() if name not in ("expires_in", "expires_at", "scope")}
         except disk.Unfit as unfit:
             raise self.error(f"is refused: {unfit}", "Move it away and sign in again") from None
-        except (OSError, TokenFileError):
+        except (OSError, MalformedTokens):
             return {}
-
-    def _parsed(self, data: bytes) -> Stored:
-        reason = None
-        try:
-            return Stored.from_bytes(data)
-        except MalformedTokens as malformed:
-            reason = malformed.message
-        del data  # a traceback with locals would show it
-        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: repair it if you can, or {sign_in(self._path)}")
 
     def _room_needed(self, target: str) -> int:
         size = 0
@@ -226,6 +244,9 @@ class TokenFile:
             step = sentence(sign_in(self._path))
         except disk.Unfit as unfit:
             what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
+        except disk.NoModes as refused:
+            what = f"can't be {verb}: its file system can't make it private ({refused})"
+            step = "Keep it on one that can, or mount this one so that only you can read it (umask=077)"
         except OSError as refused:
             what, step = f"can't be {verb}: {system_reason(refused)}", advice(refused)
         raise self.error(what, step)
@@ -239,42 +260,56 @@ class Reserved:
         self._room = room
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins."""
+        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins.
+
+        Where the file is none that can be read, it is left alone, and the pair beside it: it may be repaired yet.
+        """
         file = self._file
-        file.on_disk(lambda: self._room.fill(fresh.to_bytes()), "rewritten")
-        if spent is not None and not file.on_disk(lambda: file.still_holds(spent), "read"):
-            self.discard()
-            return False
-        loose = _loose_mode(self._room.target)
+        content = fresh if spent is None else fresh.in_place_of(spent)
+        file.on_disk(lambda: self._room.fill(content.to_bytes()), "rewritten")
+        if spent is not None:
+            held = file.on_disk(lambda: file.still_holds(spent), "read")
+            if held is False:
+                self.discard()
+            if not held:
+                return False
+        loose = disk.loose_mode(self._room.target)
         file.on_disk(self._room.install, "rewritten")
-        if loose:
-            tell(f"token file {file.path} could be read by others (mode {loose:04o}); it is private now (0600)")
+        _warn_of_mode(str(file.path), loose, disk.loose_mode(self._room.target))
         return True
+
+    def leave(self) -> None:
+        """Leave the room with what is in it to whoever comes next."""
+        self._room.close()
 
     def discard(self) -> None:
         """Give the room back; nothing happens where it was used."""
         self._room.discard()
 
 
+#: token files on file systems without modes that have been warned of: they would be at each refresh
+_warned_of: set[str] = set()
+
+
+def _warn_of_mode(path: str, before: int, after: int) -> None:
+    if after and path not in _warned_of:
+        _warned_of.add(path)
+        tell(f"token file {path} can be read by others (mode {after:04o}): its file system keeps no modes. Keep the file on one that does")
+    elif before and not after:
+        tell(f"token file {path} could be read by others (mode {before:04o}); it is private now (0600)")
+
+
 def tell(message: str) -> None:
-    """Say something loudly: a log record, and a warning. A warning that is turned into an error must not stop a rotation half-way."""
-    logger.warning("%s", message)
-    with suppress(Warning):
+    """Say something loudly: a log record, and a warning. What a handler or a filter of the program's raises stops no rotation."""
+    with suppress(Exception, SystemExit):
+        logger.warning("%s", message)
+    with suppress(Exception, SystemExit):
         warnings.warn(message, stacklevel=2)
 
 
 def host_name() -> str:
     """This machine's name, for the record."""
     return socket.gethostname()[:64]
-
-
-def _loose_mode(path: str) -> int:
-    if sys.platform == "win32":
-        return 0
-    with suppress(OSError):
-        mode = stat.S_IMODE(os.stat(path).st_mode)
-        return mode if mode & 0o077 else 0
-    return 0
 
 
 def _unlink(path: str) -> None:

@@ -23,6 +23,9 @@ LONGEST_LIFE = 10 * 365 * 86400.0
 DEEPEST = 32
 #: Bytes of a file after a rotation. Far less than what is refused as no token file (`adh_auth.disk.FILE_LIMIT`).
 LARGEST = 512 * 1024
+#: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a power failure has left beside
+#: the token file says so itself whose place it takes. Nothing depends on it once it is the file.
+REPLACES = "replaces_refresh_token"
 
 
 def fingerprint(token: str) -> str:
@@ -105,6 +108,17 @@ class Stored:
         fits = _is_shallow(whole) and len(fresh.to_bytes()) <= LARGEST
         return fresh if fits else cls(tokens, file_mapping(tokens, kept))
 
+    def in_place_of(self, spent: Stored) -> Stored:
+        """The same, marked with the refresh token that was spent for it."""
+        return Stored(self.tokens, {**self.mapping, REPLACES: fingerprint(spent.tokens.refresh_token)})
+
+    def follows(self, stored: Stored) -> bool | None:
+        """Whether it came for the refresh token of `stored`; None where it does not say, as those of earlier versions."""
+        replaces = self.mapping.get(REPLACES)
+        if self.tokens.refresh_token == stored.tokens.refresh_token:
+            return False
+        return None if replaces is None else replaces == fingerprint(stored.tokens.refresh_token)
+
     def to_bytes(self) -> bytes:
         """The file's content."""
         return encoded(self.mapping)
@@ -112,7 +126,7 @@ class Stored:
 
 def file_mapping(tokens: Tokens, kept: Mapping[str, Any]) -> dict[str, Any]:
     """`kept` with the five keys of the pair set to those of `tokens`; keys that would tell of another pair are gone."""
-    mapping = dict(kept)
+    mapping = {name: value for name, value in kept.items() if name != REPLACES}
     mapping.update(access_token=tokens.access_token, refresh_token=tokens.refresh_token, token_type=tokens.token_type)
     for name, value in (("expires_at", tokens.expires_at), ("scope", tokens.scope)):
         if value is None:

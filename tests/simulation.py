@@ -2,7 +2,7 @@
 
 What is real: `rotate_steps` and all that it decides. What is simulated stands behind the `Store`, `Lock`, `Reserved` and `Clock` that it asks for.
 A send is two steps here, the server's commit and the reply's arrival; a write is two, the filled room and the rename. A process can crash
-before each of its steps.
+before each of its steps; in a blackout the record, which is not durable, is lost as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
-from adh_auth import steps
+from adh_auth import attempt, steps
 from adh_auth.attempts import NOTHING, Record
 from adh_auth.endpoint import REFRESH_PATH, Call, Reply, Unreachable
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
@@ -49,7 +49,7 @@ class Rules:
 
     processes: int = 2
     faults: int = 1
-    kinds: tuple[str, ...] = ("crash", "lost", "dropped", "ending", "refused")
+    kinds: tuple[str, ...] = ("crash", "blackout", "lost", "dropped", "ending", "refused", "broken")
     #: a spent token is answered with its successor, instead of the end of the session
     grace: bool = False
     #: somebody signs in anew at any moment, without asking for the lock
@@ -214,9 +214,11 @@ class Process:
         """What can go wrong at its next step."""
         if self.pending.name == "sign in":
             return set()
-        special = {"commit": {"dropped"}, "arrive": {"lost"}, "fill": {"refused"}, "install": {"refused"}}
+        special = {"commit": {"dropped"}, "arrive": {"lost"}, "fill": {"refused", "broken"}, "install": {"refused", "broken"}}
         possible = set(special.get(self.pending.name, ()))
-        return possible | (set() if self.ending else {"ending"}) | (set() if self._last_done in READS else {"crash"})
+        if self.pending.name == "note" and (self.number, "arrived") in self.world.server.fates.values():
+            possible.add("broken")
+        return possible | (set() if self.ending else {"ending"}) | (set() if self._last_done in READS else {"crash", "blackout"})
 
     def step(self) -> None:
         """Do the next step."""
@@ -235,12 +237,16 @@ class Process:
 
     def suffer(self, what: str) -> None:
         """A fault in place of the next step."""
-        if what == "crash":
+        if what in ("crash", "blackout"):
             self.world.crash(self)
+            if what == "blackout":
+                self.world.record = NOTHING
         elif what == "ending":
             self.ending = True  # the caller is gone, and with it the program; the job goes on
         elif what == "refused":
             self._go_on(None, TokenFileError("the disk refuses"))
+        elif what == "broken":
+            self._go_on(None, MemoryError())
         else:
             if what == "lost":
                 self.world.server.lose(self.world.file.tokens.refresh_token)
@@ -264,7 +270,7 @@ class Process:
                 continue
             except StopIteration as end:
                 value, trouble = end.value, None
-            except (AdhAuthError, Unreachable) as raised:
+            except (AdhAuthError, Unreachable, MemoryError) as raised:
                 value, trouble = None, raised
             self._unfolded.pop()
         self.end(value if trouble is None else trouble)
@@ -343,6 +349,8 @@ class SimulatedStore:
     def read(self) -> Stored:
         return self._world.file
 
+    read_patiently = read
+
     def record(self) -> Record:
         return self._world.record
 
@@ -398,7 +406,7 @@ class SimulatedStore:
 
     def _replacing(self, fresh: Stored, spent: Stored | None) -> Steps:
         assert spent is not None
-        yield Step("fill", partial(self._fill, fresh, spent))
+        yield Step("fill", partial(self._fill, fresh.in_place_of(spent), spent))
         return (yield Step("install", partial(self._install_over, fresh, spent)))
 
     def _fill(self, fresh: Stored, spent: Stored) -> None:
@@ -423,6 +431,9 @@ class SimulatedStore:
         # A crashed process's generators are closed when the world is thrown away: too late to do anything in it.
         if self._process.running:
             self._world.room = None
+
+    def leave(self) -> None:
+        """What is in the room stays there."""
 
     # The server.
 
@@ -607,8 +618,9 @@ SAMPLES = {
 
 
 def without_polling() -> None:
-    """Waiters here try the lock at each look: the time between two tries is no part of any order."""
+    """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of any order."""
     steps.LOCK_LOOK = 0.0
+    attempt.NAP = EVER
 
 
 def main() -> None:

@@ -51,6 +51,8 @@ CASES = (
     Case("another pair that has expired by the clock is refreshed, not tried", NEW_EXPIRED, NOTHING, "refresh"),
     Case("another pair is adopted whatever became of an earlier token", NEW, replace(ABOUT_OLD, state=REFUSED), "adopt"),
     Case("another pair is adopted even if its own refresh was refused", NEW, replace(ABOUT_NEW, state=REFUSED), "adopt"),
+    Case("another pair whose successor could not be written is not adopted", NEW, replace(ABOUT_NEW, state=UNSAVED), "refresh, lost"),
+    Case("another pair is adopted while it is being refreshed", NEW, replace(ABOUT_NEW, state=SENDING), "adopt"),
     Case("an expired pair whose refresh was refused is refused", NEW_EXPIRED, replace(ABOUT_NEW, state=REFUSED), "ReauthorizationRequired"),
     Case("the rejected pair without a record is refreshed", OLD, NOTHING, "refresh"),
     Case("a refusal of another token says nothing about this one", OLD, replace(ABOUT_NEW, state=REFUSED), "refresh"),

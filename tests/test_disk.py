@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -165,6 +166,135 @@ def test_file_system_without_locks(sandbox: Sandbox, token_file: Path, monkeypat
     assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth), "without real locks", "Keep it on a local disk")
     monkeypatch.undo()
     assert_nothing_lost(sandbox, token_file)
+
+
+# File systems that keep no modes, or refuse to be asked for one. No image of such a one can be mounted everywhere: a process that
+# makes each file 0777, whatever it asks for, stands for it.
+
+MODELESS = """
+import errno, os, stat, sys
+def open_for_all(path, flags, mode=0o777, *, real=os.open, **more):
+    return real(path, flags, 0o777, **more)
+def fchmod(fd, mode):
+    if CODE: raise OSError(CODE, os.strerror(CODE))
+os.umask(0)
+os.open, os.fchmod, CODE = open_for_all, fchmod, int(sys.argv[1])
+"""
+
+
+def _on_modeless(sandbox: Sandbox, token_file: Path, code: str, refusal: int = 0) -> tuple[str, str]:
+    """What a program on such a file system says. `refusal`: the errno of each fchmod, 0 for one that changes nothing."""
+    program = MODELESS.replace("int(sys.argv[1])", str(refusal)) + ONE_CALL + code
+    with child(program, sandbox.environment(token_file)) as process:
+        said, errors = process.communicate(timeout=PATIENCE)
+    return said, errors
+
+
+def test_file_system_without_modes(sandbox: Sandbox, token_file: Path) -> None:
+    """NTFS, WSL's `/mnt/c`, CIFS: said once for a program and a file, whatever the number of refreshes, and never that it is private now."""
+    token_file.chmod(0o777)
+    said, errors = _on_modeless(sandbox, token_file, "AdhAuth().refresh(); AdhAuth().refresh(); AdhAuth().refresh(); call()")
+    assert said == "200\n"
+    assert errors.count("mode 0777): its file system keeps no modes") == 2  # the log's last resort, and the warning
+    assert errors.count("UserWarning") == 1
+    assert "is private now" not in errors
+    assert sandbox.counts.refresh_calls == 3
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_a_kill_on_a_file_system_without_modes(sandbox: Sandbox, token_file: Path) -> None:
+    """The pair beside the file is found there as elsewhere, though others can reach it: no file there can be private."""
+    token_file.chmod(0o777)
+    sandbox.expire()
+    _on_modeless(sandbox, token_file, "from adh_auth import disk\ndisk.Room.install = lambda _: os._exit(9)\ncall()")
+    assert stat.S_IMODE(os.stat(f"{token_file}.new").st_mode) == 0o777
+    assert _on_modeless(sandbox, token_file, "call()")[0] == "200\n"
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+refusals = pytest.mark.parametrize(
+    "refusal", [errno.EPERM, errno.ENOTSUP, errno.EROFS, errno.ENOSYS, errno.EINVAL], ids=errno.errorcode.get
+)
+
+
+@refusals
+def test_file_system_that_refuses_modes(sandbox: Sandbox, token_file: Path, refusal: int) -> None:
+    """FAT and exFAT: reading works, the refusal is found before the spend, and the file system is named as its cause."""
+    token_file.chmod(0o777)
+    assert _on_modeless(sandbox, token_file, "call()", refusal)[0] == "200\n"
+
+    def call() -> None:
+        _raise_what_it_says(_on_modeless(sandbox, token_file, "call()", refusal)[0])
+
+    assert_refused_before_spending(sandbox, token_file, call, "its file system can't make it private", os.strerror(refusal), "umask=077")
+    assert_nothing_lost(sandbox, token_file)
+
+
+@refusals
+def test_file_system_that_refuses_modes_and_is_private(sandbox: Sandbox, token_file: Path, refusal: int) -> None:
+    """Mounted so that only its owner can read it, such a one will do: there is nothing to be changed."""
+    sandbox.expire()
+    private = "os.open, make = lambda path, flags, mode=0, **more: make(path, flags, 0o700, **more), open_for_all.__kwdefaults__['real']\n"
+    said, errors = _on_modeless(sandbox, token_file, private + "call(); AdhAuth().refresh()", refusal)
+    assert (said, errors) == ("200\n", "")
+    assert sandbox.counts.refresh_calls == 2
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_a_lock_file_that_refuses_its_mode_is_no_lack_of_locks(sandbox: Sandbox, token_file: Path) -> None:
+    """FUSE says ENOSYS of both; what stands in the way is the mode, and that is what is said."""
+    sandbox.expire()
+    said, _ = _on_modeless(sandbox, token_file, "call()", errno.ENOSYS)
+    assert "without real locks" not in said
+    assert "can't make it private" in said
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_allocation_that_returns_its_error(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """PyPy's `posix_fallocate` raises nothing: a full disk is found out before the spend all the same."""
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: code, raising=False)
+    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth_for(sandbox)), os.strerror(code))
+    monkeypatch.undo()
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_allocation_that_returns_that_it_cant(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Then the room is filled by writing, as where the error is raised."""
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: code, raising=False)
+    sandbox.expire()
+    assert get(sandbox, auth_for(sandbox)) == 200
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_drive_is_asked_to_write_where_that_can_be_said(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """macOS: `fsync` leaves the pair in the drive's cache, `F_FULLFSYNC` does not; a file system that refuses it gets an `fsync`."""
+    asked, synced = [], []
+
+    def control(fd: int, command: int, *rest: Any, real: Callable[..., Any] = fcntl.fcntl) -> Any:
+        if command != 51:
+            return real(fd, command, *rest)
+        asked.append(os.fstat(fd).st_ino)
+        if refused:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        return 0
+
+    def fsync(fd: int, real: Callable[[int], None] = os.fsync) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", fsync)
+    sandbox.expire()
+    assert get(sandbox, auth_for(sandbox)) == 200
+    pair, folder = os.stat(token_file).st_ino, os.stat(token_file.parent).st_ino
+    assert asked == [pair, folder]  # the pair before its rename, the folder after it
+    assert synced == ([pair, pair, folder] if refused else [pair])  # the first is that of the reserved room
 
 
 def _get(sandbox: Sandbox, auth: AdhAuth) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from adh_auth import LockTimeout, TokenFile, TokenFileError, Tokens
+from adh_auth import LockTimeout, TokenFile, TokenFileError, Tokens, disk
 from adh_auth.testing import Hold, Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -128,6 +129,69 @@ def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subpr
     assert caught.value.waited == 0.5
     assert sandbox.counts.refresh_calls == 0
     lock_held.communicate("\n", timeout=PATIENCE)
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved away"])
+@pytest.mark.parametrize("stage", ["before", "after"])
+def test_lock_file_removed_in_flight(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, stage: str, how: str) -> None:
+    """A cleaner of old files takes it while its holder waits for the server: a second process still waits, and the token is sent once."""
+    lock, refused = Path(f"{token_file}.lock"), threading.Event()
+
+    def is_held(path: str, real: Callable[[str], bool] = disk.is_held) -> bool:
+        held = real(path)
+        if held:
+            refused.set()
+        return held
+
+    monkeypatch.setattr(disk, "is_held", is_held)
+    sandbox.expire()
+    with sandbox.hold_next(at=stage) as hold, child(ONE_CALL + "call()", sandbox.environment(token_file)) as holder:
+        hold.wait(PATIENCE)
+        if how == "moved away":
+            lock.rename(f"{lock}~")
+        else:
+            lock.unlink()
+        if how == "replaced":
+            lock.touch(0o600)
+        with child(ONE_CALL + "call()", sandbox.environment(token_file)) as second, ThreadPoolExecutor(1) as threads:
+            third = threads.submit(get, sandbox, auth_for(sandbox))
+            wait_until(lambda: sandbox.counts.unauthorized == 3)
+            assert refused.wait(PATIENCE)
+            hold.release()
+            assert [process.communicate(timeout=PATIENCE)[0].strip() for process in (holder, second)] == ["200", "200"]
+            assert third.result(PATIENCE) == 200
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_lock_file_removed_and_its_holder_killed(sandbox: Sandbox, token_file: Path) -> None:
+    """What the second process waits for is freed by a kill like any lock."""
+    sandbox.expire()
+    sandbox.fail_next(drop="before")  # or the killed process's token would be spent
+    with sandbox.hold_next(at="before") as hold, ThreadPoolExecutor(1) as threads:
+        with child(ONE_CALL + "call()", sandbox.environment(token_file)) as holder:
+            hold.wait(PATIENCE)
+            Path(f"{token_file}.lock").unlink()
+            second = threads.submit(get, sandbox, auth_for(sandbox))
+            wait_until(lambda: sandbox.counts.unauthorized == 2)
+            holder.kill()
+        assert second.result(PATIENCE) == 200
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("planted", [0o600, 0o666])
+def test_a_locked_plant_in_the_room_stops_nobody(sandbox: Sandbox, token_file: Path, planted: int) -> None:
+    """Another user's file there is no rotation under way, whatever locks he has on it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    room = Path(f"{token_file}.new")
+    room.touch(planted)
+    with room.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        os.chown(room, 12345, -1)
+        sandbox.expire()
+        assert get(sandbox, auth_for(sandbox, lock_timeout=5.0)) == 200
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -296,3 +360,66 @@ def _at_once(call: Callable[[], int], count: int) -> list[int]:
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, range(count)))
+
+
+# A clock that stands still, as tests have it (freezegun and time-machine patch both of these, before our import or after it).
+
+FROZEN = "import time\ntime.monotonic = lambda: 5.0\ntime.time = lambda: 1_700_000_000.0\n" + ONE_CALL
+
+
+@pytest.mark.parametrize(
+    "call", ["AdhAuth(lock_timeout=0.3).refresh()", "AdhAuth(lock_timeout=0.3).revoke()", "token_file.TokenFile().save(pair)"]
+)
+def test_a_wait_for_the_lock_ends_on_a_clock_that_stands_still(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], call: str
+) -> None:
+    """What was slept counts."""
+    code = f"""{FROZEN}
+from adh_auth import LockTimeout, token_file
+token_file.SAVE_TIMEOUT = 0.3
+pair = token_file.TokenFile().load()
+try: {call}
+except LockTimeout as error: print(error.waited)
+"""
+    with child(code, sandbox.environment(token_file)) as process:
+        assert process.communicate(timeout=PATIENCE)[0] == "0.3\n"
+    assert sandbox.counts.refresh_calls == 0
+
+
+def test_a_lock_is_taken_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+    """A waiter tries again and again, and not once."""
+    sandbox.expire()
+    with child(FROZEN + "call()", sandbox.environment(token_file)) as process:
+        wait_until(lambda: sandbox.counts.unauthorized == 1)
+        lock_held.communicate("\n", timeout=PATIENCE)
+        assert process.communicate(timeout=PATIENCE)[0] == "200\n"
+
+
+def test_an_outage_is_ridden_out_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path) -> None:
+    """The pause between two tries ends."""
+    sandbox.expire()
+    sandbox.fail_next(status=503)
+    with child(FROZEN + "call()", sandbox.environment(token_file)) as process:
+        assert process.communicate(timeout=PATIENCE)[0] == "200\n"
+    assert sandbox.counts.refresh_calls == 2
+
+
+def test_a_pair_is_written_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path) -> None:
+    """A job that holds the only copy of a pair does not spin with the lock in its hand."""
+    sandbox.expire()
+    code = f"""{FROZEN}
+from adh_auth import disk
+fill, refusals = disk.Room.fill, [1, 2, 3]
+def failing(*arguments):
+    if refusals and refusals.pop(): raise OSError(5, "EIO")
+    fill(*arguments)
+disk.Room.fill = failing
+auth = AdhAuth()
+auth.refresh()
+auth._core._job.join()
+"""
+    with child(code, sandbox.environment(token_file)) as process:
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)

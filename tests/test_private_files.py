@@ -292,6 +292,28 @@ def test_a_planted_pair_is_not_taken_for_one_left_behind(
     assert sandbox.counts.rotations == 1
 
 
+def test_a_look_at_a_plant_makes_it_no_more_credible(token_file: Path) -> None:
+    """Whether its file system could have made it private is tried; a plant that is private from then on would be believed."""
+    room = Path(f"{token_file}.new")
+    room.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
+    room.chmod(0o646)
+    for _ in range(2):
+        assert TokenFile(token_file).left_behind() is None
+        assert mode(room) == 0o646
+
+
+def test_a_room_that_is_in_use_is_not_taken(tmp_path: Path) -> None:
+    """Two rotations at once, as the lock file of one was removed before it had its room: the second is refused, the first goes on."""
+    target = str(tmp_path / "tokens.json")
+    room = disk.Room(target, 100)
+    with pytest.raises(BlockingIOError, match="another process"):
+        disk.Room(target, 100)
+    room.fill(b"a pair")
+    room.install()
+    assert Path(target).read_bytes() == b"a pair"
+    disk.Room(target, 100).discard()
+
+
 def _symlink_to(victim: Path, room: str) -> None:
     os.symlink(victim, room)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import requests
 
 import adh_auth
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, TokenFile
+
+from .support import ROOT
 
 CLASSES = (AdhAuth, AdhHttpxAuth, AdhHttpx2Auth)
 FULL: dict[str, Any] = {"client_id": "id", "client_secret": "s3cret-value", "base_url": "https://api.example.com"}
@@ -136,3 +140,60 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         adh_auth.NoSuchName  # noqa: B018
     assert "AdhAuth" in dir(adh_auth)
     assert os.path.basename(adh_auth.__file__ or "") == "__init__.py"
+
+
+#: A user without a passwd entry, as containers have them. What is needed is imported before, for this user may not read the library.
+HOMELESS = """
+import os, sys
+import requests
+from adh_auth import AdhAuth, ConfigurationError
+import pwd
+if os.geteuid() == 0: os.setgid(54321); os.setuid(54321)
+else: pwd.getpwuid = {}.__getitem__
+try: print(AdhAuth(*sys.argv[1:], client_id="i", client_secret="s").token_file)
+except ConfigurationError as error: print(error.setting, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "told"),
+    [
+        ({}, [], "ADH_TOKEN_FILE no home folder is known for this user, so there is no default token file: set ADH_TOKEN_FILE"),
+        ({"HOME": ""}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"XDG_CONFIG_HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"XDG_CONFIG_HOME": "/x"}, [], "/x/adh/tokens.json"),
+        ({"ADH_TOKEN_FILE": "/x/t.json"}, [], "/x/t.json"),
+        ({"HOME": "/x"}, [], "/x/.config/adh/tokens.json"),
+        ({}, ["/x/t.json"], "/x/t.json"),
+        ({}, ["~/t.json"], "token_file token_file '~/t.json': no home folder is known"),
+    ],
+)
+def test_no_home_folder(environment: dict[str, str], arguments: list[str], told: str) -> None:
+    """Nobody gave a path, so the error speaks of none: it names the variable that helps."""
+    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CONFIG_HOME", "ADH_TOKEN_FILE")}
+    said = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *arguments],
+        env={**bare, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.startswith(told), said
+
+
+def test_the_command_line_says_that_there_is_no_home() -> None:
+    """As it says everything: in one line, with an exit code."""
+    bare = {name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "ADH_TOKEN_FILE")}
+    said = subprocess.run(
+        [sys.executable, "-m", "adh_auth", "status"],
+        env={**bare, "PYTHONPATH": str(ROOT), "HOME": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode not in (0, None)
+    assert "set ADH_TOKEN_FILE" in said.stderr
+    assert "Traceback" not in said.stderr

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from adh_auth import steps
+from adh_auth import attempt, steps
+from adh_auth.attempt import Attempt
 from adh_auth.decide import Refresh
+from adh_auth.errors import TokenFileError
+from adh_auth.tokens import Stored
 
 from . import simulation
 from .simulation import FULL, SAMPLES, Broken, Rules, SimulatedStore, explore, sample
@@ -17,6 +20,7 @@ from .simulation import FULL, SAMPLES, Broken, Rules, SimulatedStore, explore, s
 @pytest.fixture(autouse=True)
 def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "LOCK_LOOK", 0.0)
+    monkeypatch.setattr(attempt, "NAP", simulation.EVER)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -38,7 +42,7 @@ def test_many_orders_of_three(name: str, record_property: Callable[[str, object]
     assert report.outcomes["True"] > report.runs
 
 
-def _never_recovers(plan: Any, stored: Any) -> Any:
+def _never_recovers(*arguments: Any) -> Any:
     yield from ()
 
 
@@ -55,13 +59,24 @@ def _forgets(store: SimulatedStore, *arguments: Any) -> None:
     """Do nothing."""
 
 
+def _unmarked(fresh: Stored, spent: Stored) -> Stored:
+    return fresh
+
+
+def _drops(attempt: Attempt, fresh: Stored, why: str) -> Any:
+    attempt.has_pair = False
+    yield from ()
+    raise TokenFileError(why)
+
+
 #: A line that guards something, taken out, and what the simulation finds then.
 MISTAKES = {
     "no look at what a killed process has left": (steps, "_recover", _never_recovers, "sent twice|lost outside"),
     "no decision under the lock": (steps, "decide", _always_refreshes, "where one would do"),
     "a lock that excludes nobody": (SimulatedStore, "take", _takes_what_is_held, "without the lock|sent twice"),
     "a lock that is not given back": (SimulatedStore, "release", _forgets, "deadlock"),
-    "no record of the attempt": (SimulatedStore, "note", _forgets, "sent twice|lost outside"),
+    "a pair that does not say which token it replaces": (Stored, "in_place_of", _unmarked, "sent twice|lost outside"),
+    "a pair that is dropped when the disk refuses it": (Attempt, "_keep", _drops, "sent twice|lost outside"),
 }
 
 
@@ -73,6 +88,12 @@ def test_mistakes_are_found(monkeypatch: pytest.MonkeyPatch, mistake: tuple[obje
     with pytest.raises(Broken, match=found) as caught:
         explore(Rules())
     assert "  1:  load" in str(caught.value)
+
+
+def test_no_recovery_rests_on_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is a courtesy to those who wait: where none is ever written, nothing is lost that is not lost with one."""
+    monkeypatch.setattr(SimulatedStore, "note", _forgets)
+    assert explore(Rules()).outcomes["True"] > 100
 
 
 def test_write_over_a_newer_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

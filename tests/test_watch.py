@@ -19,9 +19,12 @@ import requests
 from requests.adapters import BaseAdapter
 
 from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, watch
+from adh_auth import token_file as token_file_module
 from adh_auth.testing import Sandbox
 from adh_auth.watch import BELIEF, COARSE_TICK, LIMIT, TICK, Watch, state_of
 
+from .events import wait_until
+from .every_client import CLIENTS, EveryClient
 from .support import FAMILY, child
 
 URL = "http://127.0.0.1:9"
@@ -476,3 +479,48 @@ def test_httpx_tasks_share_one_descriptor(path: Path, descriptors: Callable[[], 
         with httpx.Client(auth=auth, transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
             client.get(URL)
     assert descriptors() == 1
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_a_change_that_leaves_no_trace_is_seen_after_the_next_rotation(
+    client: EveryClient, sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewritten in place, as long as before, within one tick of a clock that ticks every second or two (exFAT, HFS+, NFS)."""
+    for module in (token_file_module, watch):
+        monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_size))
+    path.write_text(first := json.dumps(sandbox.sign_in()))
+    auth = client.auth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    url = sandbox.url + "/api/auth/me"
+    assert client.get(auth, url).status_code == 200
+    sandbox.expire()
+    path.write_text(second := json.dumps(sandbox.sign_in()))
+    assert len(first) == len(second)
+    answers = [client.get(auth, url) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[1].request.headers["Authorization"] == f"Bearer {json.loads(second)['access_token']}"
+    assert sandbox.counts.refresh_calls == 0
+
+
+def test_a_pair_that_could_not_be_written_outlives_a_forced_refresh(sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the file holds meanwhile is spent: it does not take the place of the pair in memory."""
+    sandbox.write_token_file(path)
+    auth = AdhAuth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    bad = True
+    real = os.replace
+
+    def replace(*arguments: Any) -> None:
+        if bad:
+            raise OSError(5, "Input/output error")
+        real(*arguments)
+
+    monkeypatch.setattr(os, "replace", replace)
+    sandbox.expire()
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=60).status_code == 200
+    with pytest.raises(TokenFileError, match="could not write it"):
+        auth.refresh()
+    assert requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=60).status_code == 200
+    bad = False
+    wait_until(lambda: TokenFile(path).record().state == "done")
+    assert requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=60).status_code == 200
+    assert sandbox.counts.refresh_calls == 1
