@@ -145,6 +145,17 @@ def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, sessi
     assert sandbox.counts.unauthorized == before
 
 
+def test_head_after_a_call_that_gave_up(sandbox: Sandbox, session: requests.Session) -> None:
+    """The API has said before that the token is expired, so that an answer to HEAD need not say it, and no expiry on file is needed."""
+    with sandbox.hold_next(on="refresh") as hold:
+        dead(sandbox, session)
+        with pytest.raises(RefreshFailed):
+            session.head(sandbox.url + "/api/auth/me", timeout=SHORT)
+        hold.release()
+    assert session.head(sandbox.url + "/api/auth/me", timeout=PATIENCE).status_code == 200
+    assert sandbox.counts.refresh_calls == 1
+
+
 def test_a_refusal_on_record_needs_no_call(sandbox: Sandbox, session: requests.Session) -> None:
     """A session that is dead is an error before anything is sent, with and without a time-out."""
     sandbox.fail_next(on="me", status=401, body=b'{"code": "token_expired"}')
@@ -168,3 +179,16 @@ def test_the_first_call_of_a_dead_pair_by_the_clock(sandbox: Sandbox, arguments:
         with pytest.raises(RefreshFailed):
             requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_ahead=60), timeout=SHORT)
         assert time.monotonic() - started < FIRST_MOMENT + SHORT + 5
+
+
+def test_a_pause_on_record_needs_no_call(sandbox: Sandbox, session: requests.Session) -> None:
+    """While the endpoint has asked for a pause, a call with a time-out fails before it is sent, as does one without."""
+    sandbox.expire()
+    sandbox.fail_next(None, status=503, retry_after=50)
+    with pytest.raises(RefreshFailed, match="503"):
+        session.get(sandbox.url + "/api/auth/me", timeout=PATIENCE)
+    before = sandbox.counts
+    for timeout in (PATIENCE, None):
+        with pytest.raises(RefreshFailed, match="503"):
+            session.get(sandbox.url + "/api/auth/me", timeout=timeout)
+    assert sandbox.counts == before
