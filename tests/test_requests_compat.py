@@ -76,6 +76,9 @@ def test_read_piece_of_a_file_like_body() -> None:
         def read(self, size: int = -1) -> bytes:
             return b"piece"[:size]
 
+        def close(self) -> None:
+            self.closed = True
+
     raw = urllib3.HTTPResponse(body=Plain(), preload_content=False)  # type: ignore[arg-type]
     assert compat.read_piece(raw, 3) == b"pie"
     assert compat.read_piece(urllib3.HTTPResponse(body=io.BytesIO(b"piece"), preload_content=False), 3) == b"pie"
