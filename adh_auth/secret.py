@@ -31,15 +31,12 @@ class Secret:
 
 
 class BearerHeader(str):
-    """The value of an ``Authorization`` header, whose ``repr`` and pickle hold no token.
+    """The value of an ``Authorization`` header, whose pickle holds no token.
 
     requests pickles a response together with its request: joblib, a cache on disk, the result of a pool.
     """
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return repr(REDACTED)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (REDACTED,)
