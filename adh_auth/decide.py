@@ -86,8 +86,8 @@ def after_401(code: str | None, rejected: Secret, pair: ActivePair, now: float, 
     if code == EXPIRED:
         return ROTATE
     # Once for a pair: the one that follows has its expiry ahead of it.
-    ended = is_bare and code is None and pair.secret == rejected and pair.expires_at is not None and pair.expires_at <= now
-    return ROTATE if ended else HAND_OVER
+    expired = pair.dead or (pair.expires_at is not None and pair.expires_at <= now)
+    return ROTATE if is_bare and code is None and pair.secret == rejected and expired else HAND_OVER
 
 
 def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, longest: float) -> bool:

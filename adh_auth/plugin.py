@@ -11,7 +11,7 @@ from .endpoint import Call, Origin, Reply, normal_origin, origin_of
 from .errors import AdhAuthError
 from .job import Job
 from .rotation import Calls, Pair, Rotation
-from .secret import Secret
+from .secret import REDACTED, Secret
 from .settings import hidden, resolve
 from .token_file import logger
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .tokens import Tokens
 
-#: What stands in place of the token in a request that is kept for the record.
-REDACTED = "Bearer [redacted]"
 #: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
 ROUNDS = 3
 

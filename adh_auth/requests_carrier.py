@@ -18,7 +18,7 @@ from .deadline import Deadline
 from .endpoint import REPLY_LIMIT, Call, Reply, Unreachable, decoded
 from .proxies import must_not_ask_the_system
 from .reasons import chain, reason
-from .requests_body import loaded, read_a_piece
+from .requests_compat import loaded, on_connections, read_piece
 
 __all__ = ["carried", "mock_behind", "sessions_are_mocked"]
 
@@ -78,29 +78,17 @@ class _WatchedAdapter(HTTPAdapter):
         self._deadline = deadline
 
     def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
-        return self._watched(super().get_connection_with_tls_context(*arguments, **named))
-
-    def get_connection(self, *arguments: Any, **named: Any) -> Any:
-        """As requests had it before 2.32."""
-        return self._watched(super().get_connection(*arguments, **named))
-
-    def _watched(self, pool: Any) -> Any:
-        kind: Any = pool.ConnectionCls
-        deadline = self._deadline
-        deadline.sent = False
-
-        class Watched(kind):  # type: ignore[misc]  # a class: vcrpy asks whether a connection is an instance of it
-            def __init__(self, *arguments: Any, **named: Any) -> None:
-                super().__init__(*arguments, **named)
-                deadline.watch(lambda: self.sock)
-
-            def request(self, *arguments: Any, **named: Any) -> Any:
-                # urllib3 calls a tunnel or a handshake that hangs a ReadTimeout, too; the call leaves only here.
-                deadline.sent = True
-                return super().request(*arguments, **named)
-
-        pool.ConnectionCls = Watched
+        pool = super().get_connection_with_tls_context(*arguments, **named)
+        self._deadline.sent = False
+        on_connections(pool, self._made, self._sending)
         return pool
+
+    def _made(self, connection: Any) -> None:
+        self._deadline.watch(lambda: connection.sock)
+
+    def _sending(self) -> None:
+        # urllib3 calls a tunnel or a handshake that hangs a ReadTimeout, too; the call leaves only here.
+        self._deadline.sent = True
 
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "adh-auth", "Accept-Encoding": "identity"}
@@ -152,9 +140,9 @@ def _answered(send: Any, deadline: Deadline) -> Reply:
 def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
     raw = response.raw
     troubles = (requests.RequestException, HTTPError, OSError)
-    if not isinstance(raw, HTTPResponse) or isinstance(loaded(response), bytes):  # a mock's
+    if not isinstance(raw, HTTPResponse) or loaded(response) is not None:  # a mock's
         return deadline.collect(response.iter_content(8192), troubles)
-    body, cut = deadline.collect(iter(partial(read_a_piece, raw, 8192), b""), troubles)
+    body, cut = deadline.collect(iter(partial(read_piece, raw, 8192), b""), troubles)
     # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
     return decoded(body, response.headers.get("Content-Encoding", ""), REPLY_LIMIT), cut
 

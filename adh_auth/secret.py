@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Secret"]
+__all__ = ["REDACTED", "BearerHeader", "Secret"]
+
+#: What stands in place of the token in a request that is kept for the record.
+REDACTED = "Bearer [redacted]"
 
 
 class Secret:
@@ -25,3 +28,21 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(…)"
+
+
+class BearerHeader(str):
+    """The value of an ``Authorization`` header, whose pickle holds no token.
+
+    requests pickles a response together with its request: joblib, a cache on disk, the result of a pool.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (REDACTED,)
+
+    def __copy__(self) -> BearerHeader:
+        return self
+
+    def __deepcopy__(self, memo: object) -> BearerHeader:
+        return self

@@ -183,6 +183,8 @@ AFTER_401 = (
     ("nothing to read, and the stored expiry has come: rotate", None, Pair(expires_at=NOW), True, ROTATE),
     ("nothing to read, before the stored expiry", None, Pair(expires_at=NOW + 0.001), True, HAND_OVER),
     ("nothing to read, and no stored expiry", None, Pair(), True, HAND_OVER),
+    ("nothing to read, and the API has called it expired before", None, Pair(dead=True), True, ROTATE),
+    ("a code beats what the API said before", "forbidden", Pair(dead=True), True, HAND_OVER),
     ("a code beats the clock", "forbidden", Pair(expires_at=NOW - 1), True, HAND_OVER),
     (
         "the clock tells of the pair that was rejected only",

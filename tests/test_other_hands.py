@@ -199,7 +199,8 @@ def test_one_last_look(sandbox: Sandbox, token_file: Path, lock_held: subprocess
     """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
-    job = auth_for(sandbox, lock_timeout=0.5)._core.force()
+    auth = auth_for(sandbox, lock_timeout=0.5)
+    job = auth._core.force()
     _replace(token_file, newer)
     job.wait(PATIENCE)
     assert job.outcome == newer
