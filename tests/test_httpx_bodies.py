@@ -21,6 +21,7 @@ import pytest
 import trio
 
 from adh_auth import TokenFile, Tokens
+from adh_auth.plugin import _Patience
 from adh_auth.testing import Sandbox
 
 from .raw_server import OLD, Answer, RawServer, Seen, rotating
@@ -459,6 +460,14 @@ def test_the_callers_time_out_bounds_the_wait(sandbox: Sandbox, twin: Twin, toke
 
 def settings_of(sandbox: Sandbox) -> dict[str, Any]:
     return {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": sandbox.url}
+
+
+def test_several_waits_share_one_patience() -> None:
+    """The first may last as long as was asked for, the next only as long as what is left."""
+    patience = _Patience(0.05)
+    assert patience.left() == 0.05
+    time.sleep(0.06)
+    assert patience.left() == 0.0
 
 
 # An adopted pair.
