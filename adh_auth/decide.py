@@ -11,7 +11,7 @@ from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed,
 from .places import sign_in
 from .tokens import Secret, Tokens, fingerprint
 
-__all__ = ["Adopt", "Decision", "Refresh", "Refuse", "after_401", "decide", "moment", "pause_ends"]
+__all__ = ["HAND_OVER", "RESEND", "ROTATE", "Adopt", "Decision", "Refresh", "Refuse", "after_401", "decide", "moment", "pause_ends"]
 
 #: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken hour must not lock anybody out.
 LONGEST_RESPECT = 60.0

@@ -47,17 +47,23 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 class Call:
-    """One POST to an auth endpoint. Its payload holds secrets, so it has no place in a ``repr``."""
+    """One POST to an auth endpoint. Its payload holds secrets, so it has no place in a ``repr``. Without a payload it is a GET."""
 
-    __slots__ = ("payload", "url")
+    __slots__ = ("access_token", "payload", "url")
 
-    def __init__(self, url: str, payload: Mapping[str, str]) -> None:
+    def __init__(self, url: str, payload: Mapping[str, str], access_token: Secret | None = None) -> None:
         self.url = url
         self.payload = payload
+        self.access_token = access_token
 
-    def body(self) -> bytes:
-        """The JSON that is sent."""
-        return json.dumps(dict(self.payload)).encode("ascii")
+    @property
+    def method(self) -> str:
+        """GET or POST."""
+        return "POST" if self.payload else "GET"
+
+    def body(self) -> bytes | None:
+        """The JSON that is sent, None where there is none."""
+        return json.dumps(dict(self.payload)).encode("ascii") if self.payload else None
 
 
 class Reply:
@@ -116,6 +122,16 @@ def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_se
 def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
     """The revocation of a session by its refresh token."""
     return Call(base_url + REVOKE_PATH, {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()})
+
+
+def me_call(base_url: str, access_token: Secret) -> Call:
+    """The cheapest question whether the API takes an access token."""
+    return Call(base_url + ME_PATH, {}, access_token)
+
+
+def says_expired(reply: Reply) -> bool:
+    """Whether an answer to `me_call` says that its token has expired."""
+    return reply.status == 401 and error_code(reply.headers, reply.body) == EXPIRED
 
 
 def classify(reply: Reply, now: float) -> Verdict:

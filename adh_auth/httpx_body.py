@@ -1,14 +1,24 @@
-"""A body twice, in httpx and httpx2: of a request that is sent again, and of a 401 that is looked into and let go. Imports neither."""
+"""A body twice, in httpx and httpx2: of a request that is sent again, and of a 401 that is read and let go. Imports neither."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import IO, Any
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from .endpoint import BODY_LIMIT, PEEK_SECONDS, is_small
+from .httpx_compat import has_content, loaded_content, mark_as_read, read_timeout, source_of
+from .waits import Wait, Waits, either
 
 __all__ = ["WHOLE", "Body", "Peeked", "with_header"]
+
+#: Seconds for the body of a 401 whose header has told the code. It keeps the connection and goes into `history`; it is not needed.
+COURTESY_SECONDS = 0.2
+
+#: Bodies that a client's stream can go over again and again. (A `ByteStream` may be made of any of the first three.)
+_IN_MEMORY = (bytes, bytearray, memoryview, list, tuple)
 
 
 def with_header(request: Any, header: str) -> Any:
@@ -16,7 +26,7 @@ def with_header(request: Any, header: str) -> Any:
     headers = request.headers.copy()
     headers["Authorization"] = header
     made = type(request)(request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions)
-    if _is_in_memory(request):
+    if has_content(request):
         made.read()
     return made
 
@@ -24,143 +34,176 @@ def with_header(request: Any, header: str) -> Any:
 class Body:
     """A request's body before it is first sent: can it be sent again, and from where?"""
 
-    __slots__ = ("_file", "_position", "one_shot")
+    __slots__ = ("_files", "one_shot")
 
     def __init__(self, stream: Any = None) -> None:
-        self._file: IO[bytes] | None = None
-        self._position = 0
+        #: each file, and where it stood; None before that is known
+        self._files: list[tuple[Any, Any]] = []
         self.one_shot = False
-        if stream is not None:
-            self._look(stream)
-
-    def _look(self, stream: Any) -> None:
+        if stream is None:
+            return
         fields = getattr(stream, "fields", None)
-        if fields is not None:  # multipart: the client goes back to the start of each file itself, if it can
-            self.one_shot = not all(_is_data(field) or _can_seek(field.file) for field in fields)
+        if fields is not None:  # multipart: the client itself starts from the beginning of each file
+            self._files = [(field.file, 0) for field in fields if not _is_data(field)]
             return
-        source = stream_source(stream)
-        if isinstance(source, (list, tuple)):
-            return
-        if _can_seek(source) and hasattr(source, "read"):
-            self._file, self._position = source, source.tell()
-            return
-        self.one_shot = True
+        source = source_of(stream)
+        if hasattr(source, "read"):
+            self._files = [(source, None)]
+        elif not isinstance(source, _IN_MEMORY):
+            self.one_shot = True
 
-    def rewind(self, stream: Any) -> bool:
-        """Go back to where the body began; False where that can't be done. A redirect may have dropped the body."""
-        if self._file is not None and stream_source(stream) is self._file:
-            try:
-                self._file.seek(self._position)
-            except (OSError, ValueError):  # ValueError: the caller has closed the file
-                return False
+    def locate(self) -> Waits:
+        """Note where each file stands. One that can't tell, or can't go back, makes a body of one shot."""
+        located = []
+        try:
+            for file, start in self._files:
+                if not (yield from _can_seek(file)):
+                    raise ValueError("not seekable")
+                located.append((file, (yield either(file.tell)) if start is None else start))
+        except Exception:  # noqa: BLE001 - a file may be of any make; the client says what is wrong with it
+            self.one_shot = True
+        self._files = located
+
+    def rewind(self, stream: Any) -> Waits:
+        """Go back to where the body began; False where that can't be done. `stream`: of the request, as a redirect may have dropped it."""
+        if isinstance(source_of(stream), _IN_MEMORY):
             return True
-        return not self.one_shot or _is_bytes(stream)
+        if self.one_shot:
+            return False
+        try:
+            for file, start in self._files:
+                yield either(partial(file.seek, start))
+                if (yield either(file.tell)) != start:
+                    return False
+        except Exception:  # noqa: BLE001 - a file may be of any make. It may be closed by now
+            return False
+        return True
 
 
 #: Every body that is in memory: there is nothing to remember of it.
 WHOLE = Body()
 
 
-def stream_source(stream: Any) -> Any:
-    """What the client's stream of a body reads from."""
-    return getattr(stream, "_stream", None)
-
-
-def _is_in_memory(request: Any) -> bool:
-    return "_content" in vars(request)
-
-
-def _is_bytes(stream: Any) -> bool:
-    return isinstance(stream_source(stream), bytes)
-
-
 def _is_data(field: Any) -> bool:
     return not hasattr(field, "file") or isinstance(field.file, (str, bytes))
 
 
-def _can_seek(source: Any) -> bool:
-    seekable = getattr(source, "seekable", None)
-    try:
-        return bool(seekable()) if callable(seekable) else False
-    except ValueError:  # closed
-        return False
+def _can_seek(file: Any) -> Waits:
+    seekable = getattr(file, "seekable", None)
+    if not callable(seekable):  # tempfile.SpooledTemporaryFile before Python 3.11, and many a wrapper
+        return hasattr(file, "seek") and hasattr(file, "tell")
+    return bool((yield either(seekable)))
 
 
 class Peeked:
-    """The first bytes of a 401's body as they came; the response stays as readable as it was."""
+    """The first bytes of a 401's body as they came. The response stays as readable as it was."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
         self._inner = response.stream
+        self._rest: Any = None
+        self._error: Exception | None = None
         self.start = b""
-        self.code: str | None = None
-        self._whole = False
+        #: whether `start` is all of it
+        self.is_whole = False
+        content = loaded_content(response)
+        if content is not None:
+            self.start, self.is_whole = content[:BODY_LIMIT], True
+        self.is_loaded = content is not None
+        #: whether a hook has read the stream to its end, or closed it, and kept nothing
+        self.is_lost = not self.is_loaded and (response.is_stream_consumed or response.is_closed)
 
-    def read(self) -> None:
-        """Look at up to `BODY_LIMIT` bytes."""
-        if self._is_loaded():
+    def read(self, seconds: float | None = None) -> Waits:
+        """Read up to `BODY_LIMIT` bytes, for `seconds` (`PEEK_SECONDS`) and one more chunk at most."""
+        seconds = PEEK_SECONDS if seconds is None else seconds
+        if self.is_loaded or self.is_lost or self._rest is not None:
             return
-        rest = iter(self._inner)
-        patience = time.monotonic() + PEEK_SECONDS
-        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
-            chunk = next(rest, None)
-            if chunk is None:
-                self._whole = True
-                break
-            self.start += chunk
-        self._response.stream = self._rejoined(rest)
+        yield Wait(partial(self._read, seconds), partial(self._aread, seconds))
+        self._response.stream = _stream_like(self._inner, self.start, self._rest, self._error)
 
-    async def aread(self) -> None:
-        """The same from an asynchronous stream."""
-        if self._is_loaded():
+    def _read(self, seconds: float) -> None:
+        self._rest = iter(self._inner)
+        ends = time.monotonic() + seconds
+        try:
+            with read_timeout(self._response, seconds):
+                while len(self.start) <= BODY_LIMIT and time.monotonic() < ends:
+                    self.start += next(self._rest)
+        except StopIteration:
+            self._finish()
+        except Exception as error:  # noqa: BLE001 - a transport's own; the caller gets it when it reads on, as from the client itself
+            self._error = error
+
+    async def _aread(self, seconds: float) -> None:
+        self._rest = self._inner.__aiter__()
+        ends = time.monotonic() + seconds
+        try:
+            with read_timeout(self._response, seconds):
+                while len(self.start) <= BODY_LIMIT and time.monotonic() < ends:
+                    self.start += await self._rest.__anext__()
+        except StopAsyncIteration:
+            self._finish()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._error = error
+
+    def _finish(self) -> None:
+        self.is_whole, self._rest = True, ()
+
+    def release(self) -> Waits:
+        """Give the connection back. What is left of the body is its start, and nothing where there was more."""
+        if self.is_loaded:
             return
-        rest = aiter_of(self._inner)
-        patience = time.monotonic() + PEEK_SECONDS
-        while len(self.start) <= BODY_LIMIT and time.monotonic() < patience:
-            try:
-                chunk = await rest.__anext__()
-            except StopAsyncIteration:
-                self._whole = True
-                break
-            self.start += chunk
-        self._response.stream = self._rejoined(rest)
+        if self.is_lost:
+            mark_as_read(self._response)
+            return
+        yield Wait(self._close, self._aclose)
+        self._response.stream = _stream_like(self._inner, self.start if self.is_whole else b"", (), None, released=True)
 
-    def _is_loaded(self) -> bool:
-        if "_content" not in vars(self._response):
-            return False
-        self.start = self._response.content[:BODY_LIMIT]
-        self._whole = True
-        return True
+    def _close(self) -> None:
+        _close(self._rest)
+        self._inner.close()
 
-    def _rejoined(self, rest: Any) -> Any:
-        return _stream_like(self._inner, self.start, None if self._whole else rest)
+    async def _aclose(self) -> None:
+        await _aclose(self._rest)
+        await self._inner.aclose()
 
     def keep_for_history(self) -> None:
-        """The client reads this response to its end before it sends again: give it no more than was looked at."""
-        response = self._response
-        if "_content" not in vars(response):
-            whole = self._whole and is_small(self.start, response.headers.get("content-encoding", ""))
-            response.stream = _stream_like(self._inner, self.start if whole else b"", None)
+        """The client reads this response to its end before it sends again: give it no more than a bounded body, decoded."""
+        if self.is_loaded or self.is_lost:
+            return
+        small = self.is_whole and is_small(self.start, self._response.headers.get("content-encoding", ""))
+        self._response.stream = _stream_like(self._inner, self.start if small else b"", (), None, released=True)
 
 
-def aiter_of(stream: Any) -> Any:
-    """The stream's asynchronous iterator."""
-    return stream.__aiter__()
+def _close(iterator: Any) -> None:
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        with suppress(Exception):  # of a body that nobody wants any more
+            close()
 
 
-def _stream_like(inner: Any, start: bytes, rest: Any) -> Any:
-    """A stream that gives `start`, then `rest`; of the same kinds as `inner`, so that the client's own checks take it."""
+async def _aclose(iterator: Any) -> None:
+    # An asynchronous generator that is dropped half-way is closed by the loop later, and trio warns of it.
+    aclose = getattr(iterator, "aclose", None)
+    if aclose is not None:
+        with suppress(Exception):
+            await aclose()
+
+
+def _stream_like(inner: Any, start: bytes, rest: Any, error: Exception | None, *, released: bool = False) -> Any:
+    """A stream that gives `start`, then `rest` or `error`; of the same kinds as `inner`, so that the client's own checks take it."""
     kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
-    return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest)
+    return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest, error, released)
 
 
 class _Rejoined:
     """A response's bytes from the first one on, of which some were read already."""
 
-    def __init__(self, inner: Any, start: bytes, rest: Any) -> None:
+    def __init__(self, inner: Any, start: bytes, rest: Any, error: Exception | None, released: bool) -> None:
         self._inner = inner
         self._start = start
         self._rest = rest
+        self._error = error
+        self._released = released
 
     @property
     def elapsed(self) -> Any:
@@ -170,20 +213,27 @@ class _Rejoined:
     def __iter__(self) -> Iterator[bytes]:
         if self._start:
             yield self._start
-        if self._rest is not None:
-            yield from self._rest
+        if self._error is not None:
+            raise self._error
+        yield from self._rest
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._start:
             yield self._start
-        if self._rest is not None:
+        if self._error is not None:
+            raise self._error
+        if self._rest != ():
             async for chunk in self._rest:
                 yield chunk
 
     def close(self) -> None:
         """Close the response that this is of."""
-        self._inner.close()
+        if not self._released:
+            _close(self._rest)
+            self._inner.close()
 
     async def aclose(self) -> None:
         """Close the response that this is of."""
-        await self._inner.aclose()
+        if not self._released:
+            await _aclose(self._rest)
+            await self._inner.aclose()

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .decide import HAND_OVER, ROTATE, after_401
 from .endpoint import DEFAULT_PORTS, EXPIRED, Call, Reply, error_code
 from .errors import AdhAuthError, ConfigurationError, twin
+from .httpx_body import COURTESY_SECONDS, with_header
 from .httpx_body import WHOLE as _WHOLE
 from .httpx_body import Body as _Body
 from .httpx_body import Peeked as _Peeked
-from .httpx_body import with_header
 from .httpx_carrier import Carrier
+from .httpx_compat import callers_timeout, loaded_content, response_behind
+from .httpx_compat import has_content as _has_content
+from .httpx_compat import url_parts as _parts
 from .job import Job
-from .plugin import REDACTED, Plugin, bearer, wrong_client
+from .plugin import REDACTED, ROUNDS, Plugin, bearer, wrong_client
 from .rotation import Pair
 from .secret import Secret
+from .waits import Wait, Waits, run, run_async
 
 if TYPE_CHECKING:
     from .tokens import Tokens
 
 __all__ = ["HttpxFlow"]
+
+
+class Exchange:
+    """One request of the caller's, as often as it is sent.
+
+    `left`: how often it may still be sent again. `refreshed`: whether it has had a pair straight from the server.
+    """
+
+    def __init__(self, request: Any, body: _Body) -> None:
+        self.request = request
+        self.body = body
+        self.left = ROUNDS
+        self.refreshed = False
 
 
 class HttpxFlow(Plugin):
@@ -50,101 +72,183 @@ class HttpxFlow(Plugin):
         await self._core.revoke(without_thread=Job.run_in_a_task).wait_async(self._core.patience)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Put the token on, watch the answer, send again once."""
-        url, core = request.url, self._core
+        """Put the token on, watch the answer, send again."""
         # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
-        to = getattr(url, "_uri_reference", url)  # what its properties read, one call each
-        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(url)):
+        to = _parts(request.url)
+        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(request.url)):
             yield request
             return
-        body = _WHOLE if hasattr(request, "_content") else _Body(request.stream)  # `in vars(request)` would slow down its every attribute
+        pair = self._core.watch.unchanged() or self._glance(request)
+        body = _WHOLE if _has_content(request) else _Body(request.stream)
+        if pair.ask or body is not _WHOLE:
+            pair = run(self._ready(request, body, pair))
+        request.headers["Authorization"] = pair.header
         try:
-            pair = core.watch.unchanged() or core.glance()
-            if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
-                pair = self._rotated(pair.secret).pair
-        except AdhAuthError as error:
-            trouble = error
-        else:
-            request.headers["Authorization"] = pair.header
             response = yield request
-            if response.history:
-                self._redact_history(response)
-            if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
+            if response.status_code != 401 and not response.history:
                 return
-            peeked = _Peeked(response)
-            peeked.read()
-            try:
-                fresh = self._replacement(response, peeked, rejected)
-                if fresh is None and peeked.code == EXPIRED:
-                    fresh = self._rotated(rejected).pair
-            except AdhAuthError as error:
-                trouble = error
-                response.close()
-            else:
-                if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
-                    peeked.keep_for_history()
-                    self._redact_history((yield again))
-                return
-        raise self._for_client(trouble, request)
+            exchange = Exchange(request, body)
+            while (again := run(self._follow_up(exchange, response))) is not None:
+                response = yield again
+            return
+        except GeneratorExit:
+            pass
+        # The client closes the flow while it handles what a hook has raised. That shows only here: in the block above, what is handled
+        # is GeneratorExit, and in an asynchronous flow it has no context.
+        self._heed_hidden_answer(sys.exc_info()[1])
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """The same for a task; the waiting is done by the event loop."""
-        url, core = request.url, self._core
-        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
-        to = getattr(url, "_uri_reference", url)  # what its properties read, one call each
-        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(url)):
+        to = _parts(request.url)
+        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(request.url)):
             yield request
             return
-        body = _WHOLE if hasattr(request, "_content") else _Body(request.stream)  # `in vars(request)` would slow down its every attribute
+        pair = self._core.watch.unchanged() or self._glance(request)
+        body = _WHOLE if _has_content(request) else _Body(request.stream)
+        if pair.ask or body is not _WHOLE:
+            pair = await run_async(self._ready(request, body, pair))
+        request.headers["Authorization"] = pair.header
         try:
-            pair = core.watch.unchanged() or core.glance()
-            if (pair.ask or body.one_shot) and core.due(pair, one_shot=body.one_shot):
-                pair = (await self._rotated_async(pair.secret)).pair
-        except AdhAuthError as error:
-            trouble = error
-        else:
-            request.headers["Authorization"] = pair.header
             response = yield request
-            if response.history:
-                self._redact_history(response)
-            if response.status_code != 401 or (rejected := self._rejected_by_us(response)) is None:
+            if response.status_code != 401 and not response.history:
                 return
-            peeked = _Peeked(response)
-            await peeked.aread()
-            try:
-                fresh = self._replacement(response, peeked, rejected)
-                if fresh is None and peeked.code == EXPIRED:
-                    fresh = (await self._rotated_async(rejected)).pair
-            except AdhAuthError as error:
-                trouble = error
-                await response.aclose()
-            else:
-                if fresh is not None and (again := self._again(response.request, body, fresh)) is not None:
-                    peeked.keep_for_history()
-                    self._redact_history((yield again))
+            exchange = Exchange(request, body)
+            while (again := await run_async(self._follow_up(exchange, response))) is not None:
+                response = yield again
+            return
+        except GeneratorExit:
+            pass
+        self._heed_hidden_answer(sys.exc_info()[1])
+
+    def _glance(self, request: Any) -> Pair:
+        """The pair in force. Raises as the client does."""
+        try:
+            return self._core.glance()
+        except AdhAuthError as error:
+            problem = error
+        raise self._for_client(problem, request)
+
+    def _ready(self, request: Any, body: _Body, pair: Pair) -> Waits:
+        """The pair to send `request` with: rotated first where its token is known or believed to have expired."""
+        seconds = callers_timeout(request)
+        yield from body.locate()
+        if pair.doubtful:
+            yield self._question(pair, seconds)
+        if self._core.due(pair, one_shot=body.one_shot):
+            rotated = yield from self._as_clients(request, self._rotation(pair.secret, seconds))
+            return rotated.pair
+        return pair
+
+    def _follow_up(self, exchange: Exchange, response: Any) -> Waits:
+        """The request to send next; None where `response` is the caller's."""
+        self._redact_history(response)
+        # httpx follows redirects below this flow, so that the answer may be another server's.
+        rejected = self._rejected_by_us(response) if response.status_code == 401 else None
+        if rejected is None or not exchange.left:
+            return None
+        return (yield from self._as_clients(exchange.request, self._answered(exchange, response, rejected)))
+
+    def _answered(self, exchange: Exchange, response: Any, rejected: Secret) -> Waits:
+        """What follows from a 401 of the API: the next request, or None."""
+        seconds = callers_timeout(exchange.request)
+        peeked = _Peeked(response)
+        code = yield from self._code_of(peeked, response, rejected, seconds)
+        pair = self._core.current()
+        is_bare = peeked.is_whole and not peeked.start
+        action = after_401(code, rejected, pair, time.time(), is_bare=is_bare)
+        # A 401 to what this very request has had from the server: another refresh would be answered by another 401.
+        ended = pair.expires_at is not None and pair.expires_at <= time.time()
+        if action == HAND_OVER or (action == ROTATE and exchange.refreshed and not ended):
+            return None
+        again = response.request
+        rewound = yield from exchange.body.rewind(again.stream)
+        yield from peeked.read(COURTESY_SECONDS if rewound else None)
+        if rewound or peeked.is_whole:
+            # Before anything is waited for: in a small pool it may be the connection that the refresh, or another request, needs.
+            yield from peeked.release()
+        elif action == ROTATE:
+            # More of the body is to come, and it is the caller's. Its connection is not held for the length of a refresh.
+            self._core.rotate(rejected, without_thread=Job.give_up)
+            return None
+        if action == ROTATE:
+            pair, exchange.refreshed = yield from self._rotation(rejected, seconds)
+        exchange.left -= 1
+        if not rewound:
+            return None
+        peeked.keep_for_history()
+        return self._again(response, pair)
+
+    def _code_of(self, peeked: _Peeked, response: Any, rejected: Secret, seconds: float | None) -> Waits:
+        """The error code of a 401. Its header comes first: what is told there needs no body, which may stall."""
+        if error_code(response.headers, b"") == EXPIRED:
+            return EXPIRED
+        yield from peeked.read()
+        code = error_code(response.headers, peeked.start)
+        pair = self._core.in_force(rejected) if peeked.is_lost else None
+        if pair is not None:
+            pair.doubt()
+            yield self._question(pair, seconds)
+            return EXPIRED if pair.dead else code
+        return code
+
+    def _rotation(self, rejected: Secret, seconds: float | None) -> Waits:
+        return (yield Wait(partial(self._rotated, rejected, seconds), partial(self._rotated_async, rejected, seconds)))
+
+    def _question(self, pair: Pair, seconds: float | None) -> Wait:
+        """Wait for the API's word about a doubtful pair. Without an answer the request goes on as before."""
+        return Wait(partial(self._asked, pair, seconds), partial(self._asked_async, pair, seconds))
+
+    def _asked(self, pair: Pair, seconds: float | None) -> None:
+        with suppress(AdhAuthError):
+            self._core.ask(pair).wait(self._patience(seconds))
+
+    async def _asked_async(self, pair: Pair, seconds: float | None) -> None:
+        with suppress(AdhAuthError):
+            await self._core.ask(pair, without_thread=Job.run_in_a_task).wait_async(self._patience(seconds))
+
+    def _as_clients(self, request: Any, steps: Waits) -> Waits:
+        """Take `steps`; their errors are raised as the client's, too."""
+        try:
+            return (yield from steps)
+        except AdhAuthError as error:
+            problem = error
+        # Outside of the block: a context would keep the frames, and frames hold tokens.
+        raise self._for_client(problem, request)
+
+    def _heed_hidden_answer(self, error: BaseException | None) -> None:
+        """Draw from a 401 that a hook has kept from this flow, by raising, what the next request needs to know."""
+        # Whatever goes wrong here must not take the place of what the hook has raised.
+        with suppress(Exception):
+            answer = response_behind(error, self._client)
+            rejected = None if answer is None or answer.status_code != 401 else self._rejected_by_us(answer)
+            pair = None if rejected is None else self._core.in_force(rejected)
+            if rejected is None or pair is None:
                 return
-        raise self._for_client(trouble, request)
+            content = loaded_content(answer)
+            code = error_code(answer.headers, content or b"")
+            if after_401(code, rejected, pair, time.time(), is_bare=content == b"") == ROTATE:
+                pair.end()
+            elif content is None:
+                pair.doubt()
+            if pair.ask:
+                self._core.go_by_expiry()
 
     def _goes_to_us(self, url: Any) -> bool:
         return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
 
     def _rejected_by_us(self, response: Any) -> Secret | None:
-        """The token that the API itself has refused. httpx follows redirects below this flow, so the answer may be a stranger's."""
+        """The token that the API itself has refused; None where the answer is another server's, or to other credentials."""
         request = response.request
         rejected = bearer(request.headers.get("Authorization"))
         return rejected if rejected is not None and self._goes_to_us(request.url) else None
 
-    def _replacement(self, response: Any, peeked: _Peeked, rejected: Secret) -> Pair | None:
-        """The pair of the file, where it is newer than the one that was refused, whatever the 401's code."""
-        peeked.code = error_code(response.headers, peeked.start)
-        stored = self._core.current()
-        return stored if stored.secret != rejected and not stored.dead else None
-
-    def _again(self, request: Any, body: _Body, pair: Pair) -> Any:
-        """The request once more, as a request of its own: hooks and mocks keep the first as it was. None for a body that is gone."""
-        if not body.rewind(request.stream):
-            return None
-        return with_header(request, pair.header)
+    def _again(self, response: Any, pair: Pair) -> Any:
+        """The request once more, as a request of its own: hooks and mocks keep the first as it was."""
+        again = with_header(response.request, pair.header)
+        # As the client's own digest auth does, which sends a load balancer's cookie along. A Cookie header that is there stays as it is.
+        if response.cookies:
+            self._client.Cookies(response.cookies).set_cookie_header(again)
+        return again
 
     def _for_client(self, error: AdhAuthError, request: Any) -> AdhAuthError:
         raised = twin(error, self._client.HTTPError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakMethod
 
@@ -164,11 +165,12 @@ class Plugin:
     def _rotated(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
         """The pair to go on with in place of `rejected`. Waits `seconds` at most. Raises the outcome's error."""
         refreshed = False
+        patience = _Patience(self._patience(seconds))
         for _ in range(ROUNDS):
             job = self._core.rotate(rejected, **post)
             if job is None:
                 break
-            job.wait(self._patience(seconds))
+            job.wait(patience.left())
             self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
@@ -176,17 +178,32 @@ class Plugin:
     async def _rotated_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
         """The same for a task."""
         refreshed = False
+        patience = _Patience(self._patience(seconds))
         for _ in range(ROUNDS):
             job = self._core.rotate(rejected, without_thread=Job.run_in_a_task)
             if job is None:
                 break
-            await job.wait_async(self._patience(seconds))
+            await job.wait_async(patience.left())
             self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
     def _patience(self, seconds: float | None) -> float:
         return self._core.patience if seconds is None else min(seconds, self._core.patience)
+
+
+class _Patience:
+    """Seconds that several waits share. The first gets them all, as a round number for its message."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: float | None = None
+
+    def left(self) -> float:
+        if self._ends is None:
+            self._ends = time.monotonic() + self._seconds
+            return self._seconds
+        return max(0.0, self._ends - time.monotonic())
 
 
 def bearer(header: str | bytes | None) -> Secret | None:

@@ -18,7 +18,7 @@ from .job import Job, OwnClock, forget_jobs
 from .plan import Plan, Store
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
-from .steps import revoke_steps, rotate_steps
+from .steps import ask_steps, revoke_steps, rotate_steps
 from .token_file import host_name, tell
 from .tokens import Tokens
 from .watch import Watch
@@ -49,7 +49,7 @@ SOON = 0.02
 class Pair:
     """The pair in memory, with what each request needs of it made once."""
 
-    __slots__ = ("ask", "dead", "expires_at", "header", "secret", "tokens")
+    __slots__ = ("ask", "dead", "doubtful", "expires_at", "header", "secret", "tokens")
 
     def __init__(self, tokens: Tokens, *, ask: bool) -> None:
         self.tokens = tokens
@@ -58,12 +58,18 @@ class Pair:
         self.expires_at = tokens.expires_at
         #: the API has said that the access token is expired
         self.dead = False
+        #: the API has refused it, and why was kept from us
+        self.doubtful = False
         #: whether `Rotation.due` has to be asked before each request
         self.ask = ask
 
     def end(self) -> None:
         """The API has said that it is expired."""
         self.dead = self.ask = True
+
+    def doubt(self) -> None:
+        """The API has refused it for a reason that can't be read any more."""
+        self.doubtful = self.ask = True
 
     def __repr__(self) -> str:
         return f"Pair({self.tokens!r})"
@@ -98,6 +104,8 @@ class Rotation:
         self._looked = 0.0
         #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock that is set back
         self._background_pause = (0.0, 0.0)
+        #: whether the stored expiry is reason enough to rotate; otherwise the API's word is waited for
+        self._by_expiry = False
         self._reset()
         _rotations.add(self)
 
@@ -106,6 +114,7 @@ class Rotation:
         # Re-entrant, for a signal handler that sends a request while this thread is in here.
         self._guard = threading.RLock()
         self._job: Job | None = None
+        self._question: Job | None = None
 
     @property
     def patience(self) -> float:
@@ -140,10 +149,13 @@ class Rotation:
         tokens = self._store.read().tokens
         with self._guard:
             if self._pair is None or self._pair.tokens != tokens:
-                self._pair = Pair(tokens, ask=self._ahead is not None)
+                self._pair = self._pair_of(tokens)
                 self._background_pause = (0.0, 0.0)
             self._state, self.watch = state, UNWATCHED
             return self._pair
+
+    def _pair_of(self, tokens: Tokens) -> Pair:
+        return Pair(tokens, ask=self._ahead is not None or self._by_expiry)
 
     def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
         """Whether to rotate before a request is sent with `pair`. Starts a background refresh where one is due."""
@@ -152,7 +164,7 @@ class Rotation:
             job.go_on()
         if pair.dead:
             return True
-        if pair.expires_at is None or (self._ahead is None and not one_shot):
+        if pair.expires_at is None or not (self._ahead is not None or one_shot or self._by_expiry):
             return False
         now = time.time()
         left = pair.expires_at - now
@@ -188,6 +200,29 @@ class Rotation:
             pair.end()
         return self._start(pair.secret, post, without_thread)
 
+    def in_force(self, secret: Secret) -> Pair | None:
+        """The pair in memory, where `secret` is its access token."""
+        pair = self._pair
+        return pair if pair is not None and pair.secret == secret else None
+
+    def go_by_expiry(self) -> None:
+        """From now on the stored expiry is reason enough to rotate: a hook keeps from us what the API says."""
+        self._by_expiry = True
+
+    def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job:
+        """The job that asks the API whether the token of a doubtful `pair` has expired."""
+        with self._guard:
+            job = self._question
+            if job is not None and not job.settled:
+                return job
+            job = Job()
+            call = self._calls.me(pair.secret)
+            started = job.start(self._plan(job), lambda plan: ask_steps(plan, call, pair))
+            self._question = job
+        if not started:
+            without_thread(job)
+        return job
+
     def force(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that refreshes now, whatever the clock says."""
         return self._start(self.current().secret, None, without_thread)
@@ -220,7 +255,7 @@ class Rotation:
         with self._guard:
             pair = self._pair
             if pair is not None and pair.secret == job.rejected and isinstance(outcome, Tokens) and outcome != pair.tokens:
-                self._pair, self.watch = Pair(outcome, ask=self._ahead is not None), UNWATCHED
+                self._pair, self.watch = self._pair_of(outcome), UNWATCHED
 
     def _plan(self, job: Job, post: Post | None = None) -> Plan:
         post = post or self._find_post()
@@ -263,6 +298,10 @@ class Calls:
     def revoke(self, refresh_token: Secret) -> endpoint.Call:
         """The revocation."""
         return endpoint.revoke_call(self._base_url, refresh_token, self._client_id, self._client_secret)
+
+    def me(self, access_token: Secret) -> endpoint.Call:
+        """The question whether the API takes an access token."""
+        return endpoint.me_call(self._base_url, access_token)
 
 
 #: every core, for the child of a fork

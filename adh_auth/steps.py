@@ -7,7 +7,9 @@ through real files and sockets, and a simulation through every order in which tw
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from . import endpoint
 from .attempt import Attempt, attempted
@@ -18,7 +20,10 @@ from .plan import Plan, Step, Steps
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .tokens import Secret, Stored, Tokens, fingerprint
 
-__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "revoke_steps", "rotate_steps"]
+__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "ask_steps", "revoke_steps", "rotate_steps"]
+
+#: Seconds for the question whether the API takes a token. A request waits for it, and goes on without an answer.
+ASK_SECONDS = 5.0
 
 #: Seconds between looks at the token file while another process refreshes: soon at first, then without burning the processor.
 FIRST_LOOK, LAST_LOOK = 0.004, 0.02
@@ -128,6 +133,25 @@ def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
     if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
         plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now")
     return True
+
+
+class Doubtful(Protocol):
+    """A pair that may have expired unnoticed: what the API has said to it was kept from us."""
+
+    doubtful: bool
+
+    def end(self) -> None:
+        """The API has said that it is expired."""
+
+
+def ask_steps(plan: Plan, call: endpoint.Call, pair: Doubtful) -> Steps:
+    """Ask the API whether the access token of `pair` has expired. Only a clear yes counts: it will spend the refresh token."""
+    expired = False
+    with suppress(endpoint.Unreachable):
+        expired = endpoint.says_expired((yield Step("ask", partial(plan.post, call, ASK_SECONDS))))
+    if expired:
+        pair.end()
+    pair.doubtful = False
 
 
 def revoke_steps(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> Steps:

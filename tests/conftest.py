@@ -14,6 +14,7 @@ from adh_auth.testing import Sandbox
 
 from . import skips
 from .support import FAMILY, Family
+from .twin import Twin
 
 
 def pytest_configure() -> None:
@@ -68,6 +69,12 @@ def family(request: pytest.FixtureRequest) -> Family:
     """httpx and httpx2, each with its auth class."""
     chosen: Family = request.param
     return chosen
+
+
+@pytest.fixture(params=["sync", "asyncio", "trio"])
+def twin(request: pytest.FixtureRequest, family: Family, arguments: dict[str, Any]) -> Twin:
+    """A client of each kind with an auth object for the sandbox."""
+    return Twin(request.param, family, family.auth(**arguments))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

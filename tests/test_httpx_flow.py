@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,50 +15,8 @@ import pytest
 from adh_auth import ReauthorizationRequired, TokenFile, TokenFileError
 from adh_auth.testing import Sandbox
 
-from .support import PATIENCE, Family
-
-
-class Twin:
-    """One client of either kind behind the same calls, so that a test is written once and runs as its twin, too."""
-
-    def __init__(self, kind: str, family: Family, auth: Any) -> None:
-        self.kind = kind
-        self.family = family
-        self.auth = auth
-
-    def run(self, work: Callable[[Any], Any], **options: Any) -> Any:
-        """`work` is a coroutine function of a client whose methods are awaited."""
-        if self.kind == "sync":
-            with self.family.module.Client(auth=self.auth, timeout=PATIENCE, **options) as client:
-                return anyio.run(work, _Awaitable(client))
-
-        async def main() -> Any:
-            async with self.family.module.AsyncClient(auth=self.auth, timeout=PATIENCE, **options) as client:
-                return await work(client)
-
-        return anyio.run(main, backend=self.kind)
-
-    async def refresh(self) -> Any:
-        return self.auth.refresh() if self.kind == "sync" else await self.auth.arefresh()
-
-    async def revoke(self) -> Any:
-        return self.auth.revoke() if self.kind == "sync" else await self.auth.arevoke()
-
-
-class _Awaitable:
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any, **named: Any) -> Any:
-            return getattr(self._client, name)(*arguments, **named)
-
-        return call
-
-
-@pytest.fixture(params=["sync", "asyncio", "trio"])
-def twin(request: pytest.FixtureRequest, family: Family, arguments: dict[str, Any]) -> Twin:
-    return Twin(request.param, family, family.auth(**arguments))
+from .support import Family
+from .twin import Twin
 
 
 def test_an_expiry_is_not_noticed(sandbox: Sandbox, twin: Twin) -> None:
