@@ -200,11 +200,13 @@ class HttpxFlow(Plugin):
 
     def _asked(self, pair: Pair, seconds: float | None) -> None:
         with suppress(AdhAuthError):
-            self._core.ask(pair).wait(self._patience(seconds))
+            if (job := self._core.ask(pair)) is not None:
+                job.wait(self._patience(seconds))
 
     async def _asked_async(self, pair: Pair, seconds: float | None) -> None:
         with suppress(AdhAuthError):
-            await self._core.ask(pair, without_thread=Job.run_in_a_task).wait_async(self._patience(seconds))
+            if (job := self._core.ask(pair, without_thread=Job.run_in_a_task)) is not None:
+                await job.wait_async(self._patience(seconds))
 
     def _as_clients(self, request: Any, steps: Waits) -> Waits:
         """Take `steps`; their errors are raised as the client's, too."""

@@ -209,9 +209,12 @@ class Rotation:
         """From now on the stored expiry is reason enough to rotate: a hook keeps from us what the API says."""
         self._by_expiry = True
 
-    def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job:
-        """The job that asks the API whether the token of a doubtful `pair` has expired."""
+    def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job | None:
+        """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is known by now."""
         with self._guard:
+            # A job clears the doubt before it is settled: a request that has seen the doubt just before must not ask anew.
+            if not pair.doubtful:
+                return None
             job = self._question
             if job is not None and not job.settled:
                 return job
