@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+import filelock
 
 from . import disk
 from .eager import load_all
@@ -20,6 +23,27 @@ load_all("filelock")
 
 #: errno values by which a file system says that it has no locks.
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+def _module() -> Any:
+    return sys.modules.get("filelock", filelock)
+
+
+def _usable_filelock() -> Any:
+    """filelock, imported anew where eventlet has spoilt it.
+
+    ``eventlet.monkey_patch()`` after our import gives its Condition another lock, but not the methods that the Condition has taken from the
+    old one: each use raises RuntimeError (eventlet 0.40; it asks to be called before any other import).
+    """
+    module = _module()
+    if "eventlet" in sys.modules:
+        try:
+            module.FileLock(os.devnull)
+        except RuntimeError:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "filelock"]:
+                del sys.modules[name]
+            module = import_module("filelock")
+    return module
 
 
 class RotationLock:
@@ -38,7 +62,7 @@ class RotationLock:
             if self._lock is None:
                 disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
                 # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
-                self._lock = FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
+                self._lock = _usable_filelock().FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
             self._acquire()
             # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom `LockTimeout` told of it): the
             # token would be sent twice.
@@ -46,7 +70,7 @@ class RotationLock:
                 return True
             self._lock.release(force=True)
             return False
-        except Timeout:
+        except _module().Timeout:
             return False
         except (OSError, NotImplementedError) as refused:
             problem = refused
@@ -63,7 +87,7 @@ class RotationLock:
     def _acquire(self) -> None:
         try:
             self._lock.acquire(blocking=False)
-        except Timeout:
+        except _module().Timeout:
             raise
         except OSError:
             # filelock sets the mode of a file that it has made, and only of that: what refuses modes (FUSE) does not refuse locks.
