@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -332,6 +333,41 @@ def test_a_log_handler_that_raises_costs_nothing(
     assert bad_handler.count
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.refresh_calls == 1
+
+
+@each_client
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG], ids=logging.getLevelName)
+@pytest.mark.parametrize("raised", [RuntimeError("handler"), SystemExit(1)], ids=["RuntimeError", "SystemExit"])
+def test_a_handler_that_raises_on_what_a_client_logs(
+    client: EveryClient, raised: BaseException, level: int, sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx logs each reply in the midst of its `send`, as urllib3 and httpcore do at level DEBUG: that drops no reply with a pair in it."""
+
+    class InTheRotation(BadHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if threading.current_thread().name == "adh-auth rotation":  # or the caller's own calls would raise
+                super().emit(record)
+
+    handler = InTheRotation(raised)
+    caplog.set_level(level)
+    logging.getLogger().addHandler(handler)
+    try:
+        sandbox.expire()
+        auth = client.auth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+        assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert handler.count or (client.name == "requests" and level == logging.INFO)
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_what_a_client_logs_of_a_refresh_is_still_logged(sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once."""
+    caplog.set_level(logging.DEBUG, "urllib3")
+    auth = auth_for(sandbox)
+    auth.refresh()
+    assert sum(endpoint.REFRESH_PATH in message for message in caplog.messages) == 1
 
 
 def _raise(*_: object, **__: object) -> None:
