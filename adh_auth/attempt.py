@@ -12,6 +12,7 @@ from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from .decide import LONGEST_RESPECT, Refresh, failure, moment, refusal
 from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
+from .guarded_logs import with_guarded_logs
 from .plan import Plan, Reserved, Step, Steps
 from .settings import REFRESH_DEADLINE
 from .tokens import Secret, Stored, fingerprint
@@ -91,7 +92,7 @@ class Attempt:
         sent_at = plan.clock.now()
         call = plan.refresh_call(Secret(self._stored.tokens.refresh_token))
         self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
-        reply, raised = yield from attempted(Step("send", partial(plan.post, call, max(seconds, 1.0))))
+        reply, raised = yield from attempted(Step("send", partial(with_guarded_logs, plan.post, call, max(seconds, 1.0))))
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)

@@ -138,6 +138,17 @@ def refuse_second_name(path: str) -> None:
             raise Unfit(f"{path} has a second name")
 
 
+def make_file(path: str) -> None:
+    """Make an empty file, as private as its file system can; one that is there stays as it is. Raises `OSError`."""
+    with suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
+        try:
+            with suppress(NoModes):
+                _make_private(fd)
+        finally:
+            os.close(fd)
+
+
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))

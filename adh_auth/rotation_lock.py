@@ -12,6 +12,7 @@ import filelock
 
 from . import disk
 from .eager import load_all
+from .guarded_logs import with_guarded_logs
 from .places import advice, sentence, sign_in, system_reason
 
 if TYPE_CHECKING:
@@ -61,14 +62,16 @@ class RotationLock:
         try:
             if self._lock is None:
                 disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
+                # Not by filelock, which sets a mode: a file system (FUSE) that refuses modes does not lack locks.
+                disk.make_file(self.path)
                 # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
-                self._lock = _usable_filelock().FileLock(self.path, mode=0o600, fallback_to_soft=False, thread_local=False)
-            self._acquire()
+                self._lock = _usable_filelock().FileLock(self.path, fallback_to_soft=False, thread_local=False)
+            with_guarded_logs(self._lock.acquire, blocking=False)
             # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom `LockTimeout` told of it): the
             # token would be sent twice.
             if not disk.is_held(self._room):
                 return True
-            self._lock.release(force=True)
+            with_guarded_logs(self._lock.release, force=True)
             return False
         except _module().Timeout:
             return False
@@ -84,17 +87,8 @@ class RotationLock:
             what, step = f"can't be locked: {self.path}: {system_reason(problem)}", advice(problem)
         raise self._file.error(what, step)
 
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire(blocking=False)
-        except _module().Timeout:
-            raise
-        except OSError:
-            # filelock sets the mode of a file that it has made, and only of that: what refuses modes (FUSE) does not refuse locks.
-            self._lock.acquire(blocking=False)
-
     def release(self) -> None:
         """Release it; nothing happens where it is not held."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            lock.release(force=True)
+            with_guarded_logs(lock.release, force=True)

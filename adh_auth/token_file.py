@@ -33,6 +33,8 @@ SAVE_TIMEOUT = 45.0
 #: event loop, waits shorter for it than a rotation does, which may have the only copy of a pair in its hand.
 MOMENT = (0.004,) * 3
 LONG_MOMENT = (0.05,) * 20
+#: The same with a new pair in hand, which is lost if the file comes back afterwards: a copy over a slow network takes seconds.
+IN_HAND = LONG_MOMENT + (0.1,) * 50
 
 
 class TokenFile:
@@ -185,7 +187,7 @@ class TokenFile:
         """Whether the refresh token is still that one; None where the file can't be read as one. Raises `OSError`."""
         # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
         try:
-            return self._read_again(LONG_MOMENT).tokens.refresh_token == spent.tokens.refresh_token
+            return self._read_again(IN_HAND).tokens.refresh_token == spent.tokens.refresh_token
         except FileNotFoundError:
             return False
         except (disk.Unfit, MalformedTokens):

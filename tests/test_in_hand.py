@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,8 @@ each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: clie
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "SAVE_PAUSES", (0.01,) * 5)
-    monkeypatch.setattr(token_file, "LONG_MOMENT", (0.001,) * len(token_file.LONG_MOMENT))
+    for name in ("LONG_MOMENT", "IN_HAND"):
+        monkeypatch.setattr(token_file, name, (0.001,) * len(getattr(token_file, name)))
 
 
 # A file that is missing or torn for a moment.
@@ -93,7 +95,9 @@ def editor(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
 
 
 #: Reads of a file before a rotation takes it for gone: one, and one after each pause.
-READS = len(token_file.LONG_MOMENT) + 1
+READS = len(token_file.IN_HAND) + 1
+#: The same before there is a pair to be lost.
+READS_BEFORE = len(token_file.LONG_MOMENT) + 1
 
 
 @each_tear
@@ -115,7 +119,7 @@ def test_torn_at_the_moment_of_the_write(
 
 @each_tear
 def test_torn_for_good_keeps_the_pair_beside_it(sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None]) -> None:
-    """What is not repaired in a second is left as it is; repaired later, it gets the pair. Only a file that is gone was a sign-out."""
+    """What is not repaired in six seconds is left as it is; repaired later, it gets the pair. Only a file that is gone was a sign-out."""
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(get, sandbox, auth_for(sandbox))
@@ -133,7 +137,7 @@ def test_torn_for_good_keeps_the_pair_beside_it(sandbox: Sandbox, token_file: Pa
 
 
 @each_tear
-@pytest.mark.parametrize("back_at", [2, READS])
+@pytest.mark.parametrize("back_at", [2, READS_BEFORE])
 @pytest.mark.parametrize("nth", [1, 2], ids=["before the lock", "under the lock"])
 def test_torn_before_the_spend(
     sandbox: Sandbox,
@@ -332,6 +336,41 @@ def test_a_log_handler_that_raises_costs_nothing(
     assert bad_handler.count
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.refresh_calls == 1
+
+
+@each_client
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG], ids=logging.getLevelName)
+@pytest.mark.parametrize("raised", [RuntimeError("handler"), SystemExit(1)], ids=["RuntimeError", "SystemExit"])
+def test_a_handler_that_raises_on_what_a_client_logs(
+    client: EveryClient, raised: BaseException, level: int, sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx logs each reply in the midst of its `send`, as urllib3 and httpcore do at level DEBUG: that drops no reply with a pair in it."""
+
+    class InTheRotation(BadHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if threading.current_thread().name == "adh-auth rotation":  # or the caller's own calls would raise
+                super().emit(record)
+
+    handler = InTheRotation(raised)
+    caplog.set_level(level)
+    logging.getLogger().addHandler(handler)
+    try:
+        sandbox.expire()
+        auth = client.auth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+        assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert handler.count or (client.name == "requests" and level == logging.INFO)
+    assert sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_what_a_client_logs_of_a_refresh_is_still_logged(sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once."""
+    caplog.set_level(logging.DEBUG, "urllib3")
+    auth = auth_for(sandbox)
+    auth.refresh()
+    assert sum(endpoint.REFRESH_PATH in message for message in caplog.messages) == 1
 
 
 def _raise(*_: object, **__: object) -> None:
