@@ -184,7 +184,7 @@ def test_lock_file_removed_and_its_holder_killed(sandbox: Sandbox, token_file: P
 def test_a_locked_plant_in_the_room_stops_nobody(sandbox: Sandbox, token_file: Path, planted: int) -> None:
     """Another user's file there is no rotation under way, whatever locks he has on it."""
     if os.geteuid() != 0:
-        pytest.skip("needs root: run the tests as root")
+        pytest.skip("needs a file of another user's: run as root")
     room = Path(f"{token_file}.new")
     room.touch(planted)
     with room.open() as held:

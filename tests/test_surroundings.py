@@ -431,8 +431,8 @@ while time.monotonic() < end:
         except Strike: strikes += 1
     if {what!r} == "wait": thread.start()
     tries = 0
-    while thread.ident is None and tries < 20: tries += 1; time.sleep(0.001)  # it was interrupted before there was a thread
-    thread.join(5) if thread.ident else None
+    while not thread._started.is_set() and tries < 20: tries += 1; time.sleep(0.001)  # it was interrupted before there was a thread
+    thread.join(5) if thread._started.is_set() else None
     stuck += thread.is_alive()
     if stuck: break
 print(strikes > 100, stuck)
