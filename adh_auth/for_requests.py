@@ -24,7 +24,7 @@ from .requests_body import is_plain as _is_plain
 from .requests_carrier import carried, mock_behind, sessions_are_mocked
 from .requests_compat import cookie_jar
 from .rotation import Pair
-from .secret import REDACTED, Secret
+from .secret import REDACTED, BearerHeader, Secret
 
 __all__ = ["AdhAuth"]
 
@@ -64,7 +64,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         except AdhAuthError as error:
             trouble = error
         else:
-            r.headers["Authorization"] = pair.header
+            r.headers["Authorization"] = BearerHeader(pair.header)
             hooks = r.hooks["response"]
             if not hooks:
                 hooks.append(_ResponseHook(self))
@@ -163,7 +163,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
             return response
         again = request.copy()
         _refresh_cookies(again, response)
-        again.headers["Authorization"] = pair.header
+        again.headers["Authorization"] = BearerHeader(pair.header)
         started = time.perf_counter()
         resent: Response = connection.send(again, **sent_with)
         resent.elapsed = timedelta(seconds=time.perf_counter() - started)
@@ -222,7 +222,7 @@ _MOVED = "_adh_auth_moved"
 
 def _move_on(request: PreparedRequest, pair: Pair) -> None:
     """Let what requests makes of `request` carry `pair`."""
-    request.headers["Authorization"] = pair.header
+    request.headers["Authorization"] = BearerHeader(pair.header)
     vars(request)[_MOVED] = True
 
 

@@ -16,7 +16,7 @@ from . import endpoint
 from .decide import is_due_ahead
 from .job import Job, OwnClock, forget_jobs
 from .plan import Plan, Store
-from .secret import BearerHeader, Secret
+from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .steps import ask_steps, revoke_steps, rotate_steps
 from .token_file import host_name, tell
@@ -53,7 +53,7 @@ class Pair:
 
     def __init__(self, tokens: Tokens, *, ask: bool) -> None:
         self.tokens = tokens
-        self.header = BearerHeader("Bearer " + tokens.access_token)
+        self.header = "Bearer " + tokens.access_token
         self.secret = Secret(tokens.access_token)
         self.expires_at = tokens.expires_at
         #: the API has said that the access token is expired
