@@ -21,6 +21,8 @@ def pytest_configure() -> None:
     """A shell's ``&`` starts a program with SIGINT ignored, and its children inherit that: the tests of Ctrl-C would wait for nothing."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Hundreds of children would compile the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -601,16 +601,17 @@ def _told(world: World, path: list[Choice]) -> str:
 #: What is looked at in full, and what in a sample: rules, runs, seed.
 FULL = {
     "two clients, any one fault, a strict server": Rules(),
-    "two clients, any one fault, a server with grace": Rules(grace=True),
     "two clients, and a sign-in without the lock at any moment": Rules(faults=0, signs_in=True),
     "one client, any two faults": Rules(processes=1, faults=2),
 }
 #: A minute's work, so not in every test run: python -m tests.simulation
 LONG = {
+    "two clients, any one fault, a server with grace": Rules(grace=True),
     "two clients, any one fault, and a sign-in without the lock at any moment": Rules(signs_in=True),
     "three clients, no fault": Rules(processes=3, faults=0),
 }
 SAMPLES = {
+    "two clients, one fault, a server with grace": (Rules(grace=True), 1500, 20240228),
     "three clients, two faults, a strict server": (Rules(processes=3, faults=2), 1500, 20240229),
     "three clients, two faults, a server with grace": (Rules(processes=3, faults=2, grace=True), 1000, 20240301),
     "three clients, two faults, and a sign-in": (Rules(processes=3, faults=2, signs_in=True), 1000, 20240302),
