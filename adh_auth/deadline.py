@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from .endpoint import REPLY_LIMIT
+from .threads import OURS
 
 __all__ = ["Deadline"]
 
@@ -27,7 +28,7 @@ class Deadline:
         self.over = False
         # No daemon: a sub-interpreter may have none. It never outlives the call.
         self._timer = threading.Timer(seconds, self._end)
-        self._timer.name = "adh-auth deadline"
+        self._timer.name = OURS + "deadline"
 
     def __enter__(self) -> Deadline:
         # While the interpreter shuts down there are no new threads; then the time-outs of the client have to do.

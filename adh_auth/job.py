@@ -10,14 +10,15 @@ import atexit
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .clock import JobClock
 from .errors import AdhAuthError, RefreshFailed, fresh_copy
 from .plan import Plan, Step, Steps
 from .secret import Secret
+from .threads import OURS, is_anybody_else_alive, keeps_alive, signals_held, survive_an_interrupted_start
 from .token_file import logger, tell
 from .tokens import Tokens, fingerprint
 
@@ -25,8 +26,6 @@ __all__ = ["Job", "OwnClock", "forget_jobs"]
 
 #: Waiters that one turn of an event loop wakes. A thousand tasks that go on in one turn would block the loop for tens of milliseconds.
 WAKE_AT_ONCE = 8
-#: What the names of this library's threads begin with.
-THREADS = "adh-auth "
 NO_THREAD = "no thread can be started for the refresh (is there a limit on processes or threads?); nothing was sent, try again later"
 
 
@@ -71,8 +70,8 @@ class Job:
         return self._started()
 
     def _started(self) -> bool:
-        thread = threading.Thread(target=self._run, name=THREADS + "rotation", daemon=False)
-        _survive_an_interrupted_start(thread)
+        thread = threading.Thread(target=self._run, name=OURS + "rotation", daemon=False)
+        survive_an_interrupted_start(thread)
         self._thread = thread
         _jobs.add(self)
         try:
@@ -90,7 +89,7 @@ class Job:
         me = Waiter(threading.current_thread(), _nothing)
         self._waiters.append(me)
         try:
-            with _signals_held():
+            with signals_held():
                 self._run(until_settled=True)
         finally:
             self._leave(me)
@@ -232,7 +231,7 @@ class Job:
         maker = self._maker
         if maker is not None:
             waiting.append(maker)
-        return not self.settled and any(map(_keeps_alive, waiting))
+        return not self.settled and any(map(keeps_alive, waiting))
 
     def join(self) -> None:
         """Wait for the thread; what has none goes on here."""
@@ -286,73 +285,7 @@ class OwnClock(JobClock):
             return True
         if threading.main_thread().is_alive() or self._job.is_waited_for():
             return False
-        return not any(thread.is_alive() and _keeps_alive(thread) for thread in threading.enumerate() if _is_foreign(thread))
-
-
-def _is_foreign(thread: threading.Thread) -> bool:
-    return thread is not threading.main_thread() and not thread.name.startswith(THREADS) and not _is_dummy(thread)
-
-
-def _keeps_alive(thread: threading.Thread) -> bool:
-    """Whether it is no daemon. A thread that Python did not start looks like one, and is none: a server's, that runs this interpreter."""
-    return not thread.daemon or _is_dummy(thread)
-
-
-def _is_dummy(thread: threading.Thread) -> bool:
-    return type(thread).__name__ == "_DummyThread"
-
-
-def _survive_an_interrupted_start(thread: threading.Thread) -> None:
-    """`Thread.start` waits for an Event until the thread runs, see `Job.wait`. CPython 3.10 to 3.15 call it `_started`."""
-    if "_started" in vars(thread):
-        vars(thread)["_started"] = _Started()
-
-
-class _Started:
-    """As much of an Event as a thread needs to tell that it runs, without a lock that an interrupt can leave taken."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        self._set = True
-        if self._asleep.locked():
-            self._asleep.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self._set:
-            self._asleep.acquire(timeout=-1 if timeout is None else timeout)
-        return self._set
-
-    def _at_fork_reinit(self) -> None:
-        self._asleep = threading.Lock()
-        if not self._set:
-            self._asleep.acquire()
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let no signal handler of the program's raise in here, for there may be a spent token in hand; they run afterwards."""
-    came: list[tuple[Any, Any]] = []
-    handlers: dict[Any, Any] = {}
-    with suppress(ValueError):  # not in the main thread, which alone gets signals
-        for number in signal.valid_signals():
-            handler = signal.getsignal(number)
-            if callable(handler):
-                signal.signal(number, lambda *arguments: came.append(arguments))
-                handlers[number] = handler
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for arguments in came:
-            handlers[arguments[0]](*arguments)
+        return not is_anybody_else_alive()
 
 
 def _nothing() -> None:

@@ -414,7 +414,8 @@ def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
         pytest.skip("needs a Python whose own threads survive an interrupted start: run it on 3.13 or 3.15")
     code = f"""
 import random, signal, threading, time
-from adh_auth.job import Job, _survive_an_interrupted_start
+from adh_auth.job import Job
+from adh_auth.threads import survive_an_interrupted_start
 class Strike(Exception): pass
 def strike(*_): raise Strike
 signal.signal(signal.SIGALRM, strike)
@@ -423,7 +424,7 @@ end = time.monotonic() + 2
 while time.monotonic() < end:
     job = Job()
     thread = threading.Thread(target=job.settle, args=(None,), daemon=True)
-    _survive_an_interrupted_start(thread)
+    survive_an_interrupted_start(thread)
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 1e-4))
         if {what!r} == "wait": job.wait(0.0002)
