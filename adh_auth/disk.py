@@ -178,8 +178,9 @@ class Room:
         if is_held(self.path):
             raise BlockingIOError(errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile")
         with suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
+            patiently(lambda: os.unlink(self.path))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+        self._fd: int | None = patiently(lambda: os.open(self.path, flags, PRIVATE))
         _rooms.add(self)
         try:
             _hold(self._fd)
@@ -194,7 +195,8 @@ class Room:
     def fill(self, data: bytes) -> None:
         """Put the content there, durably. From here on a kill does not lose it: `left_behind` finds it."""
         if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE)
+            flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY
+            self._fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
             _require_ours(os.fstat(self._fd))
             _hold(self._fd)
             _make_private(self._fd)
@@ -303,7 +305,7 @@ def _keeps_modes(path: str) -> bool:
 
 def install_left_behind(target: str) -> None:
     """Finish the replacement that a kill cut short."""
-    fd = os.open(room_path(target), os.O_RDWR | _NOFOLLOW | _BINARY)
+    fd = patiently(lambda: os.open(room_path(target), os.O_RDWR | _NOFOLLOW | _BINARY))
     try:
         data = _read_all(fd).rstrip(b"\0")
         os.ftruncate(fd, len(data))
