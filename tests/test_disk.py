@@ -518,9 +518,12 @@ def test_reservation_refused_for_a_moment(sandbox: Sandbox, token_file: Path, mo
         # Windows tells of no lock; here the room is opened for that question, too, which takes a refusal for a no.
         patched.setattr(disk, "is_held", lambda _: False)
         real, refusing = getattr(os, call), _refusing(getattr(os, call), refusals, ".new")
-        # The first to open it reads what was left behind.
-        makes = lambda flags=os.O_EXCL, *_: flags & os.O_EXCL  # noqa: E731
-        patched.setattr(os, call, lambda path, *rest, **named: (refusing if makes(*rest) else real)(path, *rest, **named))
+
+        def of_the_reservation(path: Any, *rest: Any, **named: Any) -> Any:
+            # The first to open it reads what was left behind.
+            return (real if rest and not rest[0] & os.O_EXCL else refusing)(path, *rest, **named)
+
+        patched.setattr(os, call, of_the_reservation)
         assert get(sandbox, auth_for(sandbox)) == 200
     assert not refusals
     assert_nothing_lost(sandbox, token_file)
