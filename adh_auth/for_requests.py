@@ -28,9 +28,10 @@ from .secret import REDACTED, BearerHeader, Secret
 
 __all__ = ["AdhAuth"]
 
-#: Seconds that a call with a time-out waits for a refresh before it is sent: enough for what needs no network, as a refusal on record.
-MOMENT = 0.25
-#: The same for the first call of a thread, of whose time-out nothing is known: most refreshes are over by then.
+#: Part of a call's time-out that it waits for a refresh before it is sent: with `timeout=2` a quarter of a second, enough for what needs no
+#: network, as a refusal on record. The rest is waited for by the hook, which knows the time-out for certain.
+SHARE = 1 / 8
+#: Seconds of the same for the first call of a thread, of whose time-out nothing is known: most refreshes are over by then.
 FIRST_MOMENT = 1.0
 
 
@@ -101,7 +102,7 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         if not hasattr(self._of_thread, "timeout"):
             return FIRST_MOMENT
         seconds = read_timeout(self._of_thread.timeout)
-        return None if seconds is None else min(MOMENT, seconds)
+        return None if seconds is None else SHARE * seconds
 
     def _on_response(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
         self._seen = sent_with

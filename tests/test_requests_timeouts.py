@@ -13,7 +13,7 @@ import requests
 from urllib3.util import Timeout
 
 from adh_auth import AdhAuth, ReauthorizationRequired, RefreshFailed, TokenFile
-from adh_auth.for_requests import FIRST_MOMENT, MOMENT, read_timeout
+from adh_auth.for_requests import FIRST_MOMENT, SHARE, read_timeout
 from adh_auth.testing import Sandbox
 
 from .events import wait_until
@@ -49,7 +49,7 @@ def test_the_callers_timeout_bounds_the_wait(sandbox: Sandbox, session: requests
             started = time.monotonic()
             with pytest.raises(RefreshFailed, match="goes on, try again later") as raised:
                 session.get(url, timeout=FORMS[form])
-            assert SHORT <= time.monotonic() - started < SHORT + MOMENT + 5
+            assert SHORT <= time.monotonic() - started < (1 + SHARE) * SHORT + 5
             assert isinstance(raised.value, requests.RequestException)
         hold.wait(PATIENCE)
     wait_until(lambda: sandbox.counts.rotations == 1)
@@ -110,7 +110,7 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
         caller = threading.Thread(target=upload)
         caller.start()
-        caller.join(FIRST_MOMENT + MOMENT)
+        caller.join(FIRST_MOMENT + 0.25)
         assert caller.is_alive()
         assert sandbox.counts.requests == before
         hold.release()
@@ -137,7 +137,7 @@ def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, sessi
         dead(sandbox, session)
         before = sandbox.counts.unauthorized
         go.set()
-        other.join(FIRST_MOMENT + MOMENT)
+        other.join(FIRST_MOMENT + 0.25)
         assert other.is_alive()
         hold.release()
         other.join()
