@@ -6,16 +6,19 @@ from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import endpoint
 from .attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from .decide import LONGEST_RESPECT, Refresh, failure, moment, refusal
 from .errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
 from .guarded_logs import with_guarded_logs
-from .plan import Plan, Reserved, Step, Steps
+from .plan import Plan, Step, Steps
 from .settings import REFRESH_DEADLINE
 from .tokens import Secret, Stored, fingerprint
+
+if TYPE_CHECKING:
+    from .protocols import Reserved
 
 __all__ = ["Attempt", "attempted"]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 from .attempts import FAILED, REFUSED, SENDING, UNSAVED, Record
 from .endpoint import EXPIRED
 from .errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed, TokenFileError
 from .places import sign_in
 from .tokens import Secret, Tokens, fingerprint
+
+if TYPE_CHECKING:
+    from .protocols import ActivePair
 
 __all__ = ["HAND_OVER", "RESEND", "ROTATE", "Adopt", "Decision", "Refresh", "Refuse", "after_401", "decide", "moment", "pause_ends"]
 
@@ -59,15 +62,6 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
     if record.state in (SENDING, UNSAVED):
         return Refresh(record.at, record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply")
     return Refresh(record.lost_at, record.lost_how)
-
-
-class ActivePair(Protocol):
-    """The pair that requests are sent with, as far as a 401 is judged by it."""
-
-    secret: Secret
-    #: the API has said that the access token is expired
-    dead: bool
-    expires_at: float | None
 
 
 #: What to do with a 401: hand it to the caller, send again with the pair at hand, or rotate first.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import endpoint
 from .decide import is_due_ahead
 from .job import Job, OwnClock, forget_jobs
-from .plan import Plan, Store
+from .plan import Plan
 from .secret import Secret
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .steps import ask_steps, revoke_steps, rotate_steps
@@ -24,13 +24,7 @@ from .tokens import Tokens
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    class WatchedStore(Store, Protocol):
-        """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
-
-        def watch(self, state: object, pair: Pair) -> Watch[Pair]: ...
-
+    from .protocols import WatchedStore
 
 __all__ = ["LOCK_TIMEOUT", "Pair", "Post", "Rotation"]
 

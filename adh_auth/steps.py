@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from . import endpoint
 from .attempt import Attempt, attempted
@@ -19,6 +19,9 @@ from .errors import AdhAuthError, ConfigurationError, RefreshFailed
 from .plan import Plan, Step, Steps
 from .settings import LOCK_TIMEOUT, REFRESH_DEADLINE
 from .tokens import Secret, Stored, Tokens, fingerprint
+
+if TYPE_CHECKING:
+    from .protocols import Doubtful
 
 __all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "ask_steps", "revoke_steps", "rotate_steps"]
 
@@ -133,15 +136,6 @@ def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
     if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
         plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now")
     return True
-
-
-class Doubtful(Protocol):
-    """A pair that may have expired unnoticed: what the API has said to it was kept from us."""
-
-    doubtful: bool
-
-    def end(self) -> None:
-        """The API has said that it is expired."""
 
 
 def ask_steps(plan: Plan, call: endpoint.Call, pair: Doubtful) -> Steps:
