@@ -12,6 +12,7 @@ from .benchmarks.table import Row, printed
 from .support import ROOT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_runs(part: str) -> None:
     """Every part fills its rows of the table."""

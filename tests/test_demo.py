@@ -72,6 +72,7 @@ def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_program_gets_one_object(tmp_path: Path) -> None:
     """`--json` writes the sums and what each process did as one object, and nothing besides."""
     said = adh("demo", "--json", "--seconds", "3", env={"TMPDIR": str(tmp_path)})
@@ -88,6 +89,7 @@ def test_a_program_gets_one_object(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_a_program_on_a_terminal_gets_no_table() -> None:
     """`--json` is plain even where colours and a table would be welcome."""
@@ -96,6 +98,7 @@ def test_a_program_on_a_terminal_gets_no_table() -> None:
     assert "\x1b" not in seen
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
@@ -109,6 +112,7 @@ def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
     assert "wrote it to the file" in seen
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
     """A line that wraps would tear the table apart."""
@@ -146,6 +150,7 @@ def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
     """Interrupted before anybody was ready, the demo ends with 130 and the sums of nothing."""
     with socket.create_server(("127.0.0.1", 0)) as bell:
@@ -188,6 +193,7 @@ def test_the_crew_ends_with_its_parent() -> None:
         assert gone(crew)
 
 
+@pytest.mark.long
 def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
     """A process that dies before it is ready is a failure with its own last words, not a hang and not a success."""
     (tmp_path / "httpx.py").write_text("raise RuntimeError('no such luck')")
@@ -201,6 +207,7 @@ def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
     assert sum("no such luck" in trouble for trouble in told["troubles"]) == 2
 
 
+@pytest.mark.long
 def test_a_reader_that_has_gone_ends_the_demo(tmp_path: Path) -> None:
     """`adh-auth demo | head -1` ends when head does, and cleans up."""
     with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}) as process:

@@ -50,6 +50,7 @@ def test_no_module_is_imported_only_for_type_checkers(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_the_demo_of_a_frozen_program_starts_itself(tmp_path: Path) -> None:
     """Its executable is no Python and knows no `-c`: the demo's processes are the same program, called otherwise."""
     code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); from adh_auth.cli import main; sys.exit(main())"

@@ -126,6 +126,7 @@ def test_a_warning_costs_no_refresh(name: str, env: dict[str, str]) -> None:
     assert (after["refresh_token"] != before["refresh_token"], file.stat().st_mode & 0o777) == (True, 0o600)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["no console", "no streams", "warnings are errors"])
 def test_the_demo_works(name: str, env: dict[str, str]) -> None:
     """Its processes are started and reaped without any stream of ours."""
