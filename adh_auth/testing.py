@@ -126,7 +126,7 @@ class Sandbox(Settings):
             "ADH_BASE_URL": self.url,
             "ADH_CLIENT_ID": self.client_id,
             "ADH_CLIENT_SECRET": self.client_secret,
-            "ADH_TOKEN_FILE": os.fspath(token_file),
+            "ADH_TOKEN_FILE": os.path.abspath(token_file),  # the variable takes no other
         }
 
     # Sessions.

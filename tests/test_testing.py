@@ -1014,3 +1014,9 @@ def test_fixture(tmp_path: Path) -> None:
     for command in ([sys.executable, "-c", check], run):
         finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_environment_of_a_relative_path(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable takes absolute paths only: a relative one is meant from the folder that is current now."""
+    monkeypatch.chdir(tmp_path)
+    assert sandbox.environment("t.json")["ADH_TOKEN_FILE"] == str(tmp_path / "t.json")
