@@ -51,7 +51,8 @@ class Job:
         self.paused = False
         self.outcome: Tokens | AdhAuthError | None = None
         # No lock guards these: `settled` is set before they are looked through, and looked at after one was added.
-        self._waiters: list[Waiter] = []
+        # By their ids: a thousand tasks that leave a list, in any order, would block their loop for tens of milliseconds.
+        self._waiters: dict[int, Waiter] = {}
         #: who has made it and is about to wait
         self._maker = None if in_background else threading.current_thread()
         self._thread: threading.Thread | None = None
@@ -87,7 +88,7 @@ class Job:
     def run_here(self) -> None:
         """Run in the caller's thread, until the outcome is known."""
         me = Waiter(threading.current_thread(), _nothing)
-        self._waiters.append(me)
+        self._waiters[id(me)] = me
         try:
             with signals_held():
                 self._run(until_settled=True)
@@ -161,7 +162,7 @@ class Job:
         self.outcome = outcome
         self.settled = True
         loops: dict[Any, list[Callable[[], None]]] = {}
-        for waiter in list(self._waiters):
+        for waiter in list(self._waiters.values()):
             if waiter.loop is None:
                 waiter.wake()
             else:
@@ -183,7 +184,7 @@ class Job:
         asleep.acquire()
         me = Waiter(threading.current_thread(), lambda: asleep.release() if asleep.locked() else None)
         try:
-            self._waiters.append(me)
+            self._waiters[id(me)] = me
             if not self.settled:
                 asleep.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         finally:
@@ -199,7 +200,7 @@ class Job:
         event = anyio.Event()
         me = Waiter(threading.current_thread(), event.set, _native_token())
         try:
-            self._waiters.append(me)
+            self._waiters[id(me)] = me
             if not self.settled:
                 with anyio.move_on_after(seconds):
                     await event.wait()
@@ -222,12 +223,11 @@ class Job:
     def _leave(self, waiter: Waiter) -> None:
         if waiter.thread is self._maker:
             self._maker = None
-        with suppress(ValueError):  # an interrupt came before it was there
-            self._waiters.remove(waiter)
+        self._waiters.pop(id(waiter), None)  # an interrupt may have come before it was there
 
     def is_waited_for(self) -> bool:
         """Whether a thread that keeps the program alive waits for the outcome."""
-        waiting = [waiter.thread for waiter in list(self._waiters)]
+        waiting = [waiter.thread for waiter in list(self._waiters.values())]
         maker = self._maker
         if maker is not None:
             waiting.append(maker)
