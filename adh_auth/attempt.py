@@ -26,6 +26,8 @@ __all__ = ["Attempt", "attempted"]
 PAUSES = (0.5, 1.0, 2.0)
 #: Seconds between tries to write a pair that could not be written.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: Seconds between the last tries, once the program is ending: a full disk or a network mount is often back after a moment.
+LAST_PAUSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0, 1.0)
 #: Tries of a write that something else than the disk broke off, before anybody hears of it.
 AT_ONCE = 3
 #: Seconds of a longer pause after which the end of the program is noticed.
@@ -175,13 +177,16 @@ class Attempt:
         )
         with suppress(Exception):  # a caller who is not let go on waits until it is written
             plan.keep(fresh.tokens)
+        last_pauses = iter(LAST_PAUSES)
         for pause in _ever(SAVE_PAUSES):
             yield from self._rest(pause)
-            ending = plan.clock.ending()
+            last = next(last_pauses, None) if plan.clock.ending() else 0.0
+            if last:
+                yield Step("pause", partial(plan.clock.sleep, last))
             written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
             if refused is None:
                 break
-            if ending:
+            if last is None:
                 plan.tell(f"the program ends, and its new pair could not be written: {_said(refused)}")
                 return fresh.tokens
         if not written:

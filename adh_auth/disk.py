@@ -177,23 +177,23 @@ class Room:
         self.path = room_path(target)
         if is_held(self.path):
             raise BlockingIOError(errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile")
-        with suppress(FileNotFoundError):
-            patiently(lambda: os.unlink(self.path))
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
-        self._fd: int | None = patiently(lambda: os.open(self.path, flags, PRIVATE))
+        self._fd: int | None = None
+        self._content = b""
         _rooms.add(self)
         try:
-            _hold(self._fd)
-            _make_private(self._fd)
-            _allocate(self._fd, size)
+            fd = self._open_anew()
+            _allocate(fd, size)
             # NFS and quotas say "no space" no sooner than here.
-            os.fsync(self._fd)
+            os.fsync(fd)
         except BaseException:
             self.discard()
             raise
 
     def fill(self, data: bytes) -> None:
         """Put the content there, durably. From here on a kill does not lose it: `left_behind` finds it."""
+        self._content = data
+        if self._fd is not None and not self._is_in_place():
+            self._open_anew()
         if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
             flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY
             self._fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
@@ -207,6 +207,8 @@ class Room:
 
     def install(self) -> None:
         """Make it the file, durably."""
+        if self._fd is not None and not self._is_in_place():
+            self.fill(self._content)
         if sys.platform == "win32":
             self.close()  # no file that is open is renamed there
         try:
@@ -214,6 +216,24 @@ class Room:
         finally:
             self.close()  # not before: who finds it unlocked takes it for left behind
         sync_folder(self.target)
+
+    def _is_in_place(self) -> bool:
+        """Whether the prepared file is still the one under its name: a cleaner of old files may have removed it, or put another there."""
+        assert self._fd is not None
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def _open_anew(self) -> int:
+        self.close()
+        with suppress(FileNotFoundError):
+            patiently(lambda: os.unlink(self.path))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+        self._fd = fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
+        _hold(fd)
+        _make_private(fd)
+        return fd
 
     def discard(self) -> None:
         """Give the room back."""

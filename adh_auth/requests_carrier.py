@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -118,7 +119,32 @@ def _via_session(session: requests.Session, call: Call, seconds: float) -> Respo
 
 
 def _no_auth(request: PreparedRequest) -> PreparedRequest:
+    """Sign nothing, and let no hook of the session's break in on the reply: one that raises would drop it after the token is spent.
+
+    requests registers the session's hooks right after the auth, on the request that this gives back.
+    """
+    request.hooks = {"response": _GuardedHooks()}
     return request
+
+
+class _GuardedHooks(list[Any]):
+    """Hooks that are called as ever, and whose errors end there."""
+
+    def append(self, hook: Any) -> None:
+        """Register one."""
+        super().append(_guarded(hook))
+
+    def extend(self, hooks: Iterable[Any]) -> None:
+        """Register several."""
+        super().extend(_guarded(hook) for hook in hooks)
+
+
+def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        with suppress(Exception, SystemExit):
+            return hook(*arguments, **named)
+
+    return call
 
 
 def _answered(send: Any, deadline: Deadline) -> Reply:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from adh_auth import RefreshFailed, TokenFile, TokenFileError, Tokens, attempt, disk, endpoint, token_file
+from adh_auth import AdhAuth, RefreshFailed, TokenFile, TokenFileError, Tokens, attempt, disk, endpoint, token_file
 from adh_auth.attempts import SENDING, Record
 from adh_auth.rotation_lock import RotationLock
 from adh_auth.testing import Sandbox
@@ -458,3 +459,112 @@ def test_the_mark_does_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
     assert REPLACES not in json.loads(token_file.read_bytes())
     assert os.listdir(token_file.parent)
     assert_nothing_lost(sandbox, token_file)
+
+
+# What lies beside the file is removed or replaced while the reply is on its way.
+
+
+def _removed(path: Path) -> None:
+    path.unlink()
+
+
+def _replaced(path: Path) -> None:
+    path.unlink()
+    path.write_text("{}")
+
+
+@each_client
+@pytest.mark.parametrize("all_of_them", [False, True], ids=["the prepared file", "every companion"])
+@pytest.mark.parametrize("change", [_removed, _replaced])
+def test_the_prepared_file_is_gone_in_mid_refresh(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient, change: Callable[[Path], None], all_of_them: bool
+) -> None:
+    """A cleaner of old files may take it, or another program put its own there: only what was written itself becomes the token file."""
+    auth = client.auth(**arguments)
+    sandbox.expire()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(client.get, auth, sandbox.url + "/api/auth/me")
+        hold.wait(PATIENCE)
+        if all_of_them:
+            for companion in ("lock", "record"):
+                Path(f"{token_file}.{companion}").unlink()
+        change(Path(f"{token_file}.new"))
+        hold.release()
+        assert answer.result(PATIENCE).status_code == 200
+    # At once, without the pauses of a disk that fails: the next expiry may be near.
+    sandbox.expire()
+    assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 2
+
+
+def test_the_prepared_file_is_replaced_between_write_and_rename(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename goes by the name, and the name may lead elsewhere by then."""
+    fill, filled = disk.Room.fill, list[bytes]()
+
+    def fill_and_lose(room: disk.Room, data: bytes) -> None:
+        fill(room, data)
+        if not filled:
+            filled.append(data)
+            _replaced(Path(room.path))
+
+    monkeypatch.setattr(disk.Room, "fill", fill_and_lose)
+    sandbox.expire()
+    assert get(sandbox, auth_for(sandbox)) == 200
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
+
+
+# The end of the program.
+
+
+@pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"])
+def test_a_disk_that_fails_for_a_moment_at_the_end(sandbox: Sandbox, token_file: Path, name: str) -> None:
+    """A script of one request: the disk is back a moment after the script is over, and so is the session."""
+    auth = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}[name]
+    code = f"""
+import os, {name}
+from adh_auth import {auth}
+write, refusals = os.write, [True] * 4
+def failing(fd, data):
+    if b"access_token" in bytes(data) and refusals:
+        refusals.pop()
+        raise OSError({errno.ENOSPC}, "No space left on device")
+    return write(fd, data)
+os.write = failing
+print({name}.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth={auth}(), timeout=60).status_code)
+"""
+    sandbox.expire()
+    with child(code, sandbox.environment(token_file)) as process:
+        told, errors = process.communicate(timeout=PATIENCE)
+    assert told == "200\n", errors
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
+
+
+# Hooks of the client that carries the refresh.
+
+
+@pytest.mark.parametrize("raised", [requests.HTTPError, ValueError, KeyError, MemoryError, SystemExit])
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+def test_a_hook_of_refresh_via_that_raises_drops_no_reply(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, raised: type[BaseException], always: bool
+) -> None:
+    """The session that carries the refresh runs its hooks on the reply, and what they raise ends there: the token is spent by then."""
+    seen: list[str] = []
+
+    def hook(response: requests.Response, **_: Any) -> None:
+        seen.append(response.url)
+        if always or len(seen) == 1:
+            raise raised("a hook")
+
+    sandbox.expire()
+    with requests.Session() as session:
+        session.hooks["response"] = hook
+        answer = requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_via=session), timeout=PATIENCE)
+    assert answer.status_code == 200
+    assert seen == [sandbox.url + "/api/auth/refresh"]
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.refresh_calls == 1
