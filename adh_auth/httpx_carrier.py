@@ -10,7 +10,7 @@ from typing import Any
 
 from .deadline import Deadline
 from .endpoint import REPLY_LIMIT, Call, Reply, Unreachable, decoded
-from .httpx_compat import loaded_content, without_response_hooks
+from .httpx_compat import has_connections, loaded_content, without_response_hooks
 from .proxies import must_not_ask_the_system
 from .reasons import reason
 
@@ -18,6 +18,7 @@ __all__ = ["Carrier"]
 
 #: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
 CONNECT_TIMEOUT = 5.0
+OTHER_LOOP = "refresh_via is an AsyncClient with connections of another event loop; give the refresh a client of its own"
 
 
 class Carrier:
@@ -53,6 +54,8 @@ class Carrier:
         if isinstance(client, self._client.AsyncClient):
             import anyio
 
+            if has_connections(client, call.url):
+                raise Unreachable(OTHER_LOOP, sent=False)
             return anyio.run(self._carried_async, client, call, seconds)
         with deadline:
             request = self._request(client, call, seconds, {"trace": partial(_watch, deadline)})

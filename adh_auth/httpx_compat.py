@@ -13,6 +13,7 @@ from .reasons import chain
 
 __all__ = [
     "callers_timeout",
+    "has_connections",
     "has_content",
     "loaded_content",
     "mark_as_read",
@@ -128,6 +129,16 @@ def without_response_hooks(client: Any, *, request_hooks: bool) -> Any:
     quiet = copy.copy(client)
     quiet.event_hooks = {"request": hooks["request"] if request_hooks else [], "response": []}
     return quiet
+
+
+def has_connections(client: Any, url: str) -> bool:
+    """Whether an asynchronous client has connections open where it would send a request for `url`.
+
+    Both clients, all versions: `_transport_for_url` chooses the transport, its `_pool` is httpcore's, whose `connections` are public. A
+    connection belongs to the event loop that opened it: on another one a request goes out, and its reply is lost.
+    """
+    transport = client._transport_for_url(client.build_request("POST", url).url)  # noqa: SLF001
+    return bool(getattr(getattr(transport, "_pool", None), "connections", None))
 
 
 def _frames(error: BaseException) -> Iterator[Any]:

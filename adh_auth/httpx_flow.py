@@ -20,6 +20,7 @@ from .httpx_carrier import Carrier
 from .httpx_compat import callers_timeout, loaded_content, response_behind
 from .httpx_compat import has_content as _has_content
 from .httpx_compat import url_parts as _parts
+from .httpx_parts import load_transport, load_waiting
 from .job import Job
 from .plugin import REDACTED, ROUNDS, Plugin, bearer, wrong_client
 from .rotation import Pair
@@ -49,6 +50,15 @@ class HttpxFlow(Plugin):
     """The plugin, given `_client`: the module httpx or httpx2."""
 
     _client: Any
+    _has_loaded = False
+
+    def _load(self, *, in_task: bool) -> None:
+        """Load with the first request what a later refresh needs."""
+        if self._refresh_via is None:
+            load_transport(self._client)
+        if in_task:
+            load_waiting()
+        self._has_loaded = True
 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
         # As a URL of the client has them: no brackets, and None for the scheme's own port.
@@ -103,7 +113,7 @@ class HttpxFlow(Plugin):
         if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(request.url)):
             yield request
             return
-        pair = self._core.watch.unchanged() or self._glance(request)
+        pair = self._core.watch.unchanged() or self._glance(request, in_task=True)
         body = _WHOLE if _has_content(request) else _Body(request.stream)
         if pair.ask or body is not _WHOLE:
             pair = await run_async(self._ready(request, body, pair))
@@ -120,8 +130,10 @@ class HttpxFlow(Plugin):
             pass
         self._heed_hidden_answer(sys.exc_info()[1])
 
-    def _glance(self, request: Any) -> Pair:
+    def _glance(self, request: Any, *, in_task: bool = False) -> Pair:
         """The pair in force. Raises as the client does."""
+        if not self._has_loaded:
+            self._load(in_task=in_task)
         try:
             return self._core.glance()
         except AdhAuthError as error:
@@ -247,10 +259,20 @@ class HttpxFlow(Plugin):
     def _again(self, response: Any, pair: Pair) -> Any:
         """The request once more, as a request of its own: hooks and mocks keep the first as it was."""
         again = with_header(response.request, pair.header)
-        # As the client's own digest auth does, which sends a load balancer's cookie along. A Cookie header that is there stays as it is.
-        if response.cookies:
-            self._client.Cookies(response.cookies).set_cookie_header(again)
+        if "set-cookie" in response.headers:
+            self._add_cookies(again, response)
         return again
+
+    def _add_cookies(self, again: Any, response: Any) -> None:
+        """Send along what the 401 has set, a load balancer's cookie perhaps; what the request carries besides stays as it is."""
+        # Not `response.cookies`, which leaves a jar on the response: that can't be pickled any more.
+        fresh = self._client.Cookies()
+        fresh.extract_cookies(response)
+        request = type(again)(again.method, again.url)
+        fresh.set_cookie_header(request)
+        added = request.headers.get("cookie")
+        if added:
+            again.headers["Cookie"] = merged_cookies(again.headers.get("cookie", ""), added)
 
     def _for_client(self, error: AdhAuthError, request: Any) -> AdhAuthError:
         raised = twin(error, self._client.HTTPError)
@@ -270,6 +292,14 @@ class HttpxFlow(Plugin):
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):
             name = self._client.__name__
             raise ConfigurationError(f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via")
+
+
+def merged_cookies(carried: str, added: str) -> str:
+    """A ``Cookie`` header with the pairs of both; an added one takes the place of those of its name."""
+    pairs = [pair for pair in (item.strip() for item in added.split(";")) if pair]
+    names = {pair.partition("=")[0] for pair in pairs}
+    kept = [pair for pair in (item.strip() for item in carried.split(";")) if pair and pair.partition("=")[0] not in names]
+    return "; ".join([*kept, *pairs])
 
 
 def _for_the_record(request: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import ModuleType
 
-__all__ = ["require_parts"]
+__all__ = ["load_transport", "load_waiting", "require_parts"]
 
 #: Names of the public interface that both share, those of httpx_flow and httpx_carrier.
 PARTS = (
@@ -21,6 +22,30 @@ PARTS = (
     "Timeout",
     "UnsupportedProtocol",
 )
+
+
+def load_transport(client: ModuleType) -> None:
+    """Load what a client of our own imports when it is built, and connects with (httpcore, certifi).
+
+    The caller's client has done so, unless it has a transport of another kind. In the thread of a rotation it would be too late: the
+    program may have changed its root by then, or fork.
+    """
+    with suppress(ImportError):  # httpx2 has no use for it
+        import certifi  # noqa: F401
+    with suppress(ImportError):  # whoever needs it hears of it then
+        client.HTTPTransport(verify=False).close()
+
+
+def load_waiting() -> None:
+    """Load what a task waits with, on this event loop's library: anyio puts all of that off to the first use."""
+    with suppress(ImportError):
+        import anyio
+        import anyio.lowlevel
+        import anyio.to_thread
+
+        anyio.Event()
+        anyio.lowlevel.current_token()
+        anyio.CancelScope()
 
 
 def require_parts(client: ModuleType, versions: str, needed_by: str) -> None:

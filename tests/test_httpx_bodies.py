@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import io
+import pickle
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ import anyio
 import pytest
 import trio
 
-from adh_auth import TokenFile, Tokens
+from adh_auth import RefreshFailed, TokenFile, Tokens
 from adh_auth.plugin import _Patience
 from adh_auth.testing import Sandbox
 
@@ -412,11 +413,11 @@ def test_a_read_time_out_is_the_callers_again(family: Family, torn_auth: Callabl
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
-@pytest.mark.parametrize(("own", "sent"), [(None, "node=7"), ("mine=1", "mine=1")])
+@pytest.mark.parametrize(("own", "sent"), [(None, "node=7"), ("mine=1", "mine=1; node=7"), ("node=6; mine=1", "mine=1; node=7")])
 def test_a_cookie_of_the_401_goes_with_the_second_send(
     family: Family, torn_auth: Callable[[RawServer], Any], kind: str, own: str | None, sent: str
 ) -> None:
-    """As the client's own digest auth has it; a Cookie header of the caller's stays as it is."""
+    """What the request carries besides is sent again, be it of the client's jar or the caller's own header."""
 
     def answer(seen: Seen) -> Answer:
         usual = rotating(seen)
@@ -431,6 +432,50 @@ def test_a_cookie_of_the_401_goes_with_the_second_send(
     with RawServer(answer) as api:
         Twin(kind, family, torn_auth(api)).run(work)
         assert [seen.headers.get("cookie") for seen in api.to("/api/x")] == [own, sent]
+
+
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_a_response_that_went_through_an_expiry_is_pickled(family: Family, torn_auth: Callable[[RawServer], Any], kind: str) -> None:
+    """joblib, a cache on disk, the result of a pool: looking for cookies leaves no jar on the 401, which no pickle takes."""
+
+    def answer(seen: Seen) -> Answer:
+        usual = rotating(seen)
+        usual.headers["Set-Cookie"] = "node=7; Path=/"
+        return usual
+
+    async def work(client: Any) -> None:
+        answers.append(await client.get(api.url + "/api/x"))
+
+    answers: list[Any] = []
+    with RawServer(answer) as api:
+        Twin(kind, family, torn_auth(api)).run(work)
+    (found,) = answers
+    assert [past.status_code for past in found.history] == [401]
+    assert pickle.loads(pickle.dumps(found)).status_code == 200
+
+
+# A `refresh_via` on another event loop.
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("is_same", [False, True], ids=["another client", "the very client"])
+def test_an_async_client_in_use_elsewhere_spends_nothing(
+    sandbox: Sandbox, arguments: dict[str, Any], family: Family, backend: str, is_same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections belong to another loop, where the reply would be lost: that is said before the token is sent."""
+    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
+
+    async def main() -> None:
+        async with family.module.AsyncClient() as via, family.module.AsyncClient() as other:
+            await via.get(sandbox.url + "/api/x")
+            client = via if is_same else other
+            client.auth = family.auth(**arguments, refresh_via=via)
+            sandbox.expire()
+            with pytest.raises(RefreshFailed, match="a client of its own"):
+                await client.get(sandbox.url + "/api/auth/me")
+
+    anyio.run(main, backend=backend)
+    assert sandbox.counts.refresh_calls == 0
 
 
 # The caller's time-out.

@@ -53,6 +53,20 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 {call}
 """
+#: The sandbox behind a transport that is not httpcore's.
+BEHIND_WSGI = """
+import urllib.error, urllib.request
+def app(environ, start):
+    headers = {"Authorization": environ["HTTP_AUTHORIZATION"]}
+    try:
+        urllib.request.urlopen(urllib.request.Request(os.environ["ADH_BASE_URL"] + environ["PATH_INFO"], headers=headers)).close()
+    except urllib.error.HTTPError as refused:
+        start("401 Unauthorized", [("Content-Type", "application/json")])
+        with refused: return [refused.read()]
+    start("200 OK", [])
+    return [b"{}"]
+client = httpx.Client(transport=httpx.WSGITransport(app=app))
+"""
 #: How each client is built, and how it makes one call; `url` of the sandbox.
 CALLS = {
     "AdhAuth": ("client = requests.Session()", "answer = client.get(url, auth=AdhAuth())"),
@@ -61,6 +75,10 @@ CALLS = {
     "AdhHttpxAuth, asyncio": (
         "import anyio\nclient = httpx.AsyncClient(auth=AdhHttpxAuth())",
         "async def call(): return await client.get(url)\nanswer = anyio.run(call)",
+    ),
+    "AdhHttpxAuth, a transport of another kind": (
+        BEHIND_WSGI,
+        "answer = client.get(url, auth=AdhHttpxAuth())",
     ),
     "AdhHttpxAuth, trio": (
         "import anyio, trio\nclient = httpx.AsyncClient(auth=AdhHttpxAuth())",

@@ -384,6 +384,16 @@ call(auth)
     assert_nothing_lost(sandbox, token_file)
 
 
+@each_client
+def test_a_clock_that_ticks_with_each_question(sandbox: Sandbox, token_file: Path, client: str) -> None:
+    """freezegun's `auto_tick_seconds` lets every limit of seconds pass at once: a 401 is read all the same."""
+    code = "from freezegun import freeze_time\nwith freeze_time(later, auto_tick_seconds=15):\n    for _ in range(3): call()\n"
+    sandbox.expire()
+    told = _told(client + CALL.replace("timeout=60", "timeout=None") + LATER.replace("hours=2", "seconds=1") + code, sandbox, token_file)
+    assert told == ["200"] * 3
+    assert_nothing_lost(sandbox, token_file)
+
+
 def test_an_outage_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
     """A job that waits for a frozen clock would hold the lock for ever; the tries and their pauses end by what was slept."""
     code = TOOLS["freezegun"] + "from adh_auth import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
