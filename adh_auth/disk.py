@@ -151,6 +151,7 @@ def make_file(path: str) -> None:
 
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
+    _clear_away(path)
     fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))
     try:
         status = os.fstat(fd)
@@ -163,6 +164,16 @@ def write_block(path: str, block: bytes) -> None:
             os.ftruncate(fd, len(block))
     finally:
         os.close(fd)
+
+
+def _clear_away(path: str) -> None:
+    """Make way where something else than a file stands in the place of a record: nothing depends on that but courtesy."""
+    with suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            os.rename(path, path + ".old")
+        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            patiently(lambda: os.unlink(path))
 
 
 class Room:

@@ -216,7 +216,11 @@ class Job:
         try:
             await run_sync(self.run_here)
         except RuntimeError:
-            self.give_up()
+            # Python 3.12 starts no thread once main has returned. Then a loop that stands still is better than a request that fails.
+            if threading.main_thread().is_alive():
+                self.give_up()
+            else:
+                self.run_here()
         finally:
             self._turn.release()
 

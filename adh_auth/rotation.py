@@ -222,6 +222,11 @@ class Rotation:
 
     def force(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that refreshes now, whatever the clock says."""
+        job = self._job
+        if job is not None and job.paused:
+            job.go_on()
+            if job.paused:  # it has the pair in force, and the lock
+                return job
         return self._start(self.current().secret, None, without_thread)
 
     def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:

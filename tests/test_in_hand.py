@@ -517,6 +517,30 @@ def test_the_prepared_file_is_replaced_between_write_and_rename(
     assert sandbox.counts.refresh_calls == 1
 
 
+def _directory(path: Path) -> None:
+    path.mkdir()
+    (path / "somebody's").touch()
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@each_client
+@pytest.mark.parametrize("planted", [_directory, _fifo])
+def test_what_is_no_record_stops_no_refresh(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient, planted: Callable[[Path], None]
+) -> None:
+    """Nothing depends on a record but courtesy: what stands in its place makes way, and a folder keeps what is in it."""
+    record = Path(f"{token_file}.record")
+    planted(record)
+    sandbox.expire()
+    assert client.get(client.auth(**arguments), sandbox.url + "/api/auth/me").status_code == 200
+    assert record.is_file()
+    assert planted is not _directory or (Path(f"{record}.old") / "somebody's").exists()
+    assert_nothing_lost(sandbox, token_file)
+
+
 # The end of the program.
 
 

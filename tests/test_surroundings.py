@@ -142,6 +142,29 @@ def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client
     assert sandbox.counts.refresh_calls == 1
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("where", ["exit handler", "thread that outlives main"])
+@pytest.mark.parametrize("client", [CALLS["httpx"], CALLS["httpx2"]], ids=["httpx", "httpx2"])
+def test_a_task_at_the_end_of_the_program(sandbox: Sandbox, token_file: Path, client: str, where: str, backend: str) -> None:
+    """A loop that runs on, or begins, once main has returned refreshes, too; Python 3.12 starts no thread for it then."""
+    code = f"""
+import atexit, anyio
+async def work():
+    async with client.AsyncClient(auth=Auth(), timeout=60) as session:
+        return (await session.get(URL)).status_code
+def run():
+    try: print(anyio.run(work, backend={backend!r}), flush=True)
+    except Exception as error: print(type(error).__name__, error, flush=True)
+def last():
+    threading.main_thread().join()
+    run()
+atexit.register(run) if {where!r} == "exit handler" else threading.Thread(target=last).start()
+"""
+    sandbox.expire()
+    assert _told(client + CALL + code, sandbox, token_file) == ["200"]
+    assert_nothing_lost(sandbox, token_file)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path, number: int) -> None:
     """Not even where the exit handler itself has to do the refresh (Python 3.12 starts no threads then) does Ctrl-C lose the pair."""
@@ -295,6 +318,25 @@ def test_without_a_thread_an_unsaved_pair_is_written_later(sandbox: Sandbox, tok
 
     wait_until(is_written)
     assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.rotations == 1
+
+
+@pytest.mark.usefixtures("no_threads")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
+
+    def failing(self: disk.Room, data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as bad:
+        bad.setattr(disk.Room, "fill", failing)
+        auth = auth_for(sandbox)
+        sandbox.expire()
+        assert get(sandbox, auth) == 200
+        pair = auth.tokens
+        assert auth.refresh() == pair
+    wait_until(lambda: get(sandbox, auth) == 200 and TokenFile(token_file).load() == pair)
     assert sandbox.counts.rotations == 1
 
 
