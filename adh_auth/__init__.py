@@ -1,4 +1,7 @@
-"""Keeps a Python program signed in to the Agentic Developer Hub (ADH) API. Each name is loaded when it is first asked for."""
+"""Keeps a Python program signed in to the Agentic Developer Hub (ADH) API.
+
+Each name is loaded when it is first asked for.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _home_of(name: str) -> ModuleType:
-    # A requests user never imports httpx, nor the other way round. Every import is spelled out: what freezes a program (PyInstaller,
-    # Nuitka) sees no module that a string names.
+    # A requests user never imports httpx, nor the other way round. Every import is spelled out: what freezes
+    # a program (PyInstaller, Nuitka) sees no module that a string names.
     home: ModuleType
     if name == "AdhAuth":
         from . import for_requests as home

@@ -26,7 +26,8 @@ __all__ = ["Attempt", "attempted"]
 PAUSES = (0.5, 1.0, 2.0)
 #: Seconds between tries to write a pair that could not be written.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-#: Seconds between the last tries, once the program is ending: a full disk or a network mount is often back after a moment.
+#: Seconds between the last tries, once the program is ending: a full disk or a network mount is often back
+#: after a moment.
 LAST_PAUSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0, 1.0)
 #: Tries of a write that something else than the disk broke off, before anybody hears of it.
 AT_ONCE = 3
@@ -35,7 +36,9 @@ NAP = 0.1
 
 
 def attempted(step: Step) -> Generator[Step, Any, tuple[Any, BaseException | None]]:
-    """What a step gave, and what it raised, whatever that is: a log handler of the program's may raise SystemExit."""
+    """What a step gave, and what it raised, whatever that is: a log handler of the program's may raise
+    SystemExit.
+    """
     try:
         return (yield step), None
     except GeneratorExit:  # nobody drives this rotation any more
@@ -83,7 +86,12 @@ class Attempt:
             if verdict.kind == "useless":
                 raise (yield from self._failed(verdict, RefreshFailed, "the old pair was kept"))
             wait = max(pause or 0.0, verdict.retry_after or 0.0)
-            if verdict.kind == "failed" or pause is None or clock.monotonic() + wait >= deadline or clock.ending():
+            if (
+                verdict.kind == "failed"
+                or pause is None
+                or clock.monotonic() + wait >= deadline
+                or clock.ending()
+            ):
                 break
             if (newer := (yield from self._pause(wait))) is not None:
                 return newer
@@ -97,7 +105,9 @@ class Attempt:
         sent_at = plan.clock.now()
         call = plan.refresh_call(Secret(self._stored.tokens.refresh_token))
         self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
-        reply, raised = yield from attempted(Step("send", partial(with_guarded_logs, plan.post, call, max(seconds, 1.0))))
+        reply, raised = yield from attempted(
+            Step("send", partial(with_guarded_logs, plan.post, call, max(seconds, 1.0)))
+        )
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)
@@ -107,9 +117,13 @@ class Attempt:
         elif isinstance(raised, AdhAuthError):
             raise raised
         else:
-            verdict, uncertain = endpoint.Verdict("failed", f"the call broke off ({type(raised).__name__})"), True
+            verdict, uncertain = (
+                endpoint.Verdict("failed", f"the call broke off ({type(raised).__name__})"),
+                True,
+            )
         if uncertain:
-            # A gateway's 502 or a dropped connection may hide that the token was spent. A refusal later on is explained by it.
+            # A gateway's 502 or a dropped connection may hide that the token was spent. A refusal later on is
+            # explained by it.
             self._record = replace(self._record, lost_at=plan.clock.now(), lost_how=verdict.reason)
         return verdict, fresh
 
@@ -130,7 +144,9 @@ class Attempt:
         try:
             return verdict, self._stored.rotated(verdict.mapping, sent_at)
         except MalformedTokens as malformed:
-            return verdict._replace(kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"), None
+            return verdict._replace(
+                kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"
+            ), None
 
     def _rest(self, seconds: float) -> Steps:
         """A pause that the end of the program cuts short."""
@@ -151,7 +167,9 @@ class Attempt:
     def _take(self, fresh: Stored) -> Steps:
         self.has_pair = self._plan.refreshed = True
         for _ in range(AT_ONCE):
-            written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+            written, refused = yield from attempted(
+                Step("write", partial(self._room.replace, fresh, self._stored))
+            )
             if refused is None or isinstance(refused, TokenFileError):
                 break
         if refused is not None:
@@ -163,14 +181,27 @@ class Attempt:
 
     def _record_success(self) -> Steps:
         now = self._plan.clock.now()
-        success = replace(self._record, state=DONE, at=now, rotated_at=now, rotated_by=self._record.pid, lost_at=None, lost_how=None)
+        success = replace(
+            self._record,
+            state=DONE,
+            at=now,
+            rotated_at=now,
+            rotated_by=self._record.pid,
+            lost_at=None,
+            lost_how=None,
+        )
         yield from self._note_if_possible(success)
 
     def _keep(self, fresh: Stored, why: str) -> Steps:
-        """The pair is in memory only. Go on with it, keep the lock so that nobody spends the dead one, and write it once that works."""
+        """The pair is in memory only.
+
+        Go on with it, keep the lock so that nobody spends the dead one, and write it once that works.
+        """
         plan = self._plan
         # Said and recorded first: `keep` lets the caller go on.
-        yield from self._note_if_possible(replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why))
+        yield from self._note_if_possible(
+            replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why)
+        )
         plan.tell(
             f"the new pair could not be written: {why}. This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
@@ -183,7 +214,9 @@ class Attempt:
             last = next(last_pauses, None) if plan.clock.ending() else 0.0
             if last:
                 yield Step("pause", partial(plan.clock.sleep, last))
-            written, refused = yield from attempted(Step("write", partial(self._room.replace, fresh, self._stored)))
+            written, refused = yield from attempted(
+                Step("write", partial(self._room.replace, fresh, self._stored))
+            )
             if refused is None:
                 break
             if last is None:
@@ -199,7 +232,12 @@ class Attempt:
         if (newer := (yield from self._newer())) is not None:
             return newer
         record = replace(
-            self._record, state=REFUSED, at=self._plan.clock.now(), code=verdict.code, status=verdict.status, request_id=verdict.request_id
+            self._record,
+            state=REFUSED,
+            at=self._plan.clock.now(),
+            code=verdict.code,
+            status=verdict.status,
+            request_id=verdict.request_id,
         )
         yield from self._note_if_possible(record)
         raise refusal(record, self._plan.name)
@@ -220,7 +258,9 @@ class Attempt:
             code=verdict.code,
             request_id=verdict.request_id,
             retry_after=verdict.retry_after,
-            not_before=None if verdict.retry_after is None else now + min(verdict.retry_after, LONGEST_RESPECT),
+            not_before=None
+            if verdict.retry_after is None
+            else now + min(verdict.retry_after, LONGEST_RESPECT),
         )
         yield from self._note_if_possible(record)
         return failure(record, self._plan.name)
@@ -247,7 +287,11 @@ class Attempt:
 
 def _said(raised: BaseException) -> str:
     """What was raised, from facts that hold no secret."""
-    return raised.message if isinstance(raised, AdhAuthError) else f"{type(raised).__name__} while it was written"
+    return (
+        raised.message
+        if isinstance(raised, AdhAuthError)
+        else f"{type(raised).__name__} while it was written"
+    )
 
 
 def _ever(pauses: tuple[float, ...]) -> Generator[float, None, None]:

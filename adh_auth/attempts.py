@@ -1,7 +1,10 @@
-"""What is recorded of earlier attempts at a rotation, as a value. Pure; the token file keeps it in a small file of its own.
+"""What is recorded of earlier attempts at a rotation, as a value.
 
-The record is written before a refresh token is sent and again when the outcome is known, always under the lock. So whoever waited,
-whoever comes later, and whoever finds the lock freed by a kill, knows what became of that very token. It holds fingerprints, no tokens.
+Pure; the token file keeps it in a small file of its own.
+
+The record is written before a refresh token is sent and again when the outcome is known, always under the
+lock. So whoever waited, whoever comes later, and whoever finds the lock freed by a kill, knows what became of
+that very token. It holds fingerprints, no tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ FAILED = "failed"
 #: Spent, and the new pair could not be written: the process that holds the lock has it in memory.
 UNSAVED = "unsaved"
 
-#: Bytes of the file. One `write` of a block this small is seen whole or not at all on local disks. It never grows, whatever a path or a
-#: reply holds: a block of another length could neither be read again nor be written over.
+#: Bytes of the file. One `write` of a block this small is seen whole or not at all on local disks. It never
+#: grows, whatever a path or a reply holds: a block of another length could neither be read again nor be
+#: written over.
 SIZE = 2048
 
 
@@ -66,12 +70,17 @@ class Record:
             return NOTHING
 
     def to_bytes(self) -> bytes:
-        """The block as it stands in the file, padded to `SIZE`. Long texts lose their middle: a message has its next step at the end."""
+        """The block as it stands in the file, padded to `SIZE`.
+
+        Long texts lose their middle: a message has its next step at the end.
+        """
         mapping = {name: _printable(value) for name, value in asdict(self).items() if value is not None}
         limit = SIZE
         while len(text := json.dumps(mapping)) >= SIZE:
             limit //= 2
-            mapping.update({name: _shortened(mapping[name], limit) for name in _FREE_TEXTS if name in mapping})
+            mapping.update(
+                {name: _shortened(mapping[name], limit) for name in _FREE_TEXTS if name in mapping}
+            )
         return text.encode("ascii").ljust(SIZE - 1) + b"\n"
 
     def concerns(self, token_fingerprint: str) -> bool:
@@ -81,14 +90,19 @@ class Record:
 
 _TYPES = {item.name: str(item.type).removesuffix(" | None") for item in fields(Record)}
 _OPTIONAL = frozenset(item.name for item in fields(Record) if item.default is None)
-#: What comes from outside, at any length. All of these at 16 characters, each escaped as two surrogates, leave half of the block.
+#: What comes from outside, at any length. All of these at 16 characters, each escaped as two surrogates,
+#: leave half of the block.
 _FREE_TEXTS = ("reason", "lost_how", "host", "request_id", "code")
-#: What numbers are less than: epoch seconds of the year 5138, which any platform can turn into a date, and what a C long holds.
+#: What numbers are less than: epoch seconds of the year 5138, which any platform can turn into a date, and
+#: what a C long holds.
 _LIMITS = {"float": 1e11, "int": 2**31}
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value of that field. Raises `TypeError` for one of another type and `ValueError` for one that can't be true."""
+    """The value of that field.
+
+    Raises `TypeError` for one of another type and `ValueError` for one that can't be true.
+    """
     if value is None and name in _OPTIONAL:
         return None
     kind = _TYPES[name]

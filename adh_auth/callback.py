@@ -1,4 +1,6 @@
-"""The loopback end of a sign-in: a listener that takes the code from the browser, and the page that the browser shows then."""
+"""The loopback end of a sign-in: a listener that takes the code from the browser, and the page that the
+browser shows then.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ class Callback:
 
     @classmethod
     def from_query(cls, query: str) -> Callback | None:
-        """Parse; None for a visit that brings neither a code nor an error. A parameter that comes twice counts as missing."""
+        """Parse; None for a visit that brings neither a code nor an error.
+
+        A parameter that comes twice counts as missing.
+        """
         found = {name: values[0] for name, values in _parameters(query).items() if len(values) == 1}
         code, state = (Secret(found[name]) if name in found else None for name in ("code", "state"))
         callback = cls(code, state, printable(found.get("error")))
@@ -62,7 +67,10 @@ class Place(NamedTuple):
 
 
 def place_of(redirect_uri: str) -> Place:
-    """Where `redirect_uri` leads on this machine. Raises `ConfigurationError` where that is elsewhere, or nowhere."""
+    """Where `redirect_uri` leads on this machine.
+
+    Raises `ConfigurationError` where that is elsewhere, or nowhere.
+    """
     parts = urlsplit(redirect_uri)
     host = parts.hostname or ""
     if parts.scheme != "http" or not is_loopback(host):
@@ -77,7 +85,10 @@ def place_of(redirect_uri: str) -> Place:
 
 
 class Listener:
-    """Takes one callback and shows one page for it. A context manager; raises `ConfigurationError` for a port that is in use."""
+    """Takes one callback and shows one page for it.
+
+    A context manager; raises `ConfigurationError` for a port that is in use.
+    """
 
     def __init__(self, redirect_uri: str) -> None:
         self._place = place_of(redirect_uri)
@@ -118,7 +129,10 @@ class Listener:
     def show(self, *, good: bool, text: str) -> None:
         """Say in the browser how it ended; the first word stands."""
         if not self._desk.ended.is_set():
-            self._desk.page = 200 if good else 400, _page("You are signed in" if good else "The sign-in did not work", text)
+            self._desk.page = (
+                200 if good else 400,
+                _page("You are signed in" if good else "The sign-in did not work", text),
+            )
             self._desk.ended.set()
 
     def _open(self, host: str) -> None:
@@ -129,7 +143,9 @@ class Listener:
                 return
             raise
         self._servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.05,), name="adh-auth sign-in", daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, args=(0.05,), name="adh-auth sign-in", daemon=True
+        ).start()
 
     def _close(self) -> None:
         for server in self._servers:
@@ -156,7 +172,8 @@ class _Desk:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    # With the option, a second program could take the port on Windows (python/cpython#85307); elsewhere a second run needs it.
+    # With the option, a second program could take the port on Windows (python/cpython#85307); elsewhere a
+    # second run needs it.
     allow_reuse_address = os.name != "nt"
     daemon_threads = True
 
@@ -193,7 +210,9 @@ class _Visit(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(page)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("Referrer-Policy", "no-referrer")  # the address holds the code
-        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+        self.send_header(
+            "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        )
         self.end_headers()
         self.wfile.write(page)
 

@@ -1,4 +1,7 @@
-"""What an auth object shows of its session: a card in a notebook, and a few words in its ``repr``. No secret, no call, never an error."""
+"""What an auth object shows of its session: a card in a notebook, and a few words in its ``repr``.
+
+No secret, no call, never an error.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,20 @@ def in_short(file: TokenFile) -> str:
     if record.rotated_at is not None:
         words.append(f"rotated {span(now - record.rotated_at)} ago")
     if about_this and record.state in (FAILED, UNSAVED):
-        words.append("the last refresh is in trouble" if record.state == UNSAVED else "the last refresh failed")
+        words.append(
+            "the last refresh is in trouble" if record.state == UNSAVED else "the last refresh failed"
+        )
     return ", ".join(words)
 
 
 def _expiry(expires_at: float | None, now: float) -> str:
     if expires_at is None:
         return "no expiry known"
-    return f"expires in {span(expires_at - now)}" if expires_at > now else "expired, the next request refreshes it"
+    return (
+        f"expires in {span(expires_at - now)}"
+        if expires_at > now
+        else "expired, the next request refreshes it"
+    )
 
 
 def _mark(facts: dict[str, Any]) -> Row:
@@ -62,7 +71,11 @@ def _mark(facts: dict[str, Any]) -> Row:
         return "bad", "not signed in"
     if facts["refresh_in_flight"]:
         return "unsure", "signed in, a refresh is under way"
-    return ("unsure", "signed in, with trouble") if facts["trouble"] or facts["rewriting"] else ("good", "signed in")
+    return (
+        ("unsure", "signed in, with trouble")
+        if facts["trouble"] or facts["rewriting"]
+        else ("good", "signed in")
+    )
 
 
 def _rows(facts: dict[str, Any], now: float) -> list[Row]:
@@ -70,7 +83,10 @@ def _rows(facts: dict[str, Any], now: float) -> list[Row]:
     expires_at = facts["expires_at"]
     rows = [
         ("expires", "not stored; the API says when" if expires_at is None else when(expires_at, now)),
-        ("last rotation", f"{when(rotation['at'], now)} by process {rotation['pid']}" if rotation else "none recorded"),
+        (
+            "last rotation",
+            f"{when(rotation['at'], now)} by process {rotation['pid']}" if rotation else "none recorded",
+        ),
         ("last trouble", f"{when(trouble['at'], now)}: {trouble['what']}" if trouble else "none"),
     ]
     if trouble:
@@ -81,7 +97,9 @@ def _rows(facts: dict[str, Any], now: float) -> list[Row]:
 
 
 def _html(title: str, mark: Row, rows: list[Row]) -> str:
-    cells = "".join(f"<tr><th scope='row'>{_safe(name)}</th><td>{_safe(text)}</td></tr>" for name, text in rows)
+    cells = "".join(
+        f"<tr><th scope='row'>{_safe(name)}</th><td>{_safe(text)}</td></tr>" for name, text in rows
+    )
     kind, words = mark
     # The words keep the text's colour: no red is read well on every background.
     head = f"<div><b>{_safe(title)}</b> <span class='adh-{kind}'>●</span> {_safe(words)}</div>"
@@ -89,12 +107,14 @@ def _html(title: str, mark: Row, rows: list[Row]) -> str:
 
 
 def _safe(text: str) -> str:
-    """A file's name or a stranger's message is text, whatever it holds; a lone surrogate would break the notebook's message."""
+    """A file's name or a stranger's message is text, whatever it holds; a lone surrogate would break the
+    notebook's message.
+    """
     return escape(one_line(text))
 
 
-# Jupyter and VS Code say which theme is on; elsewhere the system does. Both colours are always set, so that the card can be read
-# whatever lies behind it. Where a viewer takes the style away, a plain table is left.
+# Jupyter and VS Code say which theme is on; elsewhere the system does. Both colours are always set, so that
+# the card can be read whatever lies behind it. Where a viewer takes the style away, a plain table is left.
 _STYLE = """
 .adh-card {
   --adh-back: var(--jp-layout-color1, var(--vscode-editor-background, #fff));

@@ -1,6 +1,9 @@
-"""The command line. Each command loads what it needs when it runs, so that ``adh-auth --help`` answers at once.
+"""The command line.
 
-Exit codes: 0 fine, 1 an error of ours in one line on stderr, 2 usage, 130 Ctrl-C, 141 whoever read our output has gone.
+Each command loads what it needs when it runs, so that ``adh-auth --help`` answers at once.
+
+Exit codes: 0 fine, 1 an error of ours in one line on stderr, 2 usage, 130 Ctrl-C, 141 whoever read our output
+has gone.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _function_of(command: str) -> Callable[[argparse.Namespace], int]:
-    # Every import is spelled out: PyInstaller and its like freeze what they see imported, and see no module that a string names.
+    # Every import is spelled out: PyInstaller and its like freeze what they see imported, and see no module
+    # that a string names.
     if command == "demo":
         from .demo import demo_command as function
     elif command == "login":
@@ -110,14 +114,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = _new(_Parser, prog="adh-auth", description=_ABOUT, epilog=_ENVIRONMENT)
     parser.add_argument("--version", action="version", version=f"adh-auth {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_add_demo, _add_login, _add_save, _add_status, _add_token, _add_me_refresh_and_revoke, _add_sandbox):
+    for add in (
+        _add_demo,
+        _add_login,
+        _add_save,
+        _add_status,
+        _add_token,
+        _add_me_refresh_and_revoke,
+        _add_sandbox,
+    ):
         add(commands)
     return parser
 
 
 def _new(kind: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
     # Without abbreviations: a script's `--token` must not change its meaning when an option is added.
-    made: argparse.ArgumentParser = kind(*names, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+    made: argparse.ArgumentParser = kind(
+        *names, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+    )
     # From 3.14 on argparse asks stdout whether colours are welcome, also for what goes to a file on stderr.
     made.color = False  # type: ignore[attr-defined, unused-ignore]
     return made
@@ -138,7 +152,9 @@ def _add_demo(commands: Any) -> None:
         "Exit 1 if a request failed or a refresh token was used twice. With --json: only the sums, as one object.",
         "adh-auth demo --seconds 20",
     )
-    command.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)")
+    command.add_argument(
+        "--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)"
+    )
     command.add_argument("--worker", help=argparse.SUPPRESS)  # one of those processes, of a frozen program
 
 
@@ -153,11 +169,25 @@ def _add_login(commands: Any) -> None:
         'adh-auth login --scope "profile:read discussions:read discussions:write"',
     )
     _add_session_options(command)
-    command.add_argument("--redirect-uri", default="http://localhost:8765/callback", metavar="URI", help="default %(default)s")
-    command.add_argument("--scope", default="profile:read discussions:read", help='separated by blanks, default "%(default)s"')
-    command.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
-    command.add_argument("--paste", action="store_true", help="ask for the redirect address instead of listening for it")
-    command.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait for the sign-in (default 300)")
+    command.add_argument(
+        "--redirect-uri", default="http://localhost:8765/callback", metavar="URI", help="default %(default)s"
+    )
+    command.add_argument(
+        "--scope", default="profile:read discussions:read", help='separated by blanks, default "%(default)s"'
+    )
+    command.add_argument(
+        "--no-browser", action="store_true", help="print the address instead of opening a browser"
+    )
+    command.add_argument(
+        "--paste", action="store_true", help="ask for the redirect address instead of listening for it"
+    )
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=300.0,
+        metavar="S",
+        help="seconds to wait for the sign-in (default 300)",
+    )
 
 
 def _add_save(commands: Any) -> None:
@@ -169,7 +199,9 @@ def _add_save(commands: Any) -> None:
         "with expires_at added. No token is printed.",
         "curl -s … /api/oauth/signin/exchange | adh-auth save",
     )
-    command.add_argument("file", nargs="?", default="-", metavar="FILE", help="the reply; - or nothing: stdin")
+    command.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="the reply; - or nothing: stdin"
+    )
     _add_token_file(command)
 
 
@@ -232,27 +264,49 @@ def _add_sandbox(commands: Any) -> None:
         "adh-auth sandbox --port 8080 --token-life 10 --json",
     )
     command.add_argument("--port", type=_port, default=0, metavar="N", help="default: one that is free")
-    command.add_argument("--token-life", type=_seconds, default=3600.0, metavar="S", help="seconds an access token lives (default 3600)")
-    command.add_argument("--token-file", metavar="PATH", help="write a session's token file here (default: into a temporary folder)")
-    command.add_argument("--overwrite", action="store_true", help="write it even where a file is there already")
+    command.add_argument(
+        "--token-life",
+        type=_seconds,
+        default=3600.0,
+        metavar="S",
+        help="seconds an access token lives (default 3600)",
+    )
+    command.add_argument(
+        "--token-file",
+        metavar="PATH",
+        help="write a session's token file here (default: into a temporary folder)",
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="write it even where a file is there already"
+    )
 
 
 def _add_session_options(command: argparse.ArgumentParser) -> None:
     _add_token_file(command)
-    command.add_argument("--base-url", metavar="URL", help="the API (default: $ADH_BASE_URL, else the public one)")
-    command.add_argument("--client-id", metavar="ID", help="the OAuth app (default: $ADH_CLIENT_ID); its secret: $ADH_CLIENT_SECRET")
+    command.add_argument(
+        "--base-url", metavar="URL", help="the API (default: $ADH_BASE_URL, else the public one)"
+    )
+    command.add_argument(
+        "--client-id",
+        metavar="ID",
+        help="the OAuth app (default: $ADH_CLIENT_ID); its secret: $ADH_CLIENT_SECRET",
+    )
     command.add_argument("--client-secret", nargs="?", action=_OnlyFromEnvironment, help=argparse.SUPPRESS)
 
 
 def _add_token_file(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--token-file", metavar="PATH", help="default: $ADH_TOKEN_FILE, else ~/.config/adh/tokens.json")
+    command.add_argument(
+        "--token-file", metavar="PATH", help="default: $ADH_TOKEN_FILE, else ~/.config/adh/tokens.json"
+    )
 
 
 class _OnlyFromEnvironment(argparse.Action):
     """Answers whoever tries; the usual message about an unknown option would print the secret once more."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error("the client secret is read from ADH_CLIENT_SECRET only: everybody on this machine can see a command line")
+        parser.error(
+            "the client secret is read from ADH_CLIENT_SECRET only: everybody on this machine can see a command line"
+        )
 
 
 def _seconds(text: str) -> float:
@@ -277,7 +331,9 @@ def _number(text: str) -> float:
 
 
 def _let_warnings_be_lines() -> None:
-    """The library tells trouble twice, as a warning and to its logger, for programs that look at one of them: here it is one line."""
+    """The library tells trouble twice, as a warning and to its logger, for programs that look at one of them:
+    here it is one line.
+    """
     import logging
     import warnings
 
@@ -302,7 +358,8 @@ def _interrupted() -> str:
 
 
 def _drop_output() -> None:
-    # What is still buffered would be flushed when the interpreter ends, and fail with a traceback that nobody can catch.
+    # What is still buffered would be flushed when the interpreter ends, and fail with a traceback that nobody
+    # can catch.
     with suppress(OSError, AttributeError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -6,16 +6,18 @@ import time
 
 __all__ = ["JobClock"]
 
-#: Seconds. A longer step between two readings is a clock that was moved: no call and no pause of ours takes as long.
+#: Seconds. A longer step between two readings is a clock that was moved: no call and no pause of ours takes
+#: as long.
 LONGEST_STEP = 60.0
 
 
 class JobClock:
     """Seconds since its making, and what time it is by them.
 
-    freezegun and time-machine replace `time.time` and `time.monotonic`, in the midst of a job, too. A deadline that is compared with a
-    frozen clock never comes, and one that was set by a moved clock is over at once, or in fifty years. So what was slept counts at least
-    as long as it was asked for, and a step back, or of more than `LONGEST_STEP`, counts as nothing.
+    freezegun and time-machine replace `time.time` and `time.monotonic`, in the midst of a job, too. A
+    deadline that is compared with a frozen clock never comes, and one that was set by a moved clock is over
+    at once, or in fifty years. So what was slept counts at least as long as it was asked for, and a step
+    back, or of more than `LONGEST_STEP`, counts as nothing.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,7 @@
-"""The commands that use a session: save, token, me, refresh, revoke. No output but that of ``token`` holds a token."""
+"""The commands that use a session: save, token, me, refresh, revoke.
+
+No output but that of ``token`` holds a token.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["me_command", "refresh_command", "revoke_command", "save_command", "token_command"]
 
-#: Seconds that a printed token has left at least by the stored expiry: time for a person or a script to put it to use.
+#: Seconds that a printed token has left at least by the stored expiry: time for a person or a script to put
+#: it to use.
 MARGIN = 30.0
 #: Seconds to connect, and between two pieces of an answer of `/api/auth/me`.
 TIMEOUT = (5.0, 30.0)
@@ -34,14 +38,19 @@ REPLY_LIMIT = 1024 * 1024
 
 
 def save_command(args: argparse.Namespace) -> int:
-    """``adh-auth save``. Raises `AdhAuthError` for anything that is no token reply; the token file stays as it was then."""
+    """``adh-auth save``.
+
+    Raises `AdhAuthError` for anything that is no token reply; the token file stays as it was then.
+    """
     file = TokenFile(args.token_file)
     data, received_at = _read_reply(args.file)
     tokens, mapping = _session_of(data, "stdin" if args.file == "-" else args.file, received_at)
     file.save_mapping(mapping, tokens)
     _report(args, file, tokens, "saved")
     if args.file != "-" and not args.json and os.path.realpath(args.file) != os.path.realpath(file.path):
-        say(f"Remove {one_line(args.file)} now: the first refresh makes the tokens in it useless, and they are secret until then.")
+        say(
+            f"Remove {one_line(args.file)} now: the first refresh makes the tokens in it useless, and they are secret until then."
+        )
     return 0
 
 
@@ -115,7 +124,9 @@ def _ask(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     from .reasons import reason
     from .settings import resolve
 
-    base_url = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url).base_url
+    base_url = resolve(
+        args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url
+    ).base_url
     trouble = None
     try:
         response = requests.get(base_url + ME_PATH, auth=auth, timeout=TIMEOUT)
@@ -141,8 +152,14 @@ def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
     # requests has decoded the body, whatever its headers say of an encoding.
     code = error_code({"www-authenticate": response.headers.get("www-authenticate", "")}, response.content)
     facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
-    step = f"You may have to {sign_in(auth.token_file)}" if response.status_code == 401 else "Is the base URL right? If so, try again later"
-    raise AdhAuthError(f"{response.url} answered HTTP {response.status_code}{f' ({facts})' if facts else ''} and no user. {step}")
+    step = (
+        f"You may have to {sign_in(auth.token_file)}"
+        if response.status_code == 401
+        else "Is the base URL right? If so, try again later"
+    )
+    raise AdhAuthError(
+        f"{response.url} answered HTTP {response.status_code}{f' ({facts})' if facts else ''} and no user. {step}"
+    )
 
 
 def _read_reply(name: str) -> tuple[bytes, float]:
@@ -160,7 +177,9 @@ def _read_reply(name: str) -> tuple[bytes, float]:
             return _bounded(reply, name), received_at
     except (OSError, ValueError) as refused:  # ValueError: a NUL in the name
         trouble = getattr(refused, "strerror", None) or type(refused).__name__
-    raise AdhAuthError(f"{name} can't be read: {trouble}. Name the file that holds the reply of the exchange, or - for stdin")
+    raise AdhAuthError(
+        f"{name} can't be read: {trouble}. Name the file that holds the reply of the exchange, or - for stdin"
+    )
 
 
 def _bounded(reply: BinaryIO, name: str) -> bytes:
@@ -171,14 +190,19 @@ def _bounded(reply: BinaryIO, name: str) -> bytes:
 
 
 def _session_of(data: bytes, name: str, received_at: float) -> tuple[Tokens, dict[str, Any]]:
-    """The pair of a reply with its expiry, and all its keys. A token file is a reply, too, and knows its expiry. Raises `AdhAuthError`."""
+    """The pair of a reply with its expiry, and all its keys.
+
+    A token file is a reply, too, and knows its expiry. Raises `AdhAuthError`.
+    """
     reason = None
     try:
         stored = Stored.from_bytes(data)
     except MalformedTokens as malformed:
         reason = malformed.message
     if reason is not None:
-        raise AdhAuthError(f"{name} holds no token reply: {_refusal_in(data) or reason}. The token file was left as it was")
+        raise AdhAuthError(
+            f"{name} holds no token reply: {_refusal_in(data) or reason}. The token file was left as it was"
+        )
     if stored.tokens.expires_at is not None:
         return stored.tokens, dict(stored.mapping)
     return Tokens.from_response(stored.mapping, now=received_at), dict(stored.mapping)

@@ -14,9 +14,22 @@ from .tokens import Secret, Tokens, fingerprint
 if TYPE_CHECKING:
     from .protocols import ActivePair
 
-__all__ = ["HAND_OVER", "RESEND", "ROTATE", "Adopt", "Decision", "Refresh", "Refuse", "after_401", "decide", "moment", "pause_ends"]
+__all__ = [
+    "HAND_OVER",
+    "RESEND",
+    "ROTATE",
+    "Adopt",
+    "Decision",
+    "Refresh",
+    "Refuse",
+    "after_401",
+    "decide",
+    "moment",
+    "pause_ends",
+]
 
-#: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken hour must not lock anybody out.
+#: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken
+#: hour must not lock anybody out.
 LONGEST_RESPECT = 60.0
 
 
@@ -27,7 +40,10 @@ class Adopt(NamedTuple):
 
 
 class Refresh(NamedTuple):
-    """Spend the stored refresh token. `lost_at`, `lost_how`: an earlier reply to this very token never arrived."""
+    """Spend the stored refresh token.
+
+    `lost_at`, `lost_how`: an earlier reply to this very token never arrived.
+    """
 
     lost_at: float | None = None
     lost_how: str | None = None
@@ -42,16 +58,24 @@ class Refuse(NamedTuple):
 Decision = Union[Adopt, Refresh, Refuse]
 
 
-def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, since: int, path: str) -> Decision:
+def decide(
+    rejected: Secret, stored: Tokens, record: Record, now: float, *, since: int, path: str
+) -> Decision:
     """Adopt, refresh or refuse.
 
-    `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the last attempt by anyone.
-    `now`: epoch seconds. `since`: the number of the last attempt when this caller began to ask; a later failure is its failure too.
+    `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the
+    last attempt by anyone.
+    `now`: epoch seconds. `since`: the number of the last attempt when this caller began to ask; a later
+    failure is its failure too.
     """
     concerned = record.concerns(fingerprint(stored.refresh_token))
     # The pair that took its place is in another process's memory, or is the very one that was rejected.
     spent = concerned and record.state == UNSAVED
-    if Secret(stored.access_token) != rejected and not spent and not (stored.expires_at is not None and stored.expires_at <= now):
+    if (
+        Secret(stored.access_token) != rejected
+        and not spent
+        and not (stored.expires_at is not None and stored.expires_at <= now)
+    ):
         return Adopt(stored)
     if not concerned:
         return Refresh()
@@ -60,7 +84,10 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
     if record.state == FAILED and (record.number > since or pause_ends(record, now) is not None):
         return Refuse(failure(record, path))
     if record.state in (SENDING, UNSAVED):
-        return Refresh(record.at, record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply")
+        return Refresh(
+            record.at,
+            record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply",
+        )
     return Refresh(record.lost_at, record.lost_how)
 
 
@@ -68,13 +95,17 @@ def decide(rejected: Secret, stored: Tokens, record: Record, now: float, *, sinc
 HAND_OVER, RESEND, ROTATE = "hand over", "resend", "rotate"
 
 
-def after_401(code: str | None, rejected: Secret, pair: ActivePair, now: float, *, is_bare: bool = False) -> str:
+def after_401(
+    code: str | None, rejected: Secret, pair: ActivePair, now: float, *, is_bare: bool = False
+) -> str:
     """What follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
 
-    `code`: the error code that it gave. `rejected`: the access token that it answers. `pair`: the one in force now. `now`: epoch seconds.
+    `code`: the error code that it gave. `rejected`: the access token that it answers. `pair`: the one in
+    force now. `now`: epoch seconds.
     `is_bare`: it has neither a body nor a code, as an answer to HEAD; then the stored expiry tells.
     """
-    # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is answered with that one.
+    # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is
+    # answered with that one.
     if pair.secret != rejected and not pair.dead:
         return RESEND
     if code == EXPIRED:
@@ -85,11 +116,12 @@ def after_401(code: str | None, rejected: Secret, pair: ActivePair, now: float, 
 
 
 def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, longest: float) -> bool:
-    """Whether a refresh in the background makes sense, for a pair that has less left than `refresh_ahead` asks for.
+    """Whether a refresh in the background makes sense, for a pair that has less left than `refresh_ahead`
+    asks for.
 
-    Not in the first half of a life, as far as the record knows when it began: an access token may live shorter than that. Not beside
-    another process's attempt, which takes `longest` seconds at most, nor after one that was refused, or that failed less than `pause`
-    seconds ago.
+    Not in the first half of a life, as far as the record knows when it began: an access token may live
+    shorter than that. Not beside another process's attempt, which takes `longest` seconds at most, nor after
+    one that was refused, or that failed less than `pause` seconds ago.
     """
     if record.concerns(fingerprint(stored.refresh_token)):
         recent = 0 <= now - record.at < (longest if record.state == SENDING else pause)
@@ -99,7 +131,9 @@ def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, lo
 
 
 def pause_ends(record: Record, now: float) -> float | None:
-    """The moment until which an attempt that failed keeps everybody from trying, as the server asked; None where it doesn't."""
+    """The moment until which an attempt that failed keeps everybody from trying, as the server asked; None
+    where it doesn't.
+    """
     if record.state != FAILED or record.not_before is None:
         return None
     end = min(record.not_before, record.at + LONGEST_RESPECT)
@@ -127,7 +161,9 @@ def refusal(record: Record, path: str) -> ReauthorizationRequired:
 
 
 def failure(record: Record, path: str) -> AdhAuthError:
-    """The error for an attempt that failed and may go well later; its class is that of the first who raised it."""
+    """The error for an attempt that failed and may go well later; its class is that of the first who raised
+    it.
+    """
     kind = KINDS.get(record.error or "", RefreshFailed)
     facts = {"token_file": path, "request_id": record.request_id}
     for name in ("status", "code", "retry_after"):

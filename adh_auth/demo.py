@@ -1,6 +1,7 @@
 """``adh-auth demo``: several processes on one token file whose tokens live two seconds, and what came of it.
 
-The processes are `demo_worker`'s; this one runs the sandbox, watches, shows, and leaves nothing behind, however it ends.
+The processes are `demo_worker`'s; this one runs the sandbox, watches, shows, and leaves nothing behind,
+however it ends.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ __all__ = ["demo_command"]
 TOKEN_LIFE = 2.0
 #: Seconds between two looks at what the processes report. They report every 0.2 s.
 LOOK = 0.1
-#: Seconds that a process may take to get ready. Half a second is usual; a machine that is busy or cold takes longer.
+#: Seconds that a process may take to get ready. Half a second is usual; a machine that is busy or cold takes
+#: longer.
 GET_READY = 60.0
-#: Seconds that a process may take to end after it was asked to. Longer than the tries of a refresh that meets a dead server.
+#: Seconds that a process may take to end after it was asked to. Longer than the tries of a refresh that meets
+#: a dead server.
 GOODBYE = 8.0
 #: Seconds for which the table says that something has just happened.
 NEWS = 1.0
@@ -45,13 +48,17 @@ INTERRUPTED = 130
 
 
 def demo_command(args: argparse.Namespace) -> int:
-    """0 where all went well, 1 where a request failed or a token was used twice, 130 where Ctrl-C ended it and nothing had failed."""
+    """0 where all went well, 1 where a request failed or a token was used twice, 130 where Ctrl-C ended it
+    and nothing had failed.
+    """
     if args.worker is not None:
         work(args.worker)
         return 0
     with ExitStack() as stack:
         interrupt = stack.enter_context(_interrupts())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True))
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True)
+        )
         sandbox = stack.enter_context(Sandbox(token_life=TOKEN_LIFE))
         crew = Crew(sandbox, folder)
         try:
@@ -77,7 +84,9 @@ class Interrupt:
 
 @contextmanager
 def _interrupts() -> Iterator[Interrupt]:
-    """Ctrl-C, SIGTERM and a closed terminal as a flag: an exception in the middle of the clean-up would leave processes behind."""
+    """Ctrl-C, SIGTERM and a closed terminal as a flag: an exception in the middle of the clean-up would leave
+    processes behind.
+    """
     interrupt = Interrupt()
 
     def note(*_: object) -> None:
@@ -85,7 +94,11 @@ def _interrupts() -> Iterator[Interrupt]:
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # What was ignored from the start (nohup) stays ignored.
-    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {
+        number: signal.getsignal(number)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     for number in before:
         signal.signal(number, note)
     try:
@@ -156,7 +169,8 @@ class Crew:
             member.listen()
 
     def _member(self, kind: str, errors: str) -> Member:
-        # Away from the terminal's Ctrl-C, which is ours to answer; they end when stdin does, so when this process does.
+        # Away from the terminal's Ctrl-C, which is ours to answer; they end when stdin does, so when this
+        # process does.
         options: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -244,10 +258,17 @@ class Crew:
             member.process.stdout.close()  # type: ignore[union-attr]
 
     def sums(self, seconds: float, *, interrupted: bool) -> Sums:
-        """What the processes have counted in so many seconds, and what the server has. Everybody has ended by now."""
-        troubles = [trouble for member in self._members if (trouble := member.trouble())] if self._started else []
+        """What the processes have counted in so many seconds, and what the server has.
+
+        Everybody has ended by now.
+        """
+        troubles = (
+            [trouble for member in self._members if (trouble := member.trouble())] if self._started else []
+        )
         if not self._started and not interrupted:
-            troubles = [f"the processes were not ready in time: {'; '.join(_last_line(member.errors) for member in self._members)}"]
+            troubles = [
+                f"the processes were not ready in time: {'; '.join(_last_line(member.errors) for member in self._members)}"
+            ]
         counts = self._sandbox.counts
         return Sums(
             seconds=seconds,
@@ -266,7 +287,9 @@ class Crew:
 def _run(crew: Crew, args: argparse.Namespace, interrupt: Interrupt) -> float:
     """Start everybody and look on; gives the seconds that they worked."""
     if not args.json:
-        say(f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes that share it.")
+        say(
+            f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes that share it."
+        )
     crew.start()
     deadline = time.monotonic() + GET_READY
     while crew.waiting_for and not interrupt.came:

@@ -1,4 +1,6 @@
-"""What the demo shows: a table that is drawn over itself on a terminal, a line per second elsewhere, and the sums at the end."""
+"""What the demo shows: a table that is drawn over itself on a terminal, a line per second elsewhere, and the
+sums at the end.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class Row:
 class Sums:
     """What came of it all.
 
-    `seconds`: how long the processes worked. `reused`: refresh tokens that the server has seen twice. `life`: seconds that an access
-    token lived. `rows`: each process as it ended.
+    `seconds`: how long the processes worked. `reused`: refresh tokens that the server has seen twice. `life`:
+    seconds that an access token lived. `rows`: each process as it ended.
     """
 
     seconds: float
@@ -90,7 +92,8 @@ class Table:
         clock = f"{min(elapsed, self._seconds):5.1f} of {self._seconds:g} s"
         lines: list[tuple[str, str | None]] = [(clock, "bold"), ("", None), (_LINE.format(*_HEAD), "dim")]
         lines += [(_cells(row), row.colour) for row in rows]
-        # A line that is wider than the terminal would wrap, and the cursor would not come back to where the table began.
+        # A line that is wider than the terminal would wrap, and the cursor would not come back to where the
+        # table began.
         width = shutil.get_terminal_size().columns - 1
         drawn = "".join(f"\x1b[2K{paint(text[:width], colour)}\n" for text, colour in lines)
         say((f"\x1b[{self._height}A" if self._height else "") + drawn, end="")
@@ -114,7 +117,9 @@ class Lines:
         self._next = int(elapsed) + 1.0
         each = ", ".join(f"{row.kind} {row.requests}" for row in rows)
         failures, rotations = sum(row.failures for row in rows), sum(row.rotations for row in rows)
-        news = "".join(f"; process {row.pid} ({row.kind}) {row.doing}" for row in rows if row.colour == "green")
+        news = "".join(
+            f"; process {row.pid} ({row.kind}) {row.doing}" for row in rows if row.colour == "green"
+        )
         say(f"{elapsed:3.0f} s  requests: {each}; failures {failures}; rotations {rotations}{news}")
 
     def close(self) -> None:
@@ -139,7 +144,9 @@ def screen(seconds: float, *, silent: bool = False) -> Any:
 
 
 def _cells(row: Row) -> str:
-    return _LINE.format(row.pid, row.kind, row.requests, row.failures, row.expiries, row.rotations, row.token, row.doing)
+    return _LINE.format(
+        row.pid, row.kind, row.requests, row.failures, row.expiries, row.rotations, row.token, row.doing
+    )
 
 
 def tell_sums(sums: Sums) -> None:
@@ -166,9 +173,15 @@ def _meaning(sums: Sums) -> Sequence[str]:
         f"Its access tokens live {sums.life:g} s, and each refresh token works only once: used twice, the server ends the session.",
     )
     if not sums.good:
-        return (*start, "Something went wrong in that, and it should not have; please report the lines above.")
+        return (
+            *start,
+            "Something went wrong in that, and it should not have; please report the lines above.",
+        )
     if not sums.rotations:
-        return (*start, f"It ended before a token had expired. Let it run longer: adh-auth demo --seconds {3 * sums.life:g}")
+        return (
+            *start,
+            f"It ended before a token had expired. Let it run longer: adh-auth demo --seconds {3 * sums.life:g}",
+        )
     return (
         *start,
         f"The token expired {_times(sums.rotations)}. The API said 401 token_expired to whoever came first; one process took a lock,",

@@ -1,6 +1,8 @@
-"""One process of the demo: calls the API in a loop as a user's program would, and writes lines of JSON about it to stdout.
+"""One process of the demo: calls the API in a loop as a user's program would, and writes lines of JSON about
+it to stdout.
 
-It says that it is ready, waits for a line on stdin, and works until stdin ends: the end of whoever started it is its own end.
+It says that it is ready, waits for a line on stdin, and works until stdin ends: the end of whoever started it
+is its own end.
 """
 
 from __future__ import annotations
@@ -39,7 +41,13 @@ class Tally:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._facts: dict[str, Any] = {"requests": 0, "failures": 0, "expiries": 0, "token": None, "trouble": None}
+        self._facts: dict[str, Any] = {
+            "requests": 0,
+            "failures": 0,
+            "expiries": 0,
+            "token": None,
+            "trouble": None,
+        }
 
     def answered(self, response: Any) -> None:
         """Count an answer, and the 401s that came before it and that the caller never saw."""
@@ -151,7 +159,9 @@ CREW = {"requests": _requests_work, "httpx": _httpx_work, "asyncio": _asyncio_wo
 
 def main(kind: str) -> None:
     """Get ready, work until stdin ends, and say what came of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this process, who then closes stdin
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for whoever started this process, who then closes stdin
     tally, stop = Tally(), threading.Event()
     auth, work = CREW[kind](os.environ["ADH_BASE_URL"] + f"/api/demo/{kind}", tally, stop)
     _write({"ready": True}, stop)
@@ -203,8 +213,12 @@ def _write(report: dict[str, Any], stop: threading.Event) -> None:
 
 
 def command_line(kind: str) -> list[str]:
-    """How to start such a process with the import path of this one, whatever folder is current and whatever lies in it."""
-    if getattr(sys, "frozen", False):  # PyInstaller, cx_Freeze: the executable is this program, which takes no `-c`
+    """How to start such a process with the import path of this one, whatever folder is current and whatever
+    lies in it.
+    """
+    if getattr(
+        sys, "frozen", False
+    ):  # PyInstaller, cx_Freeze: the executable is this program, which takes no `-c`
         return [sys.executable, "demo", "--worker", kind]
     return [sys.executable, "-c", _START, "\n".join(os.path.abspath(entry) for entry in sys.path), kind]
 

@@ -1,4 +1,7 @@
-"""The cellar of the token file: bounded reads, room reserved before it is needed, durable replacement. Knows bytes, not tokens."""
+"""The cellar of the token file: bounded reads, room reserved before it is needed, durable replacement.
+
+Knows bytes, not tokens.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,28 @@ from typing import TypeVar
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["NoModes", "Room", "Unfit", "is_held", "loose_mode", "patiently", "read_regular", "trouble_with_replacing", "write_block"]
+__all__ = [
+    "NoModes",
+    "Room",
+    "Unfit",
+    "is_held",
+    "loose_mode",
+    "patiently",
+    "read_regular",
+    "trouble_with_replacing",
+    "write_block",
+]
 
 T = TypeVar("T")
 
 #: Bytes. A token file is about one kilobyte; nobody's has a megabyte.
 FILE_LIMIT = 1024 * 1024
 PRIVATE = 0o600
-#: On Windows a virus scanner or an indexer holds a file for a moment: access denied, sharing violation, lock violation.
+#: On Windows a virus scanner or an indexer holds a file for a moment: access denied, sharing violation, lock
+#: violation.
 WINDOWS_MOMENTARY = (5, 32, 33)
-#: Seconds after which such a refusal is no moment any more (NousResearch/hermes-agent#79793 settled on about this).
+#: Seconds after which such a refusal is no moment any more (NousResearch/hermes-agent#79793 settled on about
+#: this).
 PATIENCE = 2.5
 
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -56,7 +71,10 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def read_regular(path: str) -> tuple[bytes, os.stat_result]:
-    """The content and the state of a regular file of ours (or root's). Raises `OSError`, `Unfit` among them."""
+    """The content and the state of a regular file of ours (or root's).
+
+    Raises `OSError`, `Unfit` among them.
+    """
     # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
     try:
         fd = patiently(lambda: os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY))
@@ -93,14 +111,17 @@ def _read_all(fd: int) -> bytes:
 
 
 def trouble_with_replacing(path: str) -> str | None:
-    """Why the file at `path` could not be replaced by a rename, as far as that can be told without doing it; None for a missing file."""
+    """Why the file at `path` could not be replaced by a rename, as far as that can be told without doing it;
+    None for a missing file.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
     if sys.platform != "win32" and status.st_uid != os.geteuid():
         return f"it belongs to another user (uid {status.st_uid})"
-    # The mode is the owner's word even where root could override it; access() adds read-only mounts and the immutable flag.
+    # The mode is the owner's word even where root could override it; access() adds read-only mounts and the
+    # immutable flag.
     if not status.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
         return "it is read-only"
     if _is_mounted_file(path):
@@ -109,9 +130,11 @@ def trouble_with_replacing(path: str) -> str | None:
 
 
 def _is_mounted_file(path: str) -> bool:
-    """Whether the file itself is a mount point (``docker -v tokens.json:…``): renaming onto it answers EBUSY, after the token is spent.
+    """Whether the file itself is a mount point (``docker -v tokens.json:…``): renaming onto it answers EBUSY,
+    after the token is spent.
 
-    Linux tells each descriptor's mount id in /proc (proc_pid_fdinfo(5)). stat can't tell: a bind mount has its source's device.
+    Linux tells each descriptor's mount id in /proc (proc_pid_fdinfo(5)). stat can't tell: a bind mount has
+    its source's device.
     """
     if sys.platform != "linux":
         return False
@@ -132,14 +155,19 @@ def _mount_id(path: str) -> bytes | None:
 
 
 def refuse_second_name(path: str) -> None:
-    """Raise `Unfit` for a file that goes by another name, too: planted, for what we do to this one happens to that."""
+    """Raise `Unfit` for a file that goes by another name, too: planted, for what we do to this one happens to
+    that.
+    """
     with suppress(FileNotFoundError):
         if os.lstat(path).st_nlink > 1:
             raise Unfit(f"{path} has a second name")
 
 
 def make_file(path: str) -> None:
-    """Make an empty file, as private as its file system can; one that is there stays as it is. Raises `OSError`."""
+    """Make an empty file, as private as its file system can; one that is there stays as it is.
+
+    Raises `OSError`.
+    """
     with suppress(FileExistsError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
         try:
@@ -156,18 +184,24 @@ def write_block(path: str, block: bytes) -> None:
     try:
         status = os.fstat(fd)
         _require_ours(status)
-        if status.st_nlink > 1:  # planted: what is written here would land in a file that is called something else, too
+        if (
+            status.st_nlink > 1
+        ):  # planted: what is written here would land in a file that is called something else, too
             raise Unfit(f"{path} has a second name")
         _make_private(fd)
         _write_all(fd, block)
-        if status.st_size > len(block):  # what is left of a longer one would make the whole unreadable, for ever
+        if status.st_size > len(
+            block
+        ):  # what is left of a longer one would make the whole unreadable, for ever
             os.ftruncate(fd, len(block))
     finally:
         os.close(fd)
 
 
 def _clear_away(path: str) -> None:
-    """Make way where something else than a file stands in the place of a record: nothing depends on that but courtesy."""
+    """Make way where something else than a file stands in the place of a record: nothing depends on that but
+    courtesy.
+    """
     with suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -179,15 +213,18 @@ def _clear_away(path: str) -> None:
 class Room:
     """Room on disk for the next content of a file: same folder, mode 0600 from birth, full length.
 
-    There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or removed, by the next.
-    It is locked itself while it is open, for the other lock is a file that anybody may remove: see `is_held`.
+    There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or
+    removed, by the next. It is locked itself while it is open, for the other lock is a file that anybody may
+    remove: see `is_held`.
     """
 
     def __init__(self, target: str, size: int) -> None:
         self.target = target
         self.path = room_path(target)
         if is_held(self.path):
-            raise BlockingIOError(errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile")
+            raise BlockingIOError(
+                errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile"
+            )
         self._fd: int | None = None
         self._content = b""
         _rooms.add(self)
@@ -205,7 +242,9 @@ class Room:
         self._content = data
         if self._fd is not None and not self._is_in_place():
             self._open_anew()
-        if self._fd is None:  # an install that was refused has closed it; what it holds must not be lost for that
+        if (
+            self._fd is None
+        ):  # an install that was refused has closed it; what it holds must not be lost for that
             flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY
             self._fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
             _require_ours(os.fstat(self._fd))
@@ -229,7 +268,9 @@ class Room:
         sync_folder(self.target)
 
     def _is_in_place(self) -> bool:
-        """Whether the prepared file is still the one under its name: a cleaner of old files may have removed it, or put another there."""
+        """Whether the prepared file is still the one under its name: a cleaner of old files may have removed
+        it, or put another there.
+        """
         assert self._fd is not None
         try:
             return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
@@ -320,7 +361,9 @@ def left_behind(target: str) -> bytes | None:
 
 
 def _keeps_modes(path: str) -> bool:
-    """Whether that file, which others can reach, could have been private: where no file can, its mode says nothing of who made it."""
+    """Whether that file, which others can reach, could have been private: where no file can, its mode says
+    nothing of who made it.
+    """
     fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
     try:
         before = stat.S_IMODE(os.fstat(fd).st_mode)
@@ -348,7 +391,10 @@ def install_left_behind(target: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make a rename durable: the name lives in the folder. Some file systems can't, and then there is nothing to do about it."""
+    """Make a rename durable: the name lives in the folder.
+
+    Some file systems can't, and then there is nothing to do about it.
+    """
     if sys.platform == "win32":
         return
     with suppress(OSError):
@@ -377,7 +423,8 @@ def _make_private(fd: int) -> None:
     try:
         os.fchmod(fd, PRIVATE)
     except OSError as refused:
-        # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with a mask for others (fmask=0077), they are private enough.
+        # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with a mask for others (fmask=0077),
+        # they are private enough.
         if os.fstat(fd).st_mode & 0o077:
             raise NoModes(refused.strerror) from None
 
@@ -393,7 +440,8 @@ def loose_mode(path: str) -> int:
 
 
 def _sync(fd: int) -> None:
-    # On macOS fsync() leaves the data in the drive's own cache; not every file system there has the other (fcntl(2)).
+    # On macOS fsync() leaves the data in the drive's own cache; not every file system there has the other
+    # (fcntl(2)).
     if sys.platform != "win32" and (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
         with suppress(OSError):
             fcntl.fcntl(fd, full)

@@ -12,7 +12,8 @@ __all__ = ["load_all"]
 def load_all(package: str) -> None:
     """Load every part of `package` that its modules import lazily (PEP 810, Python 3.15 and later).
 
-    Such an import runs in the thread that first uses the name. Without this, filelock's ran in the thread of the first rotation.
+    Such an import runs in the thread that first uses the name. Without this, filelock's ran in the thread of
+    the first rotation.
     """
     lazy = getattr(types, "LazyImportType", None)
     if lazy is None:

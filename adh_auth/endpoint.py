@@ -34,7 +34,8 @@ ME_PATH = "/api/auth/me"
 BODY_LIMIT = 8 * 1024
 #: Seconds that the reading of these may take; a body that trickles longer has told no code.
 PEEK_SECONDS = 5.0
-#: Bytes of a token reply. Two tokens and a few keys are under 4 KiB; the room reserved on disk holds this much.
+#: Bytes of a token reply. Two tokens and a few keys are under 4 KiB; the room reserved on disk holds this
+#: much.
 REPLY_LIMIT = 64 * 1024
 
 EXPIRED = "token_expired"
@@ -47,7 +48,10 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 class Call:
-    """One POST to an auth endpoint. Its payload holds secrets, so it has no place in a ``repr``. Without a payload it is a GET."""
+    """One POST to an auth endpoint.
+
+    Its payload holds secrets, so it has no place in a ``repr``. Without a payload it is a GET.
+    """
 
     __slots__ = ("access_token", "payload", "url")
 
@@ -67,7 +71,10 @@ class Call:
 
 
 class Reply:
-    """What came back, at most `REPLY_LIMIT` bytes of it. `cut`: more was to come, or less came than was announced."""
+    """What came back, at most `REPLY_LIMIT` bytes of it.
+
+    `cut`: more was to come, or less came than was announced.
+    """
 
     __slots__ = ("body", "cut", "headers", "status")
 
@@ -83,7 +90,10 @@ class Reply:
 
 
 class Unreachable(Exception):
-    """No reply. `sent`: the request may have reached the server, so that the token may be spent. `reason` holds no secret."""
+    """No reply.
+
+    `sent`: the request may have reached the server, so that the token may be spent. `reason` holds no secret.
+    """
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
@@ -92,7 +102,10 @@ class Unreachable(Exception):
 
 
 class Verdict(NamedTuple):
-    """What a reply means. `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``."""
+    """What a reply means.
+
+    `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``.
+    """
 
     kind: str
     reason: str = ""
@@ -121,7 +134,10 @@ def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_se
 
 def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
     """The revocation of a session by its refresh token."""
-    return Call(base_url + REVOKE_PATH, {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()})
+    return Call(
+        base_url + REVOKE_PATH,
+        {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()},
+    )
 
 
 def me_call(base_url: str, access_token: Secret) -> Call:
@@ -135,12 +151,24 @@ def says_expired(reply: Reply) -> bool:
 
 
 def classify(reply: Reply, now: float) -> Verdict:
-    """What a reply of the refresh or exchange endpoint means. Only the code ``invalid_grant`` is terminal, never a status."""
+    """What a reply of the refresh or exchange endpoint means.
+
+    Only the code ``invalid_grant`` is terminal, never a status.
+    """
     mapping = _json_object(reply.body)
     code = code_of(mapping)
-    facts: dict[str, Any] = {"code": code, "status": reply.status, "request_id": printable(reply.header("x-request-id"))}
+    facts: dict[str, Any] = {
+        "code": code,
+        "status": reply.status,
+        "request_id": printable(reply.header("x-request-id")),
+    }
     if reply.status == 429 or reply.status >= 500:
-        return Verdict("again", f"HTTP {reply.status}", retry_after=retry_after(reply.header("retry-after"), now), **facts)
+        return Verdict(
+            "again",
+            f"HTTP {reply.status}",
+            retry_after=retry_after(reply.header("retry-after"), now),
+            **facts,
+        )
     if "access_token" in mapping and 200 <= reply.status < 300:
         return Verdict("pair", mapping=mapping, **facts)
     if code == REFUSED:
@@ -149,13 +177,18 @@ def classify(reply: Reply, now: float) -> Verdict:
         return Verdict("misconfigured", f"HTTP {reply.status} {code}", **facts)
     if 200 <= reply.status < 300:
         # A portal's page, or a reply cut short. The token may be spent; only another try can tell.
-        return Verdict("again", f"HTTP {reply.status} without tokens" + (", cut short" if reply.cut else ""), **facts)
+        return Verdict(
+            "again", f"HTTP {reply.status} without tokens" + (", cut short" if reply.cut else ""), **facts
+        )
     hint = " (redirects are not followed: is base_url right?)" if 300 <= reply.status < 400 else ""
     return Verdict("failed", f"HTTP {reply.status}{' ' + code if code else ''}{hint}", **facts)
 
 
 def revoked(reply: Reply) -> bool:
-    """Whether the session is gone after this reply. The guide documents no reply: any 2xx will do, and so will a token unknown there."""
+    """Whether the session is gone after this reply.
+
+    The guide documents no reply: any 2xx will do, and so will a token unknown there.
+    """
     return 200 <= reply.status < 300 or code_of(_json_object(reply.body)) in (REFUSED, "invalid_token")
 
 
@@ -164,7 +197,9 @@ def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
 
     `body`: its first bytes, compressed as they came, or plain where the client has undone that already.
     """
-    mapping = _json_object(body) or _json_object(decoded(body, headers.get("content-encoding", ""), BODY_LIMIT))
+    mapping = _json_object(body) or _json_object(
+        decoded(body, headers.get("content-encoding", ""), BODY_LIMIT)
+    )
     return code_of(mapping) or _challenge_code(headers.get("www-authenticate", ""))
 
 
@@ -172,10 +207,18 @@ def code_of(mapping: Mapping[str, Any]) -> str | None:
     """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
     error = mapping.get("error")
     nested = error.get("code") if isinstance(error, dict) else None
-    return next((value for value in (mapping.get("code"), nested, error) if isinstance(value, str) and re.fullmatch(_CODE, value)), None)
+    return next(
+        (
+            value
+            for value in (mapping.get("code"), nested, error)
+            if isinstance(value, str) and re.fullmatch(_CODE, value)
+        ),
+        None,
+    )
 
 
-#: A code as the Errors page has them, snake_case. Anything else may be a sentence that quotes what was sent, and codes go into messages.
+#: A code as the Errors page has them, snake_case. Anything else may be a sentence that quotes what was sent,
+#: and codes go into messages.
 _CODE = r"(?!adh_)[a-z][a-z0-9_.-]{0,63}"  # compiled when it is first needed: most programs never do
 
 
@@ -185,7 +228,9 @@ def printable(text: str | None, limit: int = 200) -> str | None:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where there is none that makes sense."""
+    """Seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where there is none that makes
+    sense.
+    """
     if value is None:
         return None
     try:
@@ -223,7 +268,9 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def is_small(body: bytes, encoding: str) -> bool:
-    """Whether a body that was read to its end stays within `BODY_LIMIT` when a client decodes it, which it does without a bound."""
+    """Whether a body that was read to its end stays within `BODY_LIMIT` when a client decodes it, which it
+    does without a bound.
+    """
     return not body or 0 < len(decoded(body, encoding, BODY_LIMIT + 1)) <= BODY_LIMIT
 
 
@@ -240,7 +287,8 @@ def _inflated(body: bytes, limit: int) -> bytes:
 
 def _unbrotlied(body: bytes, limit: int) -> bytes:
     brotli = _first_of("brotli", "brotlicffi")
-    # The limit is younger than the function (brotli 1.2). Without it a few bytes may become gigabytes, so then there is nothing.
+    # The limit is younger than the function (brotli 1.2). Without it a few bytes may become gigabytes, so
+    # then there is nothing.
     return bytes(brotli.Decompressor().process(body, output_buffer_limit=limit))[:limit]
 
 
@@ -263,7 +311,13 @@ def _nothing(_: bytes, __: int) -> bytes:
     return b""
 
 
-_DECODERS = {"gzip": _inflated, "x-gzip": _inflated, "deflate": _inflated, "br": _unbrotlied, "zstd": _unzstandarded}
+_DECODERS = {
+    "gzip": _inflated,
+    "x-gzip": _inflated,
+    "deflate": _inflated,
+    "br": _unbrotlied,
+    "zstd": _unzstandarded,
+}
 
 #: One parameter of a challenge: its name, and its value with quotes or without (RFC 9110 section 11.2).
 _PARAMETER = r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
@@ -287,7 +341,8 @@ def base_url_of(text: str) -> str:
     parts = urlsplit(text) if origin else None
     if origin is None or parts is None or parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(
-            "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment", setting="base_url"
+            "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment",
+            setting="base_url",
         )
     if origin[0] != "https" and not is_loopback(origin[1]):
         raise ConfigurationError(
@@ -300,7 +355,8 @@ def base_url_of(text: str) -> str:
 def origin_of(url: str) -> Origin | None:
     """Scheme, host and port of a URL in one spelling, None where the URL is not clearly one of http or https.
 
-    Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC 3986): no token goes there.
+    Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC
+    3986): no token goes there.
     """
     if any(char == "\\" or char <= " " or char == "\x7f" for char in url):
         return None
@@ -313,7 +369,9 @@ def origin_of(url: str) -> Origin | None:
 
 
 def normal_origin(scheme: str, host: str | None, port: int | None) -> Origin | None:
-    """The three parts in one spelling: lower case, IDNA, no trailing dot, IPv6 compressed, the default port filled in."""
+    """The three parts in one spelling: lower case, IDNA, no trailing dot, IPv6 compressed, the default port
+    filled in.
+    """
     scheme = scheme.lower()
     if not host or scheme not in DEFAULT_PORTS:
         return None

@@ -47,7 +47,11 @@ class AdhAuthError(Exception):
 
     def facts(self) -> dict[str, Any]:
         """The attributes that were given, without what a client hung on (its request holds the token)."""
-        return {name: value for name, value in vars(self).items() if name not in _CLIENTS_OWN and not name.startswith("__")}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _CLIENTS_OWN and not name.startswith("__")
+        }
 
     def __str__(self) -> str:
         return self.message
@@ -116,25 +120,39 @@ class ReauthorizationRequired(AdhAuthError):
 
 KINDS: dict[str, type[AdhAuthError]] = {
     kind.__name__: kind
-    for kind in (AdhAuthError, ConfigurationError, TokenFileError, MalformedTokens, LockTimeout, RefreshFailed, ReauthorizationRequired)
+    for kind in (
+        AdhAuthError,
+        ConfigurationError,
+        TokenFileError,
+        MalformedTokens,
+        LockTimeout,
+        RefreshFailed,
+        ReauthorizationRequired,
+    )
 }
 
 E = TypeVar("E", bound=AdhAuthError)
 
 
 def twin(error: AdhAuthError, clients_base: type[Exception]) -> AdhAuthError:
-    """`error` as an instance of its own class and of `clients_base`, so that ``except`` clauses that exist keep working."""
+    """`error` as an instance of its own class and of `clients_base`, so that ``except`` clauses that exist
+    keep working.
+    """
     raised: AdhAuthError = _rebuild(_plain(type(error)), clients_base, error.message, error.facts())
     return raised
 
 
 def fresh_copy(error: E) -> E:
-    """A copy without traceback and causes: one outcome is raised in many threads, and frames of the worker hold tokens."""
+    """A copy without traceback and causes: one outcome is raised in many threads, and frames of the worker
+    hold tokens.
+    """
     copied: E = _rebuild(type(error), None, error.message, error.facts())
     return copied
 
 
-def _rebuild(kind: type[AdhAuthError], clients_base: type[Exception] | None, message: str, facts: dict[str, Any]) -> Any:
+def _rebuild(
+    kind: type[AdhAuthError], clients_base: type[Exception] | None, message: str, facts: dict[str, Any]
+) -> Any:
     cls = kind if clients_base is None else _twin_class(kind, clients_base)
     return cls(message, **facts)
 
@@ -156,5 +174,10 @@ def _new_twin_class(kind: type[AdhAuthError], clients_base: type[Exception]) -> 
     def reduce(self: AdhAuthError) -> tuple[Any, ...]:
         return _rebuild, (kind, clients_base, self.message, self.facts())
 
-    body = {"__reduce__": reduce, "__doc__": kind.__doc__, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    body = {
+        "__reduce__": reduce,
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+    }
     return type(kind.__name__, (kind, clients_base), body)

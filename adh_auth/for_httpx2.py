@@ -7,7 +7,9 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name != "httpx2":
         raise
-    raise ModuleNotFoundError('AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2") from None
+    raise ModuleNotFoundError(
+        'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"
+    ) from None
 
 from .httpx_flow import HttpxFlow
 from .httpx_parts import require_parts

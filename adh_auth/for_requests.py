@@ -1,4 +1,7 @@
-"""AdhAuth, for requests. This room and its two neighbours, requests_body and requests_carrier, are the only ones that know requests."""
+"""AdhAuth, for requests.
+
+This room and its two neighbours, requests_body and requests_carrier, are the only ones that know requests.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,12 @@ from .secret import REDACTED, BearerHeader, Secret
 
 __all__ = ["AdhAuth"]
 
-#: Part of a call's time-out that it waits for a refresh before it is sent: with `timeout=2` a quarter of a second, enough for what needs no
-#: network, as a refusal on record. The rest is waited for by the hook, which knows the time-out for certain.
+#: Part of a call's time-out that it waits for a refresh before it is sent: with `timeout=2` a quarter of a
+#: second, enough for what needs no network, as a refusal on record. The rest is waited for by the hook, which
+#: knows the time-out for certain.
 SHARE = 1 / 8
-#: Seconds of the same for the first call of a thread, of whose time-out nothing is known: most refreshes are over by then.
+#: Seconds of the same for the first call of a thread, of whose time-out nothing is known: most refreshes are
+#: over by then.
 FIRST_MOMENT = 1.0
 
 
@@ -44,7 +49,8 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
         default = 443 if scheme == "https" else 80
-        # requests has put a path behind the authority by now, so that these prefixes can't be part of a longer host name.
+        # requests has put a path behind the authority by now, so that these prefixes can't be part of a
+        # longer host name.
         explicit = f"{scheme}://{name}:{port}/"
         self._prefixes = (f"{scheme}://{name}/", explicit) if port == default else (explicit,)
         self._seen: Mapping[str, Any] = {}
@@ -70,9 +76,13 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
             if not hooks:
                 hooks.append(_ResponseHook(self))
             elif not (isinstance(hooks[0], _ResponseHook) and hooks[0].is_of(self)):
-                # An auth that is put on by hand finds the caller's hooks there. One that raises on a 401 would hide the expiry,
-                # and a second hook of ours would answer a 401 that the first one hands over.
-                hooks[:] = [_ResponseHook(self), *(hook for hook in hooks if not isinstance(hook, _ResponseHook))]
+                # An auth that is put on by hand finds the caller's hooks there. One that raises on a 401
+                # would hide the expiry, and a second hook of ours would answer a 401 that the first one hands
+                # over.
+                hooks[:] = [
+                    _ResponseHook(self),
+                    *(hook for hook in hooks if not isinstance(hook, _ResponseHook)),
+                ]
             return r
         raise _for_requests(trouble, r)
 
@@ -97,7 +107,8 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
     def _moment(self) -> float | None:
         """Seconds to wait for a refresh before a request is sent, None for as long as it takes.
 
-        requests shows the caller's time-out to hooks of the response only, so the one of the thread's last call counts.
+        requests shows the caller's time-out to hooks of the response only, so the one of the thread's last
+        call counts.
         """
         if not hasattr(self._of_thread, "timeout"):
             return FIRST_MOMENT
@@ -108,19 +119,25 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         self._seen = sent_with
         self._of_thread.timeout = sent_with.get("timeout")
         if response.status_code != 401:
-            if 300 <= response.status_code < 400 and response.is_redirect:  # is_redirect asks the headers: 1 µs
+            if (
+                300 <= response.status_code < 400 and response.is_redirect
+            ):  # is_redirect asks the headers: 1 µs
                 # It ends in `history`. requests builds the next hop from the request that it holds itself.
                 response.request = _for_the_record(response.request)
             return response
-        # requests keeps this hook on redirected hops, after it took the header off for the new host (psf/requests#2577).
-        # Answering that host's 401 would send it the new token. (hishel leaves response.url empty: ask the request.)
+        # requests keeps this hook on redirected hops, after it took the header off for the new host
+        # (psf/requests#2577). Answering that host's 401 would send it the new token. (hishel leaves
+        # response.url empty: ask the request.)
         request = response.request
         if bearer(request.headers.get("Authorization")) is None or not self._is_ours(request.url or ""):
             return response
         return self._answered(response, sent_with)
 
     def _answered(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        """The answer after a 401 of the API. A pair that was adopted may turn out to be expired, too; a refreshed one is the last."""
+        """The answer after a 401 of the API.
+
+        A pair that was adopted may turn out to be expired, too; a refreshed one is the last.
+        """
         patience = _Patience(read_timeout(sent_with.get("timeout")))
         for _ in range(ROUNDS):
             try:
@@ -139,7 +156,9 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         response.close()
         raise _for_requests(trouble, response.request, response)
 
-    def _replacement(self, response: Response, sent_with: Mapping[str, Any], patience: _Patience) -> Rotated | None:
+    def _replacement(
+        self, response: Response, sent_with: Mapping[str, Any], patience: _Patience
+    ) -> Rotated | None:
         """What to send again with, None where this 401 is the caller's."""
         rejected = _sent_token(response.request)
         inspected = inspect(response, stream=bool(sent_with.get("stream")))
@@ -150,12 +169,17 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         again = can_be_sent_again(response.request)
         if what == RESEND and not again:
             return None
-        # Before the wait: the refresh may need this very connection, where `refresh_via` is the session, or another thread may.
+        # Before the wait: the refresh may need this very connection, where `refresh_via` is the session, or
+        # another thread may.
         if again or not inspected.ended:
             let_go(response, inspected)
         if what == RESEND:
             return Rotated(pair, refreshed=False)
-        return self._rotated(rejected, patience.left(), post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)))
+        return self._rotated(
+            rejected,
+            patience.left(),
+            post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)),
+        )
 
     def _sent_again(self, response: Response, pair: Pair, sent_with: Mapping[str, Any]) -> Response:
         request = response.request
@@ -172,12 +196,15 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
         resent.history += [*response.history, response]
         response.request = _for_the_record(request)
         if resent.is_redirect:
-            # requests builds the redirected request from the original one, which would go on with the old token.
+            # requests builds the redirected request from the original one, which would go on with the old
+            # token.
             _move_on(request, pair)
             resent.request = _for_the_record(again)
         return resent
 
-    def _post(self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None) -> Reply:
+    def _post(
+        self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None
+    ) -> Reply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
         if self._refresh_via is not None and not sessions_are_mocked():
             mock = None
@@ -185,10 +212,14 @@ class AdhAuth(Plugin, requests.auth.AuthBase):  # noqa: D101 - the docstring is 
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, requests.Session):
-            raise ConfigurationError(f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via")
+            raise ConfigurationError(
+                f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via"
+            )
 
 
-def _for_requests(error: AdhAuthError, request: PreparedRequest, response: Response | None = None) -> AdhAuthError:
+def _for_requests(
+    error: AdhAuthError, request: PreparedRequest, response: Response | None = None
+) -> AdhAuthError:
     raised = twin(error, requests.RequestException)
     if response is not None:
         response.request = _for_the_record(request)
@@ -197,7 +228,9 @@ def _for_requests(error: AdhAuthError, request: PreparedRequest, response: Respo
 
 
 def _for_the_record(request: PreparedRequest) -> PreparedRequest:
-    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in logs."""
+    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in
+    logs.
+    """
     if bearer(request.headers.get("Authorization")) is None:
         return request
     kept = request.copy()
@@ -206,7 +239,9 @@ def _for_the_record(request: PreparedRequest) -> PreparedRequest:
 
 
 def _refresh_cookies(again: PreparedRequest, response: Response) -> None:
-    """Add what the 401 set, as requests' own digest auth does; a ``Cookie`` header of the caller's own stays as it is, and alone."""
+    """Add what the 401 set, as requests' own digest auth does; a ``Cookie`` header of the caller's own stays
+    as it is, and alone.
+    """
     jar = cookie_jar(again)
     if jar is None:
         return
@@ -230,7 +265,8 @@ def _move_on(request: PreparedRequest, pair: Pair) -> None:
 def _sent_token(request: PreparedRequest) -> Secret:
     """The token that it was sent with, or one that never was a token where that can't be told."""
     if _MOVED in vars(request):
-        # Several threads send it. What the header says now may not be what went out: a good pair is not refreshed on its word.
+        # Several threads send it. What the header says now may not be what went out: a good pair is not
+        # refreshed on its word.
         return Secret("")
     return bearer(request.headers.get("Authorization")) or Secret("")
 
@@ -260,8 +296,8 @@ class _Patience:
 class _ResponseHook:
     """Watches for the answer to one request.
 
-    A pickle holds nothing of it, and is readable without this library and its settings: requests pickles a response with its
-    request and the hooks of that, and the auth object may know the client secret.
+    A pickle holds nothing of it, and is readable without this library and its settings: requests pickles a
+    response with its request and the hooks of that, and the auth object may know the client secret.
     """
 
     __slots__ = ("_auth",)

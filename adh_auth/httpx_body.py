@@ -1,4 +1,7 @@
-"""A body twice, in httpx and httpx2: of a request that is sent again, and of a 401 that is read and let go. Imports neither."""
+"""A body twice, in httpx and httpx2: of a request that is sent again, and of a 401 that is read and let go.
+
+Imports neither.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from .waits import Wait, Waits, either
 
 __all__ = ["WHOLE", "Body", "Peeked", "with_header"]
 
-#: Seconds for the body of a 401 whose header has told the code. It keeps the connection and goes into `history`; it is not needed.
+#: Seconds for the body of a 401 whose header has told the code. It keeps the connection and goes into
+#: `history`; it is not needed.
 COURTESY_SECONDS = 0.2
 
-#: Bodies that a client's stream can go over again and again. (A `ByteStream` may be made of any of the first three.)
+#: Bodies that a client's stream can go over again and again. (A `ByteStream` may be made of any of the first
+#: three.)
 _IN_MEMORY = (bytes, bytearray, memoryview, list, tuple)
 
 
@@ -25,7 +30,9 @@ def with_header(request: Any, header: str) -> Any:
     """The request as another one, with this ``Authorization``."""
     headers = request.headers.copy()
     headers["Authorization"] = header
-    made = type(request)(request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions)
+    made = type(request)(
+        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
     if has_content(request):
         made.read()
     return made
@@ -65,7 +72,10 @@ class Body:
         self._files = located
 
     def rewind(self, stream: Any) -> Waits:
-        """Go back to where the body began; False where that can't be done. `stream`: of the request, as a redirect may have dropped it."""
+        """Go back to where the body began; False where that can't be done.
+
+        `stream`: of the request, as a redirect may have dropped it.
+        """
         if isinstance(source_of(stream), _IN_MEMORY):
             return True
         if self.one_shot:
@@ -126,7 +136,9 @@ class Peeked:
         ends = time.monotonic() + seconds
         try:
             with read_timeout(self._response, seconds):
-                self.start += next(self._rest)  # before the clock is asked: one that a test moves may say that the time is up
+                self.start += next(
+                    self._rest
+                )  # before the clock is asked: one that a test moves may say that the time is up
                 while len(self.start) <= BODY_LIMIT and time.monotonic() < ends:
                     self.start += next(self._rest)
         except StopIteration:
@@ -151,14 +163,19 @@ class Peeked:
         self.is_whole, self._rest = True, ()
 
     def release(self) -> Waits:
-        """Give the connection back. What is left of the body is its start, and nothing where there was more."""
+        """Give the connection back.
+
+        What is left of the body is its start, and nothing where there was more.
+        """
         if self.is_loaded:
             return
         if self.is_lost:
             mark_as_read(self._response)
             return
         yield Wait(self._close, self._aclose)
-        self._response.stream = _stream_like(self._inner, self.start if self.is_whole else b"", (), None, released=True)
+        self._response.stream = _stream_like(
+            self._inner, self.start if self.is_whole else b"", (), None, released=True
+        )
 
     def _close(self) -> None:
         _close(self._rest)
@@ -169,11 +186,15 @@ class Peeked:
         await self._inner.aclose()
 
     def keep_for_history(self) -> None:
-        """The client reads this response to its end before it sends again: give it no more than a bounded body, decoded."""
+        """The client reads this response to its end before it sends again: give it no more than a bounded
+        body, decoded.
+        """
         if self.is_loaded or self.is_lost:
             return
         small = self.is_whole and is_small(self.start, self._response.headers.get("content-encoding", ""))
-        self._response.stream = _stream_like(self._inner, self.start if small else b"", (), None, released=True)
+        self._response.stream = _stream_like(
+            self._inner, self.start if small else b"", (), None, released=True
+        )
 
 
 def _close(iterator: Any) -> None:
@@ -191,9 +212,15 @@ async def _aclose(iterator: Any) -> None:
             await aclose()
 
 
-def _stream_like(inner: Any, start: bytes, rest: Any, error: Exception | None, *, released: bool = False) -> Any:
-    """A stream that gives `start`, then `rest` or `error`; of the same kinds as `inner`, so that the client's own checks take it."""
-    kinds = tuple(kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream"))
+def _stream_like(
+    inner: Any, start: bytes, rest: Any, error: Exception | None, *, released: bool = False
+) -> Any:
+    """A stream that gives `start`, then `rest` or `error`; of the same kinds as `inner`, so that the client's
+    own checks take it.
+    """
+    kinds = tuple(
+        kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream")
+    )
     return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest, error, released)
 
 

@@ -1,8 +1,13 @@
-"""What carries a call to an auth endpoint in httpx and httpx2: the user's own client, or one that is made for it. Imports neither."""
+"""What carries a call to an auth endpoint in httpx and httpx2: the user's own client, or one that is made for
+it.
+
+Imports neither.
+"""
 
 from __future__ import annotations
 
-# socket.getaddrinfo looks this codec up for each host name. requests imports it for the same reason; httpx does not.
+# socket.getaddrinfo looks this codec up for each host name. requests imports it for the same reason; httpx
+# does not.
 import encodings.idna  # noqa: F401
 from collections.abc import Mapping
 from functools import partial
@@ -35,11 +40,14 @@ class Carrier:
         try:
             if self._refresh_via is not None:
                 return self._carried(self._refresh_via, call, seconds, deadline)
-            # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc, no redirects.
+            # A client of our own: the environment's proxies and CA bundle, no hooks, no cookies, no .netrc,
+            # no redirects.
             with self._own(verify=call.url.startswith("https:")) as own:
                 return self._carried(own, call, seconds, deadline)
         except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
-            trouble = Unreachable(reason(error), sent=deadline.sent and not isinstance(error, self._never_sent()))
+            trouble = Unreachable(
+                reason(error), sent=deadline.sent and not isinstance(error, self._never_sent())
+            )
         raise trouble
 
     def _own(self, *, verify: bool) -> Any:
@@ -49,7 +57,8 @@ class Carrier:
         return self._client.Client(verify=verify)
 
     def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
-        # A request hook may add what a gateway asks for. The question about a token is no call that was asked for: no hook sees it.
+        # A request hook may add what a gateway asks for. The question about a token is no call that was asked
+        # for: no hook sees it.
         client = without_response_hooks(client, request_hooks=call.method == "POST")
         if isinstance(client, self._client.AsyncClient):
             import anyio
@@ -67,14 +76,18 @@ class Carrier:
         return Reply(response.status_code, response.headers, body, cut)
 
     async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
-        """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no other way."""
+        """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no
+        other way.
+        """
         import anyio
 
         request = self._request(client, call, seconds, {})
         # The loop ends with this call, and a connection that is kept would be bound to it.
         request.headers["Connection"] = "close"
         with anyio.fail_after(seconds):
-            response = await client.send(request, stream=True, auth=self._client.Auth(), follow_redirects=False)
+            response = await client.send(
+                request, stream=True, auth=self._client.Auth(), follow_redirects=False
+            )
             try:
                 body = await self._start_of(response)
             finally:
@@ -112,16 +125,26 @@ class Carrier:
         if content is not None:
             return deadline.collect((content,), ())
         body, cut = deadline.collect(response.iter_raw(), (self._client.HTTPError,))
-        # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
+        # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times
+        # as much.
         return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT), cut
 
     def _never_sent(self) -> tuple[type[Exception], ...]:
-        names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL")
+        names = (
+            "ConnectError",
+            "ConnectTimeout",
+            "PoolTimeout",
+            "ProxyError",
+            "UnsupportedProtocol",
+            "InvalidURL",
+        )
         return tuple(getattr(self._client, name) for name in names)
 
 
 def _watch(deadline: Deadline, event: str, info: Mapping[str, Any]) -> None:
-    """Put each new connection under the watch of the deadline, as the client's transport tells of it: a reply's head can trickle, too."""
+    """Put each new connection under the watch of the deadline, as the client's transport tells of it: a
+    reply's head can trickle, too.
+    """
     if event.endswith("connect_tcp.started"):
         deadline.sent = False
     elif event.endswith("send_request_headers.started"):

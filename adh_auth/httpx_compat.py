@@ -1,4 +1,5 @@
-"""What is read behind the public interface of httpx and httpx2: one function for each, with the reason and the versions.
+"""What is read behind the public interface of httpx and httpx2: one function for each, with the reason and
+the versions.
 
 Checked with httpx 0.27 to 0.28 and httpx2 2. `tests/test_httpx_compat.py` is the contract.
 """
@@ -24,7 +25,8 @@ __all__ = [
     "without_response_hooks",
 ]
 
-#: Seconds. What each of a request's four time-outs is where the caller has set none (httpx and httpx2, "Timeout Configuration").
+#: Seconds. What each of a request's four time-outs is where the caller has set none (httpx and httpx2,
+#: "Timeout Configuration").
 CLIENTS_OWN_TIMEOUT = 5.0
 
 
@@ -37,14 +39,20 @@ def url_parts(url: Any) -> Any:
 
 
 def has_content(request: Any) -> bool:
-    """Whether the body of a request is in memory. Both clients, all versions: `request.content` raises `RequestNotRead` otherwise."""
+    """Whether the body of a request is in memory.
+
+    Both clients, all versions: `request.content` raises `RequestNotRead` otherwise.
+    """
     return hasattr(request, "_content")
 
 
 def loaded_content(response: Any) -> bytes | None:
-    """The decoded body of a response as far as anyone has read it to its end, None before. Both clients, all versions.
+    """The decoded body of a response as far as anyone has read it to its end, None before.
 
-    `response.content` raises `ResponseNotRead` before, and no attribute says which it is: `is_closed` is true of both.
+    Both clients, all versions.
+
+    `response.content` raises `ResponseNotRead` before, and no attribute says which it is: `is_closed` is true
+    of both.
     """
     content: bytes | None = vars(response).get("_content")
     return content
@@ -53,23 +61,32 @@ def loaded_content(response: Any) -> bytes | None:
 def mark_as_read(response: Any) -> None:
     """Give a response whose stream a hook has consumed an empty body. Both clients, all versions.
 
-    The client reads each response before it sends the next request of a flow, and would raise `StreamConsumed` there.
+    The client reads each response before it sends the next request of a flow, and would raise
+    `StreamConsumed` there.
     """
     response._content = b""  # noqa: SLF001
 
 
 def source_of(stream: Any) -> Any:
-    """What a stream of the client's own reads a body from; None for a stream of another make, which may do anything with it.
+    """What a stream of the client's own reads a body from; None for a stream of another make, which may do
+    anything with it.
 
-    Both clients, all versions: `ByteStream`, `IteratorByteStream` and `AsyncIteratorByteStream` keep it as `_stream`.
+    Both clients, all versions: `ByteStream`, `IteratorByteStream` and `AsyncIteratorByteStream` keep it as
+    `_stream`.
     """
-    return getattr(stream, "_stream", None) if _package(type(stream).__module__) in ("httpx", "httpx2") else None
+    return (
+        getattr(stream, "_stream", None) if _package(type(stream).__module__) in ("httpx", "httpx2") else None
+    )
 
 
 def callers_timeout(request: Any) -> float | None:
-    """Seconds that the caller waits for an answer; None where it has set no limit, or where the client's own default is in force."""
+    """Seconds that the caller waits for an answer; None where it has set no limit, or where the client's own
+    default is in force.
+    """
     timeouts = request.extensions.get("timeout")
-    if not isinstance(timeouts, dict) or all(timeouts.get(name) == CLIENTS_OWN_TIMEOUT for name in ("connect", "read", "write", "pool")):
+    if not isinstance(timeouts, dict) or all(
+        timeouts.get(name) == CLIENTS_OWN_TIMEOUT for name in ("connect", "read", "write", "pool")
+    ):
         return None
     read = timeouts.get("read")
     return float(read) if isinstance(read, (int, float)) else None
@@ -77,9 +94,11 @@ def callers_timeout(request: Any) -> float | None:
 
 @contextmanager
 def read_timeout(response: Any, seconds: float) -> Iterator[None]:
-    """Read on with a read time-out of `seconds` at most: a body that stalls would otherwise hold a caller without one for ever.
+    """Read on with a read time-out of `seconds` at most: a body that stalls would otherwise hold a caller
+    without one for ever.
 
-    httpcore and httpcore2, all versions: the transport reads the request's "timeout" extension when the body is first read.
+    httpcore and httpcore2, all versions: the transport reads the request's "timeout" extension when the body
+    is first read.
     """
     timeouts = response.request.extensions.get("timeout")
     if not isinstance(timeouts, dict):
@@ -96,11 +115,13 @@ def read_timeout(response: Any, seconds: float) -> Iterator[None]:
 
 
 def response_behind(error: BaseException | None, client: Any) -> Any:
-    """The last response that the client had when `error` was raised below the auth flow, None where there was none.
+    """The last response that the client had when `error` was raised below the auth flow, None where there was
+    none.
 
-    Both clients, all versions, run a response hook below the flow. What it raises may say nothing of the response, yet it has passed the
-    function of the client that called the hook, whose `response` is in the traceback. Where a transport has raised, an error such as
-    `HTTPStatusError` may bring the response. A hook of a request has none in either place.
+    Both clients, all versions, run a response hook below the flow. What it raises may say nothing of the
+    response, yet it has passed the function of the client that called the hook, whose `response` is in the
+    traceback. Where a transport has raised, an error such as `HTTPStatusError` may bring the response. A hook
+    of a request has none in either place.
     """
     if not isinstance(error, Exception):  # a cancelled task, an interrupt
         return None
@@ -117,9 +138,11 @@ def response_behind(error: BaseException | None, client: Any) -> Any:
 
 
 def without_response_hooks(client: Any, *, request_hooks: bool) -> Any:
-    """The same client, connections included, that runs no response hook: one that raises would hide the answer of an auth endpoint.
+    """The same client, connections included, that runs no response hook: one that raises would hide the
+    answer of an auth endpoint.
 
-    A shallow copy, and `event_hooks` set on it: both clients, all versions, keep the hooks in a mapping that the setter replaces.
+    A shallow copy, and `event_hooks` set on it: both clients, all versions, keep the hooks in a mapping that
+    the setter replaces.
     """
     import copy
 
@@ -134,8 +157,9 @@ def without_response_hooks(client: Any, *, request_hooks: bool) -> Any:
 def has_connections(client: Any, url: str) -> bool:
     """Whether an asynchronous client has connections open where it would send a request for `url`.
 
-    Both clients, all versions: `_transport_for_url` chooses the transport, its `_pool` is httpcore's, whose `connections` are public. A
-    connection belongs to the event loop that opened it: on another one a request goes out, and its reply is lost.
+    Both clients, all versions: `_transport_for_url` chooses the transport, its `_pool` is httpcore's, whose
+    `connections` are public. A connection belongs to the event loop that opened it: on another one a request
+    goes out, and its reply is lost.
     """
     transport = client._transport_for_url(client.build_request("POST", url).url)  # noqa: SLF001
     return bool(getattr(getattr(transport, "_pool", None), "connections", None))

@@ -1,4 +1,7 @@
-"""The auth flow that httpx and httpx2 share, sync and async. Imports neither: the class that is built on it brings its client's module."""
+"""The auth flow that httpx and httpx2 share, sync and async.
+
+Imports neither: the class that is built on it brings its client's module.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ __all__ = ["HttpxFlow"]
 class Exchange:
     """One request of the caller's, as often as it is sent.
 
-    `left`: how often it may still be sent again. `refreshed`: whether it has had a pair straight from the server.
+    `left`: how often it may still be sent again. `refreshed`: whether it has had a pair straight from the
+    server.
     """
 
     def __init__(self, request: Any, body: _Body) -> None:
@@ -67,7 +71,9 @@ class HttpxFlow(Plugin):
         self._raw_port = None if port == DEFAULT_PORTS[scheme] else port
 
     def __call__(self, request: Any) -> Any:
-        """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a function of the request."""
+        """Say which class belongs to the client: requests calls an auth, and httpx2 takes any callable for a
+        function of the request.
+        """
         raise wrong_client(self, request)
 
     async def arefresh(self) -> Tokens:
@@ -83,9 +89,13 @@ class HttpxFlow(Plugin):
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Put the token on, watch the answer, send again."""
-        # The usual spelling first: the client has normalised it, and normalising once more would cost more than all the rest.
+        # The usual spelling first: the client has normalised it, and normalising once more would cost more
+        # than all the rest.
         to = _parts(request.url)
-        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(request.url)):
+        if not (
+            (to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme)
+            or self._goes_to_us(request.url)
+        ):
             yield request
             return
         pair = self._core.watch.unchanged() or self._glance(request)
@@ -103,14 +113,17 @@ class HttpxFlow(Plugin):
             return
         except GeneratorExit:
             pass
-        # The client closes the flow while it handles what a hook has raised. That shows only here: in the block above, what is handled
-        # is GeneratorExit, and in an asynchronous flow it has no context.
+        # The client closes the flow while it handles what a hook has raised. That shows only here: in the
+        # block above, what is handled is GeneratorExit, and in an asynchronous flow it has no context.
         self._heed_hidden_answer(sys.exc_info()[1])
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """The same for a task; the waiting is done by the event loop."""
         to = _parts(request.url)
-        if not ((to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme) or self._goes_to_us(request.url)):
+        if not (
+            (to.host == self._host and to.port == self._raw_port and to.scheme == self._scheme)
+            or self._goes_to_us(request.url)
+        ):
             yield request
             return
         pair = self._core.watch.unchanged() or self._glance(request, in_task=True)
@@ -141,7 +154,9 @@ class HttpxFlow(Plugin):
         raise self._for_client(problem, request)
 
     def _ready(self, request: Any, body: _Body, pair: Pair) -> Waits:
-        """The pair to send `request` with: rotated first where its token is known or believed to have expired."""
+        """The pair to send `request` with: rotated first where its token is known or believed to have
+        expired.
+        """
         seconds = callers_timeout(request)
         yield from body.locate()
         if pair.doubtful:
@@ -168,7 +183,8 @@ class HttpxFlow(Plugin):
         pair = self._core.current()
         is_bare = peeked.is_whole and not peeked.start
         action = after_401(code, rejected, pair, time.time(), is_bare=is_bare)
-        # A 401 to what this very request has had from the server: another refresh would be answered by another 401.
+        # A 401 to what this very request has had from the server: another refresh would be answered by
+        # another 401.
         ended = pair.expires_at is not None and pair.expires_at <= time.time()
         if action == HAND_OVER or (action == ROTATE and exchange.refreshed and not ended):
             return None
@@ -176,10 +192,12 @@ class HttpxFlow(Plugin):
         rewound = yield from exchange.body.rewind(again.stream)
         yield from peeked.read(COURTESY_SECONDS if rewound else None)
         if rewound or peeked.is_whole:
-            # Before anything is waited for: in a small pool it may be the connection that the refresh, or another request, needs.
+            # Before anything is waited for: in a small pool it may be the connection that the refresh, or
+            # another request, needs.
             yield from peeked.release()
         elif action == ROTATE:
-            # More of the body is to come, and it is the caller's. Its connection is not held for the length of a refresh.
+            # More of the body is to come, and it is the caller's. Its connection is not held for the length
+            # of a refresh.
             self._core.rotate(rejected, without_thread=Job.give_up)
             return None
         if action == ROTATE:
@@ -191,7 +209,10 @@ class HttpxFlow(Plugin):
         return self._again(response, pair)
 
     def _code_of(self, peeked: _Peeked, response: Any, rejected: Secret, seconds: float | None) -> Waits:
-        """The error code of a 401. Its header comes first: what is told there needs no body, which may stall."""
+        """The error code of a 401.
+
+        Its header comes first: what is told there needs no body, which may stall.
+        """
         if error_code(response.headers, b"") == EXPIRED:
             return EXPIRED
         yield from peeked.read()
@@ -204,7 +225,11 @@ class HttpxFlow(Plugin):
         return code
 
     def _rotation(self, rejected: Secret, seconds: float | None) -> Waits:
-        return (yield Wait(partial(self._rotated, rejected, seconds), partial(self._rotated_async, rejected, seconds)))
+        return (
+            yield Wait(
+                partial(self._rotated, rejected, seconds), partial(self._rotated_async, rejected, seconds)
+            )
+        )
 
     def _question(self, pair: Pair, seconds: float | None) -> Wait:
         """Wait for the API's word about a doubtful pair. Without an answer the request goes on as before."""
@@ -230,7 +255,9 @@ class HttpxFlow(Plugin):
         raise self._for_client(problem, request)
 
     def _heed_hidden_answer(self, error: BaseException | None) -> None:
-        """Draw from a 401 that a hook has kept from this flow, by raising, what the next request needs to know."""
+        """Draw from a 401 that a hook has kept from this flow, by raising, what the next request needs to
+        know.
+        """
         # Whatever goes wrong here must not take the place of what the hook has raised.
         with suppress(Exception):
             answer = response_behind(error, self._client)
@@ -251,7 +278,9 @@ class HttpxFlow(Plugin):
         return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
 
     def _rejected_by_us(self, response: Any) -> Secret | None:
-        """The token that the API itself has refused; None where the answer is another server's, or to other credentials."""
+        """The token that the API itself has refused; None where the answer is another server's, or to other
+        credentials.
+        """
         request = response.request
         rejected = bearer(request.headers.get("Authorization"))
         return rejected if rejected is not None and self._goes_to_us(request.url) else None
@@ -264,7 +293,9 @@ class HttpxFlow(Plugin):
         return again
 
     def _add_cookies(self, again: Any, response: Any) -> None:
-        """Send along what the 401 has set, a load balancer's cookie perhaps; what the request carries besides stays as it is."""
+        """Send along what the 401 has set, a load balancer's cookie perhaps; what the request carries besides
+        stays as it is.
+        """
         # Not `response.cookies`, which leaves a jar on the response: that can't be pickled any more.
         fresh = self._client.Cookies()
         fresh.extract_cookies(response)
@@ -291,17 +322,25 @@ class HttpxFlow(Plugin):
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):
             name = self._client.__name__
-            raise ConfigurationError(f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via")
+            raise ConfigurationError(
+                f"refresh_via must be a {name}.Client, not {type(carrier).__name__}", setting="refresh_via"
+            )
 
 
 def merged_cookies(carried: str, added: str) -> str:
     """A ``Cookie`` header with the pairs of both; an added one takes the place of those of its name."""
     pairs = [pair for pair in (item.strip() for item in added.split(";")) if pair]
     names = {pair.partition("=")[0] for pair in pairs}
-    kept = [pair for pair in (item.strip() for item in carried.split(";")) if pair and pair.partition("=")[0] not in names]
+    kept = [
+        pair
+        for pair in (item.strip() for item in carried.split(";"))
+        if pair and pair.partition("=")[0] not in names
+    ]
     return "; ".join([*kept, *pairs])
 
 
 def _for_the_record(request: Any) -> Any:
-    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in logs."""
+    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in
+    logs.
+    """
     return request if bearer(request.headers.get("Authorization")) is None else with_header(request, REDACTED)

@@ -27,8 +27,8 @@ PARTS = (
 def load_transport(client: ModuleType) -> None:
     """Load what a client of our own imports when it is built, and connects with (httpcore, certifi).
 
-    The caller's client has done so, unless it has a transport of another kind. In the thread of a rotation it would be too late: the
-    program may have changed its root by then, or fork.
+    The caller's client has done so, unless it has a transport of another kind. In the thread of a rotation it
+    would be too late: the program may have changed its root by then, or fork.
     """
     with suppress(ImportError):  # httpx2 has no use for it
         import certifi  # noqa: F401
@@ -49,10 +49,15 @@ def load_waiting() -> None:
 
 
 def require_parts(client: ModuleType, versions: str, needed_by: str) -> None:
-    """Raise an `ImportError` that names the installed version and the `versions` that will do, where a part is missing."""
+    """Raise an `ImportError` that names the installed version and the `versions` that will do, where a part
+    is missing.
+    """
     missing = [part for part in PARTS if not hasattr(client, part)]
     if missing:
         name, version = client.__name__, getattr(client, "__version__", "of an unknown version")
         wanted = f'pip install "{name}{versions}"'
         # An AttributeError would come out as "cannot import name" of our own package.
-        raise ImportError(f"{needed_by} needs {name}{versions}, and {name} {version} has no {missing[0]}: {wanted}", name=name)
+        raise ImportError(
+            f"{needed_by} needs {name}{versions}, and {name} {version} has no {missing[0]}: {wanted}",
+            name=name,
+        )

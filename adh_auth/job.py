@@ -1,7 +1,8 @@
-"""One rotation in a thread of its own: its outcome, those who wait for it, and the end of the program, which waits for it too.
+"""One rotation in a thread of its own: its outcome, those who wait for it, and the end of the program, which
+waits for it too.
 
-A caller waits for a job and never owns it: Ctrl-C, a cancelled task or a closed loop take the waiter away, and the job still writes
-what it was given.
+A caller waits for a job and never owns it: Ctrl-C, a cancelled task or a closed loop take the waiter away,
+and the job still writes what it was given.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .tokens import Tokens, fingerprint
 
 __all__ = ["Job", "OwnClock", "forget_jobs"]
 
-#: Waiters that one turn of an event loop wakes. A thousand tasks that go on in one turn would block the loop for tens of milliseconds.
+#: Waiters that one turn of an event loop wakes. A thousand tasks that go on in one turn would block the loop
+#: for tens of milliseconds.
 WAKE_AT_ONCE = 8
 NO_THREAD = "no thread can be started for the refresh (is there a limit on processes or threads?); nothing was sent, try again later"
 
@@ -38,7 +40,10 @@ class Waiter(NamedTuple):
 
 
 class Job:
-    """One rotation in a thread of its own, and its outcome. `settled`: the outcome is known; `finished`: the thread has let go."""
+    """One rotation in a thread of its own, and its outcome.
+
+    `settled`: the outcome is known; `finished`: the thread has let go.
+    """
 
     def __init__(self, rejected: Secret | None = None, *, in_background: bool = False) -> None:
         #: the access token that it rotates away from
@@ -47,11 +52,13 @@ class Job:
         self.finished = False
         #: whether the outcome came straight from the server, instead of from another process
         self.refreshed = False
-        #: whether it waits for somebody to go on with it: the pair is known, could not be written yet, and there is no thread to be had
+        #: whether it waits for somebody to go on with it: the pair is known, could not be written yet, and
+        #: there is no thread to be had
         self.paused = False
         self.outcome: Tokens | AdhAuthError | None = None
-        # No lock guards these: `settled` is set before they are looked through, and looked at after one was added.
-        # By their ids: a thousand tasks that leave a list, in any order, would block their loop for tens of milliseconds.
+        # No lock guards these: `settled` is set before they are looked through, and looked at after one was
+        # added. By their ids: a thousand tasks that leave a list, in any order, would block their loop for
+        # tens of milliseconds.
         self._waiters: dict[int, Waiter] = {}
         #: who has made it and is about to wait
         self._maker = None if in_background else threading.current_thread()
@@ -62,9 +69,11 @@ class Job:
         self._is_idle = False
 
     def start(self, plan: Plan, steps: Callable[[Plan], Steps]) -> bool:
-        """Run in a thread that the interpreter waits for at its end (not a daemon: those are cut off in mid-write).
+        """Run in a thread that the interpreter waits for at its end (not a daemon: those are cut off in
+        mid-write).
 
-        False where there are no new threads, or no more of them; then the caller decides: `run_here`, `run_in_a_task` or `give_up`.
+        False where there are no new threads, or no more of them; then the caller decides: `run_here`,
+        `run_in_a_task` or `give_up`.
         """
         self._plan = plan
         self._work = carried_out(steps(plan))
@@ -134,7 +143,9 @@ class Job:
         except AdhAuthError as error:
             outcome = fresh_copy(error)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; the cause's frames hold tokens, so only its kind is told
-            outcome = RefreshFailed(f"the refresh for {plan.name} broke off: {type(error).__name__}", token_file=plan.name)
+            outcome = RefreshFailed(
+                f"the refresh for {plan.name} broke off: {type(error).__name__}", token_file=plan.name
+            )
         # What they refer to would otherwise live as long as whoever keeps this job.
         self._work = self._plan = None
         if plan.lock is not None:
@@ -178,8 +189,9 @@ class Job:
                 self.run_here()
             finally:
                 self._turn.release()
-        # A lock of its own, waited for in C: threading.Event is Python code, and an interrupt between its lock's taking and its `with`
-        # leaves that lock taken, and the thread of the job waiting for it for ever.
+        # A lock of its own, waited for in C: threading.Event is Python code, and an interrupt between its
+        # lock's taking and its `with` leaves that lock taken, and the thread of the job waiting for it for
+        # ever.
         asleep = threading.Lock()
         asleep.acquire()
         me = Waiter(threading.current_thread(), lambda: asleep.release() if asleep.locked() else None)
@@ -216,7 +228,8 @@ class Job:
         try:
             await run_sync(self.run_here)
         except RuntimeError:
-            # Python 3.12 starts no thread once main has returned. Then a loop that stands still is better than a request that fails.
+            # Python 3.12 starts no thread once main has returned. Then a loop that stands still is better
+            # than a request that fails.
             if threading.main_thread().is_alive():
                 self.give_up()
             else:
@@ -250,7 +263,9 @@ class Job:
 
     def _raise_trouble(self, seconds: float) -> None:
         if not self.settled:
-            raise RefreshFailed(f"a refresh is still under way after {seconds:g} s; it goes on, try again later")
+            raise RefreshFailed(
+                f"a refresh is still under way after {seconds:g} s; it goes on, try again later"
+            )
         if isinstance(self.outcome, AdhAuthError):
             # One outcome is raised in many threads: each gets an exception of its own.
             raise fresh_copy(self.outcome)
@@ -281,9 +296,11 @@ class OwnClock(JobClock):
         self._job = job
 
     def ending(self) -> bool:
-        """Whether nothing but jobs of ours is left to run: the interpreter joins them after it has marked the main thread as done.
+        """Whether nothing but jobs of ours is left to run: the interpreter joins them after it has marked the
+        main thread as done.
 
-        In an exit handler, the main thread is marked as done and waits all the same. In a sub-interpreter it may be any thread, or none.
+        In an exit handler, the main thread is marked as done and waits all the same. In a sub-interpreter it
+        may be any thread, or none.
         """
         if sys.is_finalizing():
             return True
@@ -312,7 +329,9 @@ def _native_token() -> Any:
 
 
 def _wake(loop: Any, waiting: list[Callable[[], None]]) -> None:
-    """Wake the waiters of one event loop, a few in each of its turns, so that the rest of the program gets its own."""
+    """Wake the waiters of one event loop, a few in each of its turns, so that the rest of the program gets
+    its own.
+    """
     call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
     def some() -> None:
@@ -322,7 +341,9 @@ def _wake(loop: Any, waiting: list[Callable[[], None]]) -> None:
         if waiting:
             call_soon(some)
 
-    with suppress(Exception):  # a loop that is closed has no waiters any more: RuntimeError, trio.RunFinishedError
+    with suppress(
+        Exception
+    ):  # a loop that is closed has no waiters any more: RuntimeError, trio.RunFinishedError
         call_soon(some)
 
 
@@ -344,7 +365,9 @@ def forget_jobs() -> None:
 
 
 def _finish_jobs() -> None:
-    """The interpreter has joined the threads already, unless a second Ctrl-C cut that short: then wait for what is being written."""
+    """The interpreter has joined the threads already, unless a second Ctrl-C cut that short: then wait for
+    what is being written.
+    """
     while not all(job.finished for job in list(_jobs)):
         # One more Ctrl-C may have been on its way before the handler was in place.
         with suppress(KeyboardInterrupt):

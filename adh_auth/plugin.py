@@ -1,4 +1,6 @@
-"""What the three auth classes have in common: their arguments, the methods that are not part of a request, repr and pickling."""
+"""What the three auth classes have in common: their arguments, the methods that are not part of a request,
+repr and pickling.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,16 @@ if TYPE_CHECKING:
 
     from .tokens import Tokens
 
-#: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble, and the caller's to see.
+#: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble,
+#: and the caller's to see.
 ROUNDS = 3
 
 
 class Rotated(NamedTuple):
-    """What to go on with after a rotation. `refreshed`: straight from the server; else adopted, and it may have expired since."""
+    """What to go on with after a rotation.
+
+    `refreshed`: straight from the server; else adopted, and it may have expired since.
+    """
 
     pair: Pair
     refreshed: bool
@@ -37,10 +43,13 @@ class Rotated(NamedTuple):
 class Plugin:
     """Keeps the requests of a client signed in.
 
-    `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json``.
+    `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
+    ``$XDG_CONFIG_HOME/adh/tokens.json``.
     `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
-    `base_url`: the API; default ``$ADH_BASE_URL``, else the public one. The token is sent to this origin and to no other.
-    `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the API's ``401 token_expired``.
+    `base_url`: the API; default ``$ADH_BASE_URL``, else the public one. The token is sent to this origin and
+    to no other.
+    `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the
+    API's ``401 token_expired``.
     `lock_timeout`: seconds to wait for another process's refresh; more than one whole refresh takes.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
@@ -71,7 +80,8 @@ class Plugin:
         self._file = settings.file
         self._origin = settings.origin
         self._refresh_via = refresh_via
-        # As they were passed: a pickle carries the secret only if it was an argument, and the rest comes from the environment over there.
+        # As they were passed: a pickle carries the secret only if it was an argument, and the rest comes from
+        # the environment over there.
         self._arguments = {
             "token_file": str(settings.file.path),
             "client_id": client_id,
@@ -82,7 +92,11 @@ class Plugin:
         }
         calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
         self._core = Rotation(
-            settings.file, calls, WeakMethod(self._post), refresh_ahead=settings.refresh_ahead, lock_timeout=settings.lock_timeout
+            settings.file,
+            calls,
+            WeakMethod(self._post),
+            refresh_ahead=settings.refresh_ahead,
+            lock_timeout=settings.lock_timeout,
         )
         self._prepare(*settings.origin)
 
@@ -97,9 +111,11 @@ class Plugin:
         return self._core.current().tokens
 
     def refresh(self) -> Tokens:
-        """Refresh now, or share the refresh that another thread or process has under way; gives the pair in force.
+        """Refresh now, or share the refresh that another thread or process has under way; gives the pair in
+        force.
 
-        Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or `ConfigurationError`.
+        Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or
+        `ConfigurationError`.
         """
         job = self._core.force()
         job.wait(self._core.patience)
@@ -107,7 +123,10 @@ class Plugin:
         return self.tokens
 
     def revoke(self) -> None:
-        """Sign out everywhere: tell the server, then remove the token file. Raises as `refresh`; the file stays if that fails."""
+        """Sign out everywhere: tell the server, then remove the token file.
+
+        Raises as `refresh`; the file stays if that fails.
+        """
         self._core.revoke().wait(self._core.patience)
 
     def __repr__(self) -> str:
@@ -126,7 +145,11 @@ class Plugin:
     def __getstate__(self) -> dict[str, Any]:
         arguments = dict(self._arguments)
         secret = arguments["client_secret"]
-        return {**arguments, "client_secret": secret.reveal() if isinstance(secret, Secret) else None, "refresh_via": self._refresh_via}
+        return {
+            **arguments,
+            "client_secret": secret.reveal() if isinstance(secret, Secret) else None,
+            "refresh_via": self._refresh_via,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -159,11 +182,18 @@ class Plugin:
             return True
         if logger.isEnabledFor(logging.DEBUG):  # a client may have more to say to strangers than to the API
             # Nothing of the URL: its path and query may hold anything.
-            logger.debug("a request to %s carries no token: the API is %s", origin and _url_of(origin), _url_of(self._origin))
+            logger.debug(
+                "a request to %s carries no token: the API is %s",
+                origin and _url_of(origin),
+                _url_of(self._origin),
+            )
         return False
 
     def _rotated(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
-        """The pair to go on with in place of `rejected`. Waits `seconds` at most. Raises the outcome's error."""
+        """The pair to go on with in place of `rejected`.
+
+        Waits `seconds` at most. Raises the outcome's error.
+        """
         refreshed = False
         patience = _Patience(self._patience(seconds))
         for _ in range(ROUNDS):
@@ -225,7 +255,9 @@ def wrong_client(auth: object, request: object) -> TypeError:
 def _url_of(origin: tuple[str, str, int]) -> str:
     scheme, host, port = origin
     shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
+    return (
+        f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
+    )
 
 
 __all__ += ["REDACTED", "AdhAuthError", "bearer", "wrong_client"]

@@ -1,4 +1,6 @@
-"""What the core asks of a store, a lock, a clock and a pair: for type checkers alone, as making a Protocol takes time at each start."""
+"""What the core asks of a store, a lock, a clock and a pair: for type checkers alone, as making a Protocol
+takes time at each start.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,12 @@ _forked = False
 
 
 def must_not_ask_the_system() -> bool:
-    """Whether to ask for the proxies of the system's settings would end this process: in a forked child on macOS.
+    """Whether to ask for the proxies of the system's settings would end this process: in a forked child on
+    macOS.
 
-    There urllib asks the SystemConfiguration framework, which is not safe after a fork (python/cpython#105912). Where a variable names a
-    proxy, or the hosts that need none, urllib takes the variables' word and does not ask.
+    There urllib asks the SystemConfiguration framework, which is not safe after a fork
+    (python/cpython#105912). Where a variable names a proxy, or the hosts that need none, urllib takes the
+    variables' word and does not ask.
     """
     return _forked and sys.platform == "darwin" and not getproxies_environment()
 

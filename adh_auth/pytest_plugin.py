@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def adh_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A running local ADH with a signed-in token file (`.token_file`); the environment points this library at both."""
+    """A running local ADH with a signed-in token file (`.token_file`); the environment points this library at
+    both.
+    """
     from .testing import Sandbox
 
     with Sandbox() as sandbox:

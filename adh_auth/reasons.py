@@ -1,4 +1,7 @@
-"""Why a call did not get through: kind and cause, from facts that hold no secret. A client's message may quote what was sent."""
+"""Why a call did not get through: kind and cause, from facts that hold no secret.
+
+A client's message may quote what was sent.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ LONGEST = 20
 
 
 def reason(error: BaseException) -> str:
-    """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what was sent."""
+    """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what
+    was sent.
+    """
     words = [type(error).__name__]
     for item in chain(error):
         if isinstance(item, ssl.SSLCertVerificationError):
@@ -41,10 +46,14 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def _refused_tunnel(item: BaseException) -> str | None:
-    """The status of a proxy that refuses the tunnel, of which only messages tell: its three digits and nothing else of them."""
+    """The status of a proxy that refuses the tunnel, of which only messages tell: its three digits and
+    nothing else of them.
+    """
     text = item.args[0] if item.args and isinstance(item.args[0], str) else ""
     found = None
-    if isinstance(item, OSError):  # http.client: "Tunnel connection failed: 407 Proxy Authentication Required"
+    if isinstance(
+        item, OSError
+    ):  # http.client: "Tunnel connection failed: 407 Proxy Authentication Required"
         found = re.search(r"failed: (\d{3})\b", text, re.ASCII)
     elif type(item).__name__ == "ProxyError":  # httpcore's and httpx's: "407 Proxy Authentication Required"
         found = re.match(r"(\d{3})\b", text, re.ASCII)

@@ -28,7 +28,9 @@ def is_plain(body: object) -> bool:
 
 
 def can_be_sent_again(request: PreparedRequest) -> bool:
-    """Whether the same body can be sent once more: bytes, and files that were asked where they stand and can go back there."""
+    """Whether the same body can be sent once more: bytes, and files that were asked where they stand and can
+    go back there.
+    """
     body = request.body
     if is_plain(body):
         return True
@@ -54,7 +56,10 @@ def rewound(request: PreparedRequest) -> bool:
     try:
         if body_start(request) is not None:
             rewind_body(request)
-    except (requests.exceptions.UnrewindableBodyError, ValueError):  # ValueError: the caller has closed the file
+    except (
+        requests.exceptions.UnrewindableBodyError,
+        ValueError,
+    ):  # ValueError: the caller has closed the file
         return False
     return True
 
@@ -89,7 +94,10 @@ def inspect(response: Response, *, stream: bool) -> Inspected:
 
 
 def _read_start(body: _Rejoined, response: Response, stream: bool) -> None:
-    """Read as much as tells the code. Where the caller waits for the body as well, a piece takes as long as the caller lets it."""
+    """Read as much as tells the code.
+
+    Where the caller waits for the body as well, a piece takes as long as the caller lets it.
+    """
     until = time.monotonic() + PEEK_SECONDS
     known = False
     while not body.over and len(body.start) <= BODY_LIMIT:

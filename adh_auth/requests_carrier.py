@@ -1,4 +1,6 @@
-"""What carries a call to an auth endpoint in requests: a mock, the user's own Session, or an adapter of our own."""
+"""What carries a call to an auth endpoint in requests: a mock, the user's own Session, or an adapter of our
+own.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,15 @@ __all__ = ["carried", "mock_behind", "sessions_are_mocked"]
 CONNECT_TIMEOUT = 5.0
 
 
-def carried(call: Call, seconds: float, session: requests.Session | None, sent_with: Mapping[str, Any], mock: Any = None) -> Reply:
-    """Carry a call to an auth endpoint through `mock`, an adapter, or `session`, or directly with the trust of `sent_with`.
+def carried(
+    call: Call,
+    seconds: float,
+    session: requests.Session | None,
+    sent_with: Mapping[str, Any],
+    mock: Any = None,
+) -> Reply:
+    """Carry a call to an auth endpoint through `mock`, an adapter, or `session`, or directly with the trust
+    of `sent_with`.
 
     Raises `Unreachable`.
     """
@@ -43,20 +52,23 @@ def carried(call: Call, seconds: float, session: requests.Session | None, sent_w
 
 
 def mock_behind(response: Response) -> Any:
-    """What the call went through where that is no adapter of requests' own: a mock, or an app in this process."""
+    """What the call went through where that is no adapter of requests' own: a mock, or an app in this
+    process.
+    """
     connection = getattr(response, "connection", None)
     return None if isinstance(connection, HTTPAdapter) else connection
 
 
 def sessions_are_mocked() -> bool:
     """Whether requests_mock answers for every Session."""
-    # requests_mock.Mocker puts a send of its own on every Session and holds one lock while it runs: a worker thread that sends through a
-    # Session waits there for the caller, who waits for the worker.
+    # requests_mock.Mocker puts a send of its own on every Session and holds one lock while it runs: a worker
+    # thread that sends through a Session waits there for the caller, who waits for the worker.
     return requests.Session.send.__module__.partition(".")[0] == "requests_mock"
 
 
 def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any], deadline: Deadline) -> Response:
-    # No Session: it would bring .netrc, cookies, and whatever patches every Session (requests_cache.install_cache stored the reply).
+    # No Session: it would bring .netrc, cookies, and whatever patches every Session
+    # (requests_cache.install_cache stored the reply).
     adapter = _WatchedAdapter(deadline)
     try:
         return _through(adapter, call, seconds, sent_with)
@@ -67,7 +79,9 @@ def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any], deadline
 
 def _through(adapter: Any, call: Call, seconds: float, sent_with: Mapping[str, Any]) -> Response:
     request = requests.Request("POST", call.url, data=call.body(), headers=_HEADERS).prepare()
-    response: Response = adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with))
+    response: Response = adapter.send(
+        request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with)
+    )
     return response
 
 
@@ -92,15 +106,23 @@ class _WatchedAdapter(HTTPAdapter):
         self._deadline.sent = True
 
 
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "adh-auth", "Accept-Encoding": "identity"}
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json",
+    "User-Agent": "adh-auth",
+    "Accept-Encoding": "identity",
+}
 
 
 def _trust(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
-    """`verify`, `cert` and `proxies` as requests merged them for the last call; before the first, what the environment says."""
+    """`verify`, `cert` and `proxies` as requests merged them for the last call; before the first, what the
+    environment says.
+    """
     if sent_with:
         return {name: sent_with.get(name) for name in ("verify", "cert", "proxies")}
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-    # A forked child whose Session has `trust_env=False`, or proxies of its own, has not asked the system, and must not for our sake.
+    # A forked child whose Session has `trust_env=False`, or proxies of its own, has not asked the system, and
+    # must not for our sake.
     proxies = {} if must_not_ask_the_system() else get_environ_proxies(url)
     return {"verify": bundle, "cert": None, "proxies": proxies}
 
@@ -119,7 +141,8 @@ def _via_session(session: requests.Session, call: Call, seconds: float) -> Respo
 
 
 def _no_auth(request: PreparedRequest) -> PreparedRequest:
-    """Sign nothing, and let no hook of the session's break in on the reply: one that raises would drop it after the token is spent.
+    """Sign nothing, and let no hook of the session's break in on the reply: one that raises would drop it
+    after the token is spent.
 
     requests registers the session's hooks right after the auth, on the request that this gives back.
     """
@@ -148,7 +171,10 @@ def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _answered(send: Any, deadline: Deadline) -> Reply:
-    """Send and read, bounded. What goes wrong is told without the exception: its request holds the refresh token."""
+    """Send and read, bounded.
+
+    What goes wrong is told without the exception: its request holds the refresh token.
+    """
     trouble = None
     try:
         response = send()
@@ -169,7 +195,8 @@ def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
     if not isinstance(raw, HTTPResponse) or loaded(response) is not None:  # a mock's
         return deadline.collect(response.iter_content(8192), troubles)
     body, cut = deadline.collect(iter(partial(read_piece, raw, 8192), b""), troubles)
-    # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as much.
+    # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as
+    # much.
     return decoded(body, response.headers.get("Content-Encoding", ""), REPLY_LIMIT), cut
 
 

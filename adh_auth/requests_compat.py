@@ -1,4 +1,5 @@
-"""All that adh-auth reads or sets behind the public interface of requests and urllib3: one function for each, with its reason.
+"""All that adh-auth reads or sets behind the public interface of requests and urllib3: one function for each,
+with its reason.
 
 `tests/test_requests_compat.py` holds each against the installed releases.
 """
@@ -14,7 +15,16 @@ from typing import Any
 from requests.models import PreparedRequest, Response
 from urllib3.response import HTTPResponse
 
-__all__ = ["body_start", "cookie_jar", "keep", "loaded", "on_connections", "read_piece", "reads_end_within", "with_body"]
+__all__ = [
+    "body_start",
+    "cookie_jar",
+    "keep",
+    "loaded",
+    "on_connections",
+    "read_piece",
+    "reads_end_within",
+    "with_body",
+]
 
 
 def cookie_jar(request: PreparedRequest) -> CookieJar | None:
@@ -24,9 +34,13 @@ def cookie_jar(request: PreparedRequest) -> CookieJar | None:
 
 
 def body_start(request: PreparedRequest) -> int | None:
-    """Where its body stood when it was prepared: requests records that for its own redirects, and `rewind_body` goes back there."""
+    """Where its body stood when it was prepared: requests records that for its own redirects, and
+    `rewind_body` goes back there.
+    """
     position = vars(request).get("_body_position")
-    return position if isinstance(position, int) else None  # requests puts an `object()` where `tell` has failed
+    return (
+        position if isinstance(position, int) else None
+    )  # requests puts an `object()` where `tell` has failed
 
 
 def loaded(response: Response) -> bytes | None:
@@ -36,12 +50,17 @@ def loaded(response: Response) -> bytes | None:
 
 
 def keep(response: Response, content: bytes) -> None:
-    """Let `content` be what it is read as from now on: its connection is needed, and the rest of its body is not."""
+    """Let `content` be what it is read as from now on: its connection is needed, and the rest of its body is
+    not.
+    """
     vars(response).update(_content=content, _content_consumed=True)
 
 
 def read_piece(raw: HTTPResponse, size: int) -> bytes:
-    """What has arrived, at most `size` bytes as they came. Mocks put bodies in that know no `read1`; they are in memory."""
+    """What has arrived, at most `size` bytes as they came.
+
+    Mocks put bodies in that know no `read1`; they are in memory.
+    """
     at_once = hasattr(getattr(raw, "_fp", None), "read1")
     return (raw.read1 if at_once else raw.read)(size, decode_content=False)
 
@@ -58,7 +77,8 @@ def reads_end_within(raw: HTTPResponse, seconds: float | None) -> Iterator[None]
     try:
         yield
     finally:
-        # Read to its end, the connection is back in the pool and may be another thread's, which has set its own time-out.
+        # Read to its end, the connection is back in the pool and may be another thread's, which has set its
+        # own time-out.
         if not raw.isclosed():
             with suppress(OSError):
                 found.settimeout(before)

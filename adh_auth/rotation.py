@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_TIMEOUT", "Pair", "Post", "Rotation"]
 
 Post = Callable[[endpoint.Call, float], endpoint.Reply]
-#: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or `Job.give_up`.
+#: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
+#: `Job.give_up`.
 Fallback = Callable[[Job], None]
 
-#: Seconds without a background refresh after one that failed; until then the old token is good, or a request finds out.
+#: Seconds without a background refresh after one that failed; until then the old token is good, or a request
+#: finds out.
 BACKGROUND_PAUSE = 15.0
 #: Seconds between two looks at the record, where that says that no background refresh is due yet.
 RECORD_PAUSE = 0.25
@@ -87,7 +89,8 @@ class Rotation:
     ) -> None:
         self._store = store
         self._calls = calls
-        # Found when it is needed: it is a method of the object that owns this core, and a circle of the two waits for the collector.
+        # Found when it is needed: it is a method of the object that owns this core, and a circle of the two
+        # waits for the collector.
         self._find_post = find_post
         self._ahead = refresh_ahead
         self._lock_timeout = lock_timeout
@@ -96,7 +99,8 @@ class Rotation:
         #: asked by the plugins, without another call in between; then `glance`
         self.watch: Watch[Pair] = UNWATCHED
         self._looked = 0.0
-        #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock that is set back
+        #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock
+        #: that is set back
         self._background_pause = (0.0, 0.0)
         #: whether the stored expiry is reason enough to rotate; otherwise the API's word is waited for
         self._by_expiry = False
@@ -104,15 +108,17 @@ class Rotation:
         _rotations.add(self)
 
     def _reset(self) -> None:
-        # After a fork: the lock may have been held by, and the job belongs to, a thread that the child does not have.
-        # Re-entrant, for a signal handler that sends a request while this thread is in here.
+        # After a fork: the lock may have been held by, and the job belongs to, a thread that the child does
+        # not have. Re-entrant, for a signal handler that sends a request while this thread is in here.
         self._guard = threading.RLock()
         self._job: Job | None = None
         self._question: Job | None = None
 
     @property
     def patience(self) -> float:
-        """Seconds after which a waiter gives up on a job: a wait for the lock and a whole refresh, and then some."""
+        """Seconds after which a waiter gives up on a job: a wait for the lock and a whole refresh, and then
+        some.
+        """
         return self._lock_timeout + REFRESH_DEADLINE + 5.0
 
     def current(self) -> Pair:
@@ -124,7 +130,10 @@ class Rotation:
         return self._reload(state)
 
     def glance(self) -> Pair:
-        """`current` for the way of every request. Where one soon follows the other, the open file is asked first: `watch.unchanged()`."""
+        """`current` for the way of every request.
+
+        Where one soon follows the other, the open file is asked first: `watch.unchanged()`.
+        """
         pair = self.current()
         now = time.monotonic()
         if now - self._looked < SOON:
@@ -152,7 +161,10 @@ class Rotation:
         return Pair(tokens, ask=self._ahead is not None or self._by_expiry)
 
     def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
-        """Whether to rotate before a request is sent with `pair`. Starts a background refresh where one is due."""
+        """Whether to rotate before a request is sent with `pair`.
+
+        Starts a background refresh where one is due.
+        """
         job = self._job
         if job is not None and job.paused:
             job.go_on()
@@ -176,14 +188,21 @@ class Rotation:
         with self._guard:
             if self._pauses_background() or (self._job is not None and not self._job.finished):
                 return
-            due = is_due_ahead(pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE)
-            # At once, so that a failure to start is not tried again by every request; a success brings another pair.
+            due = is_due_ahead(
+                pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE
+            )
+            # At once, so that a failure to start is not tried again by every request; a success brings
+            # another pair.
             self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
         if due:
             self._start(pair.secret, None, Job.give_up)
 
-    def rotate(self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here) -> Job | None:
-        """The job that rotates away from `rejected`; None where that has happened already. Raises `TokenFileError`.
+    def rotate(
+        self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here
+    ) -> Job | None:
+        """The job that rotates away from `rejected`; None where that has happened already.
+
+        Raises `TokenFileError`.
 
         `without_thread`: what to do where no thread can be started for it.
         """
@@ -204,9 +223,12 @@ class Rotation:
         self._by_expiry = True
 
     def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job | None:
-        """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is known by now."""
+        """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is
+        known by now.
+        """
         with self._guard:
-            # A job clears the doubt before it is settled: a request that has seen the doubt just before must not ask anew.
+            # A job clears the doubt before it is settled: a request that has seen the doubt just before must
+            # not ask anew.
             if not pair.doubtful:
                 return None
             job = self._question
@@ -243,7 +265,8 @@ class Rotation:
             if job is not None and not job.settled:
                 return job
             job = Job(rejected, in_background=without_thread is Job.give_up)
-            # Started before it is entered: an interrupt in between costs a second job that finds the work done, never one that nobody runs.
+            # Started before it is entered: an interrupt in between costs a second job that finds the work
+            # done, never one that nobody runs.
             started = job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
             self._job = job
         if not started:
@@ -252,11 +275,18 @@ class Rotation:
         return job
 
     def take(self, job: Job) -> None:
-        """Go on with what the job came to, where a file's times are so coarse that they don't show that it has changed."""
+        """Go on with what the job came to, where a file's times are so coarse that they don't show that it
+        has changed.
+        """
         outcome = job.outcome
         with self._guard:
             pair = self._pair
-            if pair is not None and pair.secret == job.rejected and isinstance(outcome, Tokens) and outcome != pair.tokens:
+            if (
+                pair is not None
+                and pair.secret == job.rejected
+                and isinstance(outcome, Tokens)
+                and outcome != pair.tokens
+            ):
                 self._pair, self.watch = self._pair_of(outcome), UNWATCHED
 
     def _plan(self, job: Job, post: Post | None = None) -> Plan:

@@ -33,8 +33,9 @@ def _module() -> Any:
 def _usable_filelock() -> Any:
     """filelock, imported anew where eventlet has spoilt it.
 
-    ``eventlet.monkey_patch()`` after our import gives its Condition another lock, but not the methods that the Condition has taken from the
-    old one: each use raises RuntimeError (eventlet 0.40; it asks to be called before any other import).
+    ``eventlet.monkey_patch()`` after our import gives its Condition another lock, but not the methods that
+    the Condition has taken from the old one: each use raises RuntimeError (eventlet 0.40; it asks to be
+    called before any other import).
     """
     module = _module()
     if "eventlet" in sys.modules:
@@ -48,7 +49,9 @@ def _usable_filelock() -> Any:
 
 
 class RotationLock:
-    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in the child."""
+    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in
+    the child.
+    """
 
     def __init__(self, target: str, file: TokenFile) -> None:
         self.path = target + ".lock"
@@ -57,18 +60,25 @@ class RotationLock:
         self._lock: Any = None
 
     def take(self) -> bool:
-        """Take it if it is free. Raises `TokenFileError` where there are no real locks, or the file can't be made."""
+        """Take it if it is free.
+
+        Raises `TokenFileError` where there are no real locks, or the file can't be made.
+        """
         problem: OSError | NotImplementedError
         try:
             if self._lock is None:
                 disk.refuse_second_name(self.path)  # filelock 4.1, the last for Python 3.10, empties the file
-                # Not by filelock, which sets a mode: a file system (FUSE) that refuses modes does not lack locks.
+                # Not by filelock, which sets a mode: a file system (FUSE) that refuses modes does not lack
+                # locks.
                 disk.make_file(self.path)
-                # No soft fallback: a marker file that a kill leaves behind would lock everybody out (claude-code#62600).
-                self._lock = _usable_filelock().FileLock(self.path, fallback_to_soft=False, thread_local=False)
+                # No soft fallback: a marker file that a kill leaves behind would lock everybody out
+                # (claude-code#62600).
+                self._lock = _usable_filelock().FileLock(
+                    self.path, fallback_to_soft=False, thread_local=False
+                )
             with_guarded_logs(self._lock.acquire, blocking=False)
-            # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom `LockTimeout` told of it): the
-            # token would be sent twice.
+            # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom
+            # `LockTimeout` told of it): the token would be sent twice.
             if not disk.is_held(self._room):
                 return True
             with_guarded_logs(self._lock.release, force=True)

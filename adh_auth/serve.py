@@ -24,7 +24,10 @@ __all__ = ["sandbox_command"]
 
 
 def sandbox_command(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM. Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that is there already."""
+    """Serve until Ctrl-C or SIGTERM.
+
+    Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that is there already.
+    """
     with _folder(args.token_file) as folder, _running(args.port, args.token_life) as sandbox:
         file = TokenFile(args.token_file or os.path.join(folder, "tokens.json"))
         try:
@@ -52,7 +55,9 @@ def _running(port: int, token_life: float) -> Iterator[Sandbox]:
     except OSError as refused:
         trouble = refused.strerror or type(refused).__name__
     if trouble is not None:
-        raise AdhAuthError(f"the sandbox can't listen on port {port}: {trouble}. Name another --port, or none for one that is free")
+        raise AdhAuthError(
+            f"the sandbox can't listen on port {port}: {trouble}. Name another --port, or none for one that is free"
+        )
     try:
         yield sandbox
     finally:
@@ -62,7 +67,9 @@ def _running(port: int, token_life: float) -> Iterator[Sandbox]:
 def _write(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(file.path):
         # It may be a real session, which nothing brings back.
-        raise file.error("is there already", "Name another --token-file, or add --overwrite if what it holds may be lost")
+        raise file.error(
+            "is there already", "Name another --token-file, or add --overwrite if what it holds may be lost"
+        )
     reply = sandbox.sign_in()
     file.save_mapping(reply, Tokens.from_response(reply))
 
@@ -72,7 +79,8 @@ def _show(sandbox: Sandbox, file: TokenFile, as_json: bool) -> None:
     if as_json:  # in a line: a program reads one while this goes on
         facts = {"url": sandbox.url, "token_file": str(file.path), "token_life": sandbox.token_life}
         return say_json({**facts, "environment": environment}, indent=None)
-    # cmd.exe takes all between its quotes for the value, blanks and `&` included, and knows no comment but `rem`.
+    # cmd.exe takes all between its quotes for the value, blanks and `&` included, and knows no comment but
+    # `rem`.
     comment, assign = ("rem", 'set "{}={}"') if sys.platform == "win32" else ("#", "export {}={}")
     say(f"{comment} A local ADH runs at {sandbox.url}. Paste this into another shell:")
     for name, value in environment.items():
@@ -97,7 +105,9 @@ def _sum_up(sandbox: Sandbox, as_json: bool) -> None:
     if as_json:
         return say_json(asdict(counts), indent=None)
     say()
-    say(f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401")
+    say(
+        f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401"
+    )
     say(f"sign-ins                   {counts.exchanges}")
     say(f"rotations                  {counts.rotations}")
     say(f"refreshes refused          {counts.refused}")

@@ -15,8 +15,9 @@ __all__ = ["DEFAULT_BASE_URL", "LOCK_TIMEOUT", "REFRESH_DEADLINE", "Settings", "
 
 DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
 
-#: Seconds for one refresh with all its tries. The read time-out of a try is all that is left of it: a reply that is
-#: given up on is a session lost. Shorter than `LOCK_TIMEOUT`, or waiters would give up on a holder that is still at work.
+#: Seconds for one refresh with all its tries. The read time-out of a try is all that is left of it: a reply
+#: that is given up on is a session lost. Shorter than `LOCK_TIMEOUT`, or waiters would give up on a holder
+#: that is still at work.
 REFRESH_DEADLINE = 30.0
 #: Seconds to wait for another process's refresh.
 LOCK_TIMEOUT = 45.0
@@ -60,8 +61,12 @@ def resolve(
 
 
 def hidden(client_secret: Any) -> Secret | None:
-    """The secret, whatever it is, as it may stand in a frame: a traceback with locals shows the arguments of each."""
-    return client_secret if client_secret is None or isinstance(client_secret, Secret) else Secret(client_secret)
+    """The secret, whatever it is, as it may stand in a frame: a traceback with locals shows the arguments of
+    each.
+    """
+    return (
+        client_secret if client_secret is None or isinstance(client_secret, Secret) else Secret(client_secret)
+    )
 
 
 def _secret(given: Secret | None) -> Secret:
@@ -86,6 +91,11 @@ def _text(name: str, value: Any, variable: str, default: str | None = None) -> s
 def _seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         raise ConfigurationError(f"{name} must be a number of seconds above 0", setting=name)
     return float(value)

@@ -1,4 +1,7 @@
-"""Sign in with the browser: authorization code with PKCE (RFC 7636), as the ADH guide has it. `adh_auth.login` and ``adh-auth login``."""
+"""Sign in with the browser: authorization code with PKCE (RFC 7636), as the ADH guide has it.
+
+`adh_auth.login` and ``adh-auth login``.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,13 @@ def login(
     `scope`: what to ask for, separated by blanks.
     `open_browser`: False only prints the address, for a machine without a browser.
     `paste`: ask for the address that the browser ends on, instead of listening for it.
-    `timeout`: seconds to wait for the browser to come back. The prompt of `paste` waits for as long as it takes.
+    `timeout`: seconds to wait for the browser to come back. The prompt of `paste` waits for as long as it
+    takes.
     `refresh_via`: a `requests.Session` that carries the calls to the API instead of a client of our own.
 
-    Raises `AdhAuthError`, in one line that says what went wrong and what to do: `ConfigurationError` for a setting or a port in use,
-    `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an endpoint in trouble, `TokenFileError`. The old token
-    file is untouched then.
+    Raises `AdhAuthError`, in one line that says what went wrong and what to do: `ConfigurationError` for a
+    setting or a port in use, `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an
+    endpoint in trouble, `TokenFileError`. The old token file is untouched then.
     """
     settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
@@ -69,7 +73,11 @@ def login(
     trouble = None
     try:
         _prove_room(settings)
-        tokens = _pasted(attempt, open_browser, refresh_via) if paste else _listened(attempt, open_browser, seconds, refresh_via)
+        tokens = (
+            _pasted(attempt, open_browser, refresh_via)
+            if paste
+            else _listened(attempt, open_browser, seconds, refresh_via)
+        )
     except AdhAuthError as error:
         trouble = fresh_copy(error)  # without the frames that the code and the tokens went through
     if trouble is not None:
@@ -92,7 +100,10 @@ def login_command(args: argparse.Namespace) -> int:
             timeout=args.timeout,
         )
     if args.json:
-        settings, user = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url), None
+        settings, user = (
+            resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url),
+            None,
+        )
         with suppress(AdhAuthError):  # as in the greeting: the session is there whatever this call says
             user = _user(settings, None)
         say_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
@@ -100,13 +111,20 @@ def login_command(args: argparse.Namespace) -> int:
 
 
 def _checked(seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not (math.isfinite(seconds) and seconds > 0):
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not (math.isfinite(seconds) and seconds > 0)
+    ):
         raise ConfigurationError("timeout must be a number of seconds above 0", setting="timeout")
     return float(seconds)
 
 
 def _prove_room(settings: Settings) -> None:
-    """Find out that the file can't be written before somebody signs in for nothing. Raises `TokenFileError`."""
+    """Find out that the file can't be written before somebody signs in for nothing.
+
+    Raises `TokenFileError`.
+    """
     file = settings.file
     if obstacle := file.on_disk(partial(_obstacle, file), "written"):
         raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
@@ -151,7 +169,9 @@ def _as_a_sentence(message: str) -> str:
 def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) -> Tokens:
     """Ask for the address that the browser ended on."""
     _send_to_browser(attempt, open_browser)
-    say(f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it.")
+    say(
+        f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it."
+    )
     callback = _callback_in(_ask("Paste that address here: "))
     if callback is None:
         raise attempt.no_code()
@@ -161,7 +181,8 @@ def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) 
 def _send_to_browser(attempt: Attempt, open_browser: bool) -> None:
     address = attempt.address()
     if open_browser:
-        # In a thread: a browser in the terminal comes back when it is closed, and has to be listened to meanwhile.
+        # In a thread: a browser in the terminal comes back when it is closed, and has to be listened to
+        # meanwhile.
         threading.Thread(target=_open, args=(address,), name="adh-auth browser", daemon=True).start()
         say("Opening the browser to sign in. If none appears, open this address:")
     else:
@@ -175,7 +196,10 @@ def _open(address: str) -> None:
 
 
 def _ask(prompt: str) -> Secret:
-    """A line from the user. A notebook is saved with what is typed into it, so it is asked there as for a password."""
+    """A line from the user.
+
+    A notebook is saved with what is typed into it, so it is asked there as for a password.
+    """
     try:
         text = getpass.getpass(prompt) if "ipykernel" in sys.modules else input(prompt)
     except (EOFError, RuntimeError):  # RuntimeError: a program without a console has no stdin
@@ -205,7 +229,9 @@ def _exchanged(attempt: Attempt, code: Secret, via: requests.Session | None) -> 
         return Stored(Tokens.from_response(verdict.mapping, now=asked_at), verdict.mapping)
     except MalformedTokens as malformed:
         trouble = malformed.message
-    raise RefreshFailed(f"the reply to the exchange is of no use: {trouble}. {KEPT}; try again later", status=verdict.status)
+    raise RefreshFailed(
+        f"the reply to the exchange is of no use: {trouble}. {KEPT}; try again later", status=verdict.status
+    )
 
 
 def _carried(attempt: Attempt, code: Secret, via: requests.Session | None) -> endpoint.Reply:
@@ -217,11 +243,16 @@ def _carried(attempt: Attempt, code: Secret, via: requests.Session | None) -> en
         return carried(attempt.exchange(code), EXCHANGE_DEADLINE, via, {})
     except endpoint.Unreachable as unreachable:
         trouble = unreachable.reason
-    raise RefreshFailed(f"{attempt.settings.base_url} can't be reached to exchange the code ({trouble}). {KEPT}; try again later")
+    raise RefreshFailed(
+        f"{attempt.settings.base_url} can't be reached to exchange the code ({trouble}). {KEPT}; try again later"
+    )
 
 
 def _greeting(settings: Settings, via: requests.Session | None) -> str:
-    """Greets by ``GET /api/auth/me``. The session is there by now, so that no trouble with this call is a failure of the sign-in."""
+    """Greets by ``GET /api/auth/me``.
+
+    The session is there by now, so that no trouble with this call is a failure of the sign-in.
+    """
     try:
         user = _user(settings, via)
     except AdhAuthError as error:
@@ -238,10 +269,18 @@ def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     from .reasons import reason
 
     secret = settings.client_secret.reveal()
-    auth = AdhAuth(settings.file.path, client_id=settings.client_id, client_secret=secret, base_url=settings.base_url, refresh_via=via)
+    auth = AdhAuth(
+        settings.file.path,
+        client_id=settings.client_id,
+        client_secret=secret,
+        base_url=settings.base_url,
+        refresh_via=via,
+    )
     trouble = None
     try:
-        response = (via or requests).get(settings.base_url + endpoint.ME_PATH, auth=auth, timeout=GREETING_TIMEOUT)
+        response = (via or requests).get(
+            settings.base_url + endpoint.ME_PATH, auth=auth, timeout=GREETING_TIMEOUT
+        )
     except AdhAuthError:
         raise
     except requests.RequestException as error:

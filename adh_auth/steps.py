@@ -1,7 +1,8 @@
 """A rotation as a sequence of steps: lock, re-read, decide, reserve, send, write, unlock.
 
-Each generator yields one `Step` at a time and is sent what the step gave; whoever drives it does the waiting. A worker thread drives it
-through real files and sockets, and a simulation through every order in which two or three processes can take their steps.
+Each generator yields one `Step` at a time and is sent what the step gave; whoever drives it does the waiting.
+A worker thread drives it through real files and sockets, and a simulation through every order in which two or
+three processes can take their steps.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "ask_steps", "revoke_steps", "rotate_steps"]
 
-#: Seconds for the question whether the API takes a token. A request waits for it, and goes on without an answer.
+#: Seconds for the question whether the API takes a token. A request waits for it, and goes on without an
+#: answer.
 ASK_SECONDS = 5.0
 
-#: Seconds between looks at the token file while another process refreshes: soon at first, then without burning the processor.
+#: Seconds between looks at the token file while another process refreshes: soon at first, then without
+#: burning the processor.
 FIRST_LOOK, LAST_LOOK = 0.004, 0.02
-#: Seconds between tries for the lock, and looks at the record, meanwhile; they cost fifty times a look at the file.
+#: Seconds between tries for the lock, and looks at the record, meanwhile; they cost fifty times a look at the
+#: file.
 LOCK_LOOK = 0.05
 
 
@@ -40,7 +44,8 @@ def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
     state = yield Step("state", store.state)
     stored = yield Step("load", store.read_patiently)
     record = yield Step("record", store.record)
-    # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be ours.
+    # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be
+    # ours.
     since = record.number - (record.state == SENDING)
     early = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
     if not isinstance(early, Refresh):
@@ -95,7 +100,9 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
 def _share_outcome(plan: Plan, rejected: Secret, record: Record, stored: Tokens, since: int) -> None:
     """Raise what the holder's attempt came to, if it came to nothing."""
     concerned = record.concerns(fingerprint(stored.refresh_token))
-    if concerned and record.state == UNSAVED:  # also where its own pair, known to that process alone, is the one that was rejected
+    if (
+        concerned and record.state == UNSAVED
+    ):  # also where its own pair, known to that process alone, is the one that was rejected
         raise unsaved(record, plan.name)
     about_this = concerned and Secret(stored.access_token) == rejected
     if about_this and record.number > since and record.state == FAILED:
@@ -126,20 +133,31 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
 
 
 def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
-    """The holder was killed after it had put the new pair on disk and before it was the file: finish that. True: decide anew."""
+    """The holder was killed after it had put the new pair on disk and before it was the file: finish that.
+
+    True: decide anew.
+    """
     left = yield Step("left behind", plan.store.left_behind)
-    # The record may be lost, as it is not durable, or another's: only what an earlier version has left needs its word.
-    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
+    # The record may be lost, as it is not durable, or another's: only what an earlier version has left needs
+    # its word.
+    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(
+        fingerprint(stored.tokens.refresh_token)
+    )
     follows = left is not None and left.follows(stored)
     if not (unfinished if follows is None else follows):
         return False
     if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
-        plan.tell(f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now")
+        plan.tell(
+            f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now"
+        )
     return True
 
 
 def ask_steps(plan: Plan, call: endpoint.Call, pair: Doubtful) -> Steps:
-    """Ask the API whether the access token of `pair` has expired. Only a clear yes counts: it will spend the refresh token."""
+    """Ask the API whether the access token of `pair` has expired.
+
+    Only a clear yes counts: it will spend the refresh token.
+    """
     expired = False
     with suppress(endpoint.Unreachable):
         expired = endpoint.says_expired((yield Step("ask", partial(plan.post, call, ASK_SECONDS))))
@@ -170,7 +188,9 @@ def revoke_steps(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> 
 def _revoke_locked(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> Steps:
     stored = yield Step("reread", plan.store.read_patiently)
     try:
-        reply = yield Step("send", partial(plan.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE))
+        reply = yield Step(
+            "send", partial(plan.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE)
+        )
     except endpoint.Unreachable as unreachable:
         reason, facts = unreachable.reason, {}
     else:
@@ -178,7 +198,10 @@ def _revoke_locked(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -
             yield Step("remove", plan.store.remove)
             return None
         verdict = endpoint.classify(reply, plan.clock.now())
-        reason, facts = verdict.reason, {"status": verdict.status, "code": verdict.code, "request_id": verdict.request_id}
+        reason, facts = (
+            verdict.reason,
+            {"status": verdict.status, "code": verdict.code, "request_id": verdict.request_id},
+        )
         if verdict.kind == "misconfigured":
             return ConfigurationError(
                 f"the server refuses this client ({reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET. {plan.name} was kept",
@@ -187,5 +210,7 @@ def _revoke_locked(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -
                 request_id=verdict.request_id,
             )
     return RefreshFailed(
-        f"the session of {plan.name} could not be revoked: {reason}. The file was kept; try again later", token_file=plan.name, **facts
+        f"the session of {plan.name} could not be revoked: {reason}. The file was kept; try again later",
+        token_file=plan.name,
+        **facts,
     )

@@ -1,4 +1,6 @@
-"""The standard streams of a command: all of them there, able to take any text, and a reader that goes is told alike everywhere."""
+"""The standard streams of a command: all of them there, able to take any text, and a reader that goes is told
+alike everywhere.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +37,16 @@ def a_reader_may_go() -> Iterator[None]:
 def standard_streams() -> Iterator[None]:
     """Standard streams that are all there and take any text, for as long as a command runs.
 
-    One that is missing (pythonw, ``adh-auth … >&-``) is the null device meanwhile. It takes the descriptor that was closed, so that
-    no token file is opened under the number of stdout.
+    One that is missing (pythonw, ``adh-auth … >&-``) is the null device meanwhile. It takes the descriptor
+    that was closed, so that no token file is opened under the number of stdout.
     """
     with ExitStack() as stack:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             if getattr(sys, name) is None:
                 setattr(sys, name, stack.enter_context(open(os.devnull, mode, encoding="utf-8")))
                 stack.callback(setattr, sys, name, None)
-            # LANG=C, or a code page of Windows: a "…" must not end in a UnicodeEncodeError, nor what is pasted in a UnicodeDecodeError.
+            # LANG=C, or a code page of Windows: a "…" must not end in a UnicodeEncodeError, nor what is
+            # pasted in a UnicodeDecodeError.
             with suppress(AttributeError, ValueError):
                 getattr(sys, name).reconfigure(errors="replace")
         yield

@@ -1,4 +1,6 @@
-"""How the commands speak: lines for people, JSON for programs, colours and a redrawn table on a terminal only."""
+"""How the commands speak: lines for people, JSON for programs, colours and a redrawn table on a terminal
+only.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
 def say(text: str = "", end: str = "\n") -> None:
-    """Write a line to stdout, at once: whoever reads a pipe wants it now. Raises `OSError`, `BrokenPipeError` among them."""
+    """Write a line to stdout, at once: whoever reads a pipe wants it now.
+
+    Raises `OSError`, `BrokenPipeError` among them.
+    """
     if sys.stdout is not None:  # None in a program without a console
         with a_reader_may_go():
             sys.stdout.write(text + end)
@@ -46,7 +51,8 @@ def stdout_on_stderr() -> Iterator[None]:
     if sys.__stdout__ is None:
         yield
         return
-    # The descriptor, not sys.stdout: Chrome writes "Opening in existing browser session." to the stdout that it inherits.
+    # The descriptor, not sys.stdout: Chrome writes "Opening in existing browser session." to the stdout that
+    # it inherits.
     kept, stdout = os.dup(sys.stdout.fileno()), sys.stdout.fileno()
     _point(stdout, sys.stderr)
     try:
@@ -68,20 +74,28 @@ def one_line(text: str) -> str:
 
 
 def colourful(stream: TextIO) -> bool:
-    """Whether colours are welcome: on a terminal, unless ``NO_COLOR`` is set (no-color.org) or ``TERM`` is dumb."""
+    """Whether colours are welcome: on a terminal, unless ``NO_COLOR`` is set (no-color.org) or ``TERM`` is
+    dumb.
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def redraws(stream: TextIO) -> bool:
     """Whether lines that were written can be written over."""
-    # The old console of Windows shows escape sequences as they are; the terminal that replaced it sets WT_SESSION.
+    # The old console of Windows shows escape sequences as they are; the terminal that replaced it sets
+    # WT_SESSION.
     knows_escapes = sys.platform != "win32" or "WT_SESSION" in os.environ
     return stream.isatty() and os.environ.get("TERM") != "dumb" and knows_escapes
 
 
 def paint(text: str, colour: str | None) -> str:
     """The text for stdout, in that colour where colours are welcome."""
-    if colour is None or not text or sys.stdout is None or not (colourful(sys.stdout) and redraws(sys.stdout)):
+    if (
+        colour is None
+        or not text
+        or sys.stdout is None
+        or not (colourful(sys.stdout) and redraws(sys.stdout))
+    ):
         return text
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 

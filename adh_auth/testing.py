@@ -9,8 +9,9 @@
         requests.get(f"{sandbox.url}/api/auth/me", auth=auth)
         assert sandbox.counts.reused == 0
 
-It is as strict as the real server must be assumed to be: a refresh token works once, and one that comes back revokes the whole session.
-The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`, every path under `/api/` answers a live access token:
+It is as strict as the real server must be assumed to be: a refresh token works once, and one that comes back
+revokes the whole session. The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`, every
+path under `/api/` answers a live access token:
 
     /api/redirect?to=URL&status=302     a redirect to any URL
     /api/stream?chunks=3                "chunk 0\\n", "chunk 1\\n", … each in a chunk of its own
@@ -110,7 +111,9 @@ class Sandbox(Settings):
     def __enter__(self) -> "Sandbox":
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -146,7 +149,9 @@ class Sandbox(Settings):
         self._ledger.expire()
 
     def revoke(self) -> None:
-        """Every session is revoked: `invalid_grant` for its refresh tokens, `invalid_token` for its access tokens."""
+        """Every session is revoked: `invalid_grant` for its refresh tokens, `invalid_token` for its access
+        tokens.
+        """
         self._ledger.revoke_all()
 
     # Trouble.
@@ -167,7 +172,8 @@ class Sandbox(Settings):
         drop: str | None = None,
         delay: float = 0.0,
     ) -> None:
-        """The next `count` calls go wrong, or all until `heal()` if that is None; later faults queue behind earlier ones.
+        """The next `count` calls go wrong, or all until `heal()` if that is None; later faults queue behind
+        earlier ones.
 
         on       "refresh", "exchange", "revoke", "me", or "api" for any other path
         status   answer that instead of doing anything, with `retry_after` (seconds or an HTTP date), `headers` and `body`

@@ -1,4 +1,6 @@
-"""Threads as this library needs them: started so that no interrupt can strand them, told from the program's, undisturbed by its signals."""
+"""Threads as this library needs them: started so that no interrupt can strand them, told from the program's,
+undisturbed by its signals.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,19 @@ OURS = "adh-auth "
 
 def is_anybody_else_alive() -> bool:
     """Whether a thread that is neither ours nor the main one keeps the program running."""
-    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.name.startswith(OURS))
+    others = (
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and not thread.name.startswith(OURS)
+    )
     return any(thread.is_alive() and not thread.daemon for thread in others)
 
 
 def keeps_alive(thread: threading.Thread) -> bool:
-    """Whether it is no daemon. A thread that Python did not start looks like one, and is none: a server's, that runs this interpreter."""
+    """Whether it is no daemon.
+
+    A thread that Python did not start looks like one, and is none: a server's, that runs this interpreter.
+    """
     return not thread.daemon or _is_dummy(thread)
 
 
@@ -30,13 +39,18 @@ def _is_dummy(thread: threading.Thread) -> bool:
 
 
 def survive_an_interrupted_start(thread: threading.Thread) -> None:
-    """`Thread.start` waits for an Event until the thread runs, see `adh_auth.job.Job.wait`. CPython 3.10 to 3.15 call it `_started`."""
+    """`Thread.start` waits for an Event until the thread runs, see `adh_auth.job.Job.wait`.
+
+    CPython 3.10 to 3.15 call it `_started`.
+    """
     if "_started" in vars(thread):
         vars(thread)["_started"] = _Started()
 
 
 class _Started:
-    """As much of an Event as a thread needs to tell that it runs, without a lock that an interrupt can leave taken."""
+    """As much of an Event as a thread needs to tell that it runs, without a lock that an interrupt can leave
+    taken.
+    """
 
     def __init__(self) -> None:
         self._set = False
@@ -64,7 +78,9 @@ class _Started:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let no signal handler of the program's raise in here, for there may be a spent token in hand; they run afterwards."""
+    """Let no signal handler of the program's raise in here, for there may be a spent token in hand; they run
+    afterwards.
+    """
     came: list[tuple[Any, Any]] = []
     handlers: dict[Any, Any] = {}
     with suppress(ValueError):  # not in the main thread, which alone gets signals

@@ -1,4 +1,7 @@
-"""TokenFile: the one place where a session lives. Read, lock, reserve, replace; what the disk says becomes a `TokenFileError`."""
+"""TokenFile: the one place where a session lives.
+
+Read, lock, reserve, replace; what the disk says becomes a `TokenFileError`.
+"""
 
 from __future__ import annotations
 
@@ -27,28 +30,34 @@ __all__ = ["TokenFile"]
 logger = logging.getLogger("adh_auth")
 T = TypeVar("T")
 
-#: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its retries.
+#: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its
+#: retries.
 SAVE_TIMEOUT = 45.0
-#: Seconds between reads of a file that is missing or torn: an editor, or ``cp`` onto it, makes it so for a moment. A request, perhaps in an
-#: event loop, waits shorter for it than a rotation does, which may have the only copy of a pair in its hand.
+#: Seconds between reads of a file that is missing or torn: an editor, or ``cp`` onto it, makes it so for a
+#: moment. A request, perhaps in an event loop, waits shorter for it than a rotation does, which may have the
+#: only copy of a pair in its hand.
 MOMENT = (0.004,) * 3
 LONG_MOMENT = (0.05,) * 20
-#: The same with a new pair in hand, which is lost if the file comes back afterwards: a copy over a slow network takes seconds.
+#: The same with a new pair in hand, which is lost if the file comes back afterwards: a copy over a slow
+#: network takes seconds.
 IN_HAND = LONG_MOMENT + (0.1,) * 50
 
 
 class TokenFile:
     """The JSON file that holds one session, shared by any number of processes.
 
-    Reading takes no lock and needs no write access. Writing is atomic, durable, 0600 from birth, keeps a symlink and unknown keys.
-    Each method raises `TokenFileError` saying which file, what is wrong and what to do next; nothing is changed by a failure.
+    Reading takes no lock and needs no write access. Writing is atomic, durable, 0600 from birth, keeps a
+    symlink and unknown keys. Each method raises `TokenFileError` saying which file, what is wrong and what to
+    do next; nothing is changed by a failure.
 
-    `path` None: ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh``; on Windows ``%APPDATA%``).
+    `path` None: ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh``; on Windows
+    ``%APPDATA%``).
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = default_path() if path is None else absolute(path)
-        # As the system takes it: encoding it anew for each request would cost a quarter of the look at the file.
+        # As the system takes it: encoding it anew for each request would cost a quarter of the look at the
+        # file.
         self._encoded = os.fsencode(self._path)
 
     @property
@@ -84,7 +93,10 @@ class TokenFile:
                 room.discard()
 
     def delete(self) -> None:
-        """Sign out on this machine: remove the file, after a refresh in flight has ended. A missing file is fine."""
+        """Sign out on this machine: remove the file, after a refresh in flight has ended.
+
+        A missing file is fine.
+        """
         if not os.path.isdir(os.path.dirname(self._target())):
             return
         with self.locked(SAVE_TIMEOUT):
@@ -146,11 +158,15 @@ class TokenFile:
         """Make sure of room for the next pair, before the present one is spent."""
         target = self._target()
         if trouble := disk.trouble_with_replacing(target):
-            raise self.error(f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file")
+            raise self.error(
+                f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file"
+            )
         return Reserved(self, self.on_disk(lambda: disk.Room(target, self._room_needed(target)), "rewritten"))
 
     def remove(self) -> None:
-        """Remove the file and what goes with it; the lock file stays, for unlinking it would split those who wait."""
+        """Remove the file and what goes with it; the lock file stays, for unlinking it would split those who
+        wait.
+        """
         target = self._target()
         for path in (target, disk.room_path(target), target + ".record"):
             self.on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
@@ -164,10 +180,15 @@ class TokenFile:
 
     def note(self, record: Record) -> None:
         """Record an attempt."""
-        self.on_disk(lambda: disk.write_block(self._target() + ".record", record.to_bytes()), "accompanied by its record")
+        self.on_disk(
+            lambda: disk.write_block(self._target() + ".record", record.to_bytes()),
+            "accompanied by its record",
+        )
 
     def left_behind(self) -> Stored | None:
-        """The pair that a process was killed over while it replaced the file; None where there is none that is whole."""
+        """The pair that a process was killed over while it replaced the file; None where there is none that
+        is whole.
+        """
         data = self.on_disk(lambda: disk.left_behind(self._target()), "read")
         if not data:
             return None
@@ -177,15 +198,21 @@ class TokenFile:
             return None
 
     def install_left_behind(self, spent: Stored) -> bool:
-        """Finish that replacement; False where the file no longer holds the token that was `spent`: the newer state wins."""
+        """Finish that replacement; False where the file no longer holds the token that was `spent`: the newer
+        state wins.
+        """
         if not self.on_disk(lambda: self.still_holds(spent), "read"):
             return False
         self.on_disk(lambda: disk.install_left_behind(self._target()), "rewritten")
         return True
 
     def still_holds(self, spent: Stored) -> bool | None:
-        """Whether the refresh token is still that one; None where the file can't be read as one. Raises `OSError`."""
-        # A file that can't be read for the moment (too many open files) may still be the one: that is an error, not a newer state.
+        """Whether the refresh token is still that one; None where the file can't be read as one.
+
+        Raises `OSError`.
+        """
+        # A file that can't be read for the moment (too many open files) may still be the one: that is an
+        # error, not a newer state.
         try:
             return self._read_again(IN_HAND).tokens.refresh_token == spent.tokens.refresh_token
         except FileNotFoundError:
@@ -194,7 +221,10 @@ class TokenFile:
             return None
 
     def _read_again(self, pauses: tuple[float, ...]) -> Stored:
-        """The pair and the other keys, read again where the file is missing or torn. Raises `OSError`, `MalformedTokens`."""
+        """The pair and the other keys, read again where the file is missing or torn.
+
+        Raises `OSError`, `MalformedTokens`.
+        """
         # Counted pauses, no deadline: a test may have stopped the clock.
         for pause in pauses:
             with suppress(FileNotFoundError, MalformedTokens):
@@ -207,7 +237,10 @@ class TokenFile:
             return self.on_disk(lambda: self._read_again(pauses), "read")
         except MalformedTokens as malformed:
             reason = malformed.message
-        raise self.error(f"is no usable token file: {reason}", f"It was left as it is: repair it if you can, or {sign_in(self._path)}")
+        raise self.error(
+            f"is no usable token file: {reason}",
+            f"It was left as it is: repair it if you can, or {sign_in(self._path)}",
+        )
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         """An error that names the file and the next step."""
@@ -215,7 +248,8 @@ class TokenFile:
         return TokenFileError(f"token file {self._path} {what}. {next_step}", token_file=self._path)
 
     def _target(self) -> str:
-        # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may differ.
+        # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may
+        # differ.
         return os.path.realpath(self._path)
 
     def _kept(self) -> dict[str, Any]:
@@ -223,7 +257,11 @@ class TokenFile:
             return {}
         try:
             mapping = self._read_again(LONG_MOMENT).mapping
-            return {name: value for name, value in mapping.items() if name not in ("expires_in", "expires_at", "scope")}
+            return {
+                name: value
+                for name, value in mapping.items()
+                if name not in ("expires_in", "expires_at", "scope")
+            }
         except disk.Unfit as unfit:
             raise self.error(f"is refused: {unfit}", "Move it away and sign in again") from None
         except (OSError, MalformedTokens):
@@ -262,9 +300,11 @@ class Reserved:
         self._room = room
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer state wins.
+        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer
+        state wins.
 
-        Where the file is none that can be read, it is left alone, and the pair beside it: it may be repaired yet.
+        Where the file is none that can be read, it is left alone, and the pair beside it: it may be repaired
+        yet.
         """
         file = self._file
         content = fresh if spent is None else fresh.in_place_of(spent)
@@ -296,13 +336,18 @@ _warned_of: set[str] = set()
 def _warn_of_mode(path: str, before: int, after: int) -> None:
     if after and path not in _warned_of:
         _warned_of.add(path)
-        tell(f"token file {path} can be read by others (mode {after:04o}): its file system keeps no modes. Keep the file on one that does")
+        tell(
+            f"token file {path} can be read by others (mode {after:04o}): its file system keeps no modes. Keep the file on one that does"
+        )
     elif before and not after:
         tell(f"token file {path} could be read by others (mode {before:04o}); it is private now (0600)")
 
 
 def tell(message: str) -> None:
-    """Say something loudly: a log record, and a warning. What a handler or a filter of the program's raises stops no rotation."""
+    """Say something loudly: a log record, and a warning.
+
+    What a handler or a filter of the program's raises stops no rotation.
+    """
     with suppress(Exception, SystemExit):
         logger.warning("%s", message)
     with suppress(Exception, SystemExit):

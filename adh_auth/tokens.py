@@ -19,12 +19,15 @@ __all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
 TOKEN_LIMIT = 32 * 1024
 #: Seconds. A life of more than ten years is a mistake of the server's, or milliseconds.
 LONGEST_LIFE = 10 * 365 * 86400.0
-#: Levels of objects and arrays. Thousands can be parsed, but not written: json's writer counts its calls, its parser does not.
+#: Levels of objects and arrays. Thousands can be parsed, but not written: json's writer counts its calls, its
+#: parser does not.
 DEEPEST = 32
-#: Bytes of a file after a rotation. Far less than what is refused as no token file (`adh_auth.disk.FILE_LIMIT`).
+#: Bytes of a file after a rotation. Far less than what is refused as no token file
+#: (`adh_auth.disk.FILE_LIMIT`).
 LARGEST = 512 * 1024
-#: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a power failure has left beside
-#: the token file says so itself whose place it takes. Nothing depends on it once it is the file.
+#: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a
+#: power failure has left beside the token file says so itself whose place it takes. Nothing depends on it
+#: once it is the file.
 REPLACES = "replaces_refresh_token"
 
 
@@ -37,8 +40,9 @@ def fingerprint(token: str) -> str:
 class Tokens:
     """One access token and the single-use refresh token that replaces it.
 
-    `expires_at` is in epoch seconds, None where the server did not say. Raises `MalformedTokens` (a `ValueError`) for a token that is
-    empty, no text, or not printable ASCII: such a token would break out of its header.
+    `expires_at` is in epoch seconds, None where the server did not say. Raises `MalformedTokens` (a
+    `ValueError`) for a token that is empty, no text, or not printable ASCII: such a token would break out of
+    its header.
     """
 
     access_token: str
@@ -48,21 +52,35 @@ class Tokens:
     scope: str | None = None
 
     def __init__(
-        self, access_token: str, refresh_token: str, expires_at: float | None = None, token_type: str = "Bearer", scope: str | None = None
+        self,
+        access_token: str,
+        refresh_token: str,
+        expires_at: float | None = None,
+        token_type: str = "Bearer",
+        scope: str | None = None,
     ) -> None:
         trouble = _first_trouble({"access_token": access_token, "refresh_token": refresh_token})
         if trouble:
             # A traceback with locals (Sentry, %xmode Verbose) shows the arguments of every frame it passes.
             del access_token, refresh_token, self
             raise MalformedTokens(trouble)
-        vars(self).update(access_token=access_token, refresh_token=refresh_token, expires_at=expires_at, token_type=token_type, scope=scope)
+        vars(self).update(
+            access_token=access_token,
+            refresh_token=refresh_token,
+            expires_at=expires_at,
+            token_type=token_type,
+            scope=scope,
+        )
 
     @classmethod
-    def from_response(cls, reply: Mapping[str, Any], *, now: float | None = None, previous: Tokens | None = None) -> Tokens:
+    def from_response(
+        cls, reply: Mapping[str, Any], *, now: float | None = None, previous: Tokens | None = None
+    ) -> Tokens:
         """The pair of a token reply (RFC 6749 section 5.1).
 
-        `now`: epoch seconds from which `expires_in` counts. A reply that omits `refresh_token` or `scope` keeps those of `previous`.
-        A detail that makes no sense (`expires_in`, `token_type`) never costs the tokens. Raises `MalformedTokens`.
+        `now`: epoch seconds from which `expires_in` counts. A reply that omits `refresh_token` or `scope`
+        keeps those of `previous`. A detail that makes no sense (`expires_in`, `token_type`) never costs the
+        tokens. Raises `MalformedTokens`.
         """
         pair = _pair_of(reply, previous)
         if isinstance(pair, str):
@@ -87,7 +105,10 @@ class Stored:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Stored:
-        """Parse a token file; an exchange reply saved as it came is one. Raises `MalformedTokens` with the reason alone."""
+        """Parse a token file; an exchange reply saved as it came is one.
+
+        Raises `MalformedTokens` with the reason alone.
+        """
         mapping = _object_of(data)
         pair = mapping if isinstance(mapping, str) else _pair_of(mapping)
         if isinstance(mapping, str) or isinstance(pair, str):
@@ -96,7 +117,9 @@ class Stored:
         return cls(replace(pair, expires_at=_epoch_of(mapping.get("expires_at"))), mapping)
 
     def rotated(self, reply: Mapping[str, Any], now: float) -> Stored:
-        """What the file holds after a refresh was answered by `reply`: unknown keys stay, `expires_at` goes with the new pair."""
+        """What the file holds after a refresh was answered by `reply`: unknown keys stay, `expires_at` goes
+        with the new pair.
+        """
         return Stored.of(Tokens.from_response(reply, now=now, previous=self.tokens), self.mapping, reply)
 
     @classmethod
@@ -113,7 +136,9 @@ class Stored:
         return Stored(self.tokens, {**self.mapping, REPLACES: fingerprint(spent.tokens.refresh_token)})
 
     def follows(self, stored: Stored) -> bool | None:
-        """Whether it came for the refresh token of `stored`; None where it does not say, as those of earlier versions."""
+        """Whether it came for the refresh token of `stored`; None where it does not say, as those of earlier
+        versions.
+        """
         replaces = self.mapping.get(REPLACES)
         if self.tokens.refresh_token == stored.tokens.refresh_token:
             return False
@@ -125,9 +150,13 @@ class Stored:
 
 
 def file_mapping(tokens: Tokens, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """`kept` with the five keys of the pair set to those of `tokens`; keys that would tell of another pair are gone."""
+    """`kept` with the five keys of the pair set to those of `tokens`; keys that would tell of another pair
+    are gone.
+    """
     mapping = {name: value for name, value in kept.items() if name != REPLACES}
-    mapping.update(access_token=tokens.access_token, refresh_token=tokens.refresh_token, token_type=tokens.token_type)
+    mapping.update(
+        access_token=tokens.access_token, refresh_token=tokens.refresh_token, token_type=tokens.token_type
+    )
     for name, value in (("expires_at", tokens.expires_at), ("scope", tokens.scope)):
         if value is None:
             mapping.pop(name, None)
@@ -155,7 +184,9 @@ def _object_of(data: bytes) -> dict[str, Any] | str:
 
 
 def _is_shallow(value: object, levels: int = DEEPEST) -> bool:
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    inner = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    )
     return inner is None or (levels > 0 and all(_is_shallow(item, levels - 1) for item in inner))
 
 
@@ -216,7 +247,11 @@ def _epoch_of(value: object) -> float | None:
 def _type_of(mapping: Mapping[str, Any]) -> str:
     # RFC 6749 section 5.1: the value is case insensitive.
     kind = mapping.get("token_type")
-    return kind if isinstance(kind, str) and kind and kind.lower() != "bearer" and kind.isprintable() else "Bearer"
+    return (
+        kind
+        if isinstance(kind, str) and kind and kind.lower() != "bearer" and kind.isprintable()
+        else "Bearer"
+    )
 
 
 def _scope_of(mapping: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,6 @@
-"""A sequence of steps that is told once, for a thread and for a task: it yields what takes time, and is sent what came of it."""
+"""A sequence of steps that is told once, for a thread and for a task: it yields what takes time, and is sent
+what came of it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def run(steps: Waits) -> Any:
 def _blocking(step: Wait) -> Any:
     value = step.blocking()
     if isawaitable(value):
-        # An asynchronous file in a synchronous client, which will refuse it. A coroutine that is dropped warns.
+        # An asynchronous file in a synchronous client, which will refuse it. A coroutine that is dropped
+        # warns.
         getattr(value, "close", lambda: None)()
         raise TypeError("an asynchronous file can't be waited for in a thread")
     return value

@@ -1,4 +1,6 @@
-"""A cheap look at a file that is looked at again and again: its open descriptor tells that it was replaced or written to."""
+"""A cheap look at a file that is looked at again and again: its open descriptor tells that it was replaced or
+written to.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,24 @@ __all__ = ["Watch", "state_of"]
 
 T = TypeVar("T")
 
-#: Seconds for which the descriptor is believed before the path is looked at again. It can't tell that a folder above was renamed or mounted
-#: over, or that an overlay file system has put another file in front of it (docs.kernel.org, overlayfs, "Non-standard behavior").
+#: Seconds for which the descriptor is believed before the path is looked at again. It can't tell that a
+#: folder above was renamed or mounted over, or that an overlay file system has put another file in front of
+#: it (docs.kernel.org, overlayfs, "Non-standard behavior").
 BELIEF = 0.5
 NEVER = -math.inf
-#: Nanoseconds after a change within which another one may leave the same ctime: file systems set it by a clock that ticks every few
-#: milliseconds, some of them every second or two. Git calls a file that young "racily clean", and looks at it again, too.
+#: Nanoseconds after a change within which another one may leave the same ctime: file systems set it by a
+#: clock that ticks every few milliseconds, some of them every second or two. Git calls a file that young
+#: "racily clean", and looks at it again, too.
 TICK, COARSE_TICK = 20_000_000, 3_000_000_000
 #: Watches of one process. Descriptors are the program's, which may need them for sockets.
 LIMIT = 16
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file does. Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell."""
+    """What changes when a file does.
+
+    Inode numbers are used again at once, and a clock tick is milliseconds: only together do they tell.
+    """
     return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
 
 
@@ -44,14 +51,18 @@ class Watch(Generic[T]):
         self._descriptor = -1
         self._file: object = None
         self._known: object = None
-        # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on Windows.
+        # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on
+        # Windows.
         if path and sys.platform != "win32" and Watch.count < LIMIT and os.path.realpath(path) == path:
             with suppress(OSError):
                 self._watch(path)
 
     def _watch(self, path: bytes) -> None:
         # As close together as can be: an interrupt in between leaves the descriptor open for ever.
-        self._descriptor, Watch.count = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), Watch.count + 1
+        self._descriptor, Watch.count = (
+            os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW),
+            Watch.count + 1,
+        )
         self._file = _identity(self._descriptor)
 
     def renew(self) -> None:
@@ -61,7 +72,8 @@ class Watch(Generic[T]):
             return
         with suppress(OSError):
             known = self._look()
-            # After that look: what changes in between is no longer in this state. No links: replaced before it was opened, within one tick.
+            # After that look: what changes in between is no longer in this state. No links: replaced before
+            # it was opened, within one tick.
             status = os.fstat(self._descriptor)
             if state_of(status) == self.state and status.st_nlink and _is_settled(status.st_ctime_ns):
                 self._known, self._since = known, monotonic()
@@ -81,7 +93,8 @@ class Watch(Generic[T]):
             return None
 
     def __del__(self) -> None:
-        # Here, and not where it is dropped: another thread may be in `unchanged`, and the number may belong to another file by then.
+        # Here, and not where it is dropped: another thread may be in `unchanged`, and the number may belong
+        # to another file by then.
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
@@ -93,7 +106,9 @@ class Watch(Generic[T]):
 
 
 def _identity(descriptor: int) -> object:
-    """What tells our open file from the program's: inode numbers are used again at once, but who opens a file without blocking?"""
+    """What tells our open file from the program's: inode numbers are used again at once, but who opens a file
+    without blocking?
+    """
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino, os.get_blocking(descriptor)
 

@@ -40,7 +40,11 @@ def run(program: str, *arguments: str) -> str:
     """What it writes to stdout."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         return subprocess.run(
-            [program, *FLAGS, f"--user-data-dir={profile}", *arguments], check=True, capture_output=True, text=True, timeout=2 * PATIENCE
+            [program, *FLAGS, f"--user-data-dir={profile}", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
         ).stdout
 
 
@@ -49,6 +53,8 @@ def page_of(program: str, address: str) -> str:
     return run(program, "--dump-dom", address)
 
 
-def picture_of(program: str, address: str, path: str, size: tuple[int, int], flags: Iterable[str] = ()) -> None:
+def picture_of(
+    program: str, address: str, path: str, size: tuple[int, int], flags: Iterable[str] = ()
+) -> None:
     """A screenshot as a PNG file."""
     run(program, f"--screenshot={path}", f"--window-size={size[0]},{size[1]}", *flags, address)

@@ -20,7 +20,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
-def adh(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def adh(
+    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run ``adh-auth`` to its end."""
     options = {"capture_output": True, "stdin": None if "input" in options else subprocess.DEVNULL, **options}
     return subprocess.run(  # noqa: PLW1510 - the exit code is what the tests look at
@@ -29,7 +31,9 @@ def adh(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -
 
 
 @contextmanager
-def started(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """A running ``adh-auth``; killed and reaped at the end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
     process = subprocess.Popen([*COMMAND, *arguments], text=True, env=environment(env), **options)

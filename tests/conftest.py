@@ -18,7 +18,9 @@ from .twin import Twin
 
 
 def pytest_configure() -> None:
-    """A shell's ``&`` starts a program with SIGINT ignored, and its children inherit that: the tests of Ctrl-C would wait for nothing."""
+    """A shell's ``&`` starts a program with SIGINT ignored, and its children inherit that: the tests of
+    Ctrl-C would wait for nothing.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Hundreds of children would compile the package anew.
@@ -35,7 +37,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """No test sees the settings, the proxies or the session of whoever runs it."""
     for name in ("ADH_TOKEN_FILE", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "SSL_CERT_FILE",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -86,10 +96,20 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was skipped, and how many runs the simulation made; with xdist, what a test prints does not get here."""
-    for line in skips.in_lines((report.nodeid, report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())):
+    """Say what was skipped, and how many runs the simulation made; with xdist, what a test prints does not
+    get here.
+    """
+    for line in skips.in_lines(
+        (report.nodeid, report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())
+    ):
         terminalreporter.write_line(line)
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if getattr(report, "when", "") == "call" and "test_simulation" in report.nodeid and report.user_properties:
-                terminalreporter.write_line("simulated: " + ", ".join(str(value) for _, value in report.user_properties))
+            if (
+                getattr(report, "when", "") == "call"
+                and "test_simulation" in report.nodeid
+                and report.user_properties
+            ):
+                terminalreporter.write_line(
+                    "simulated: " + ", ".join(str(value) for _, value in report.user_properties)
+                )

@@ -1,4 +1,6 @@
-"""What the tests of faults share: waiting for a state that no event announces, and calls through a fresh client."""
+"""What the tests of faults share: waiting for a state that no event announces, and calls through a fresh
+client.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from adh_auth.testing import Sandbox
 
 from .support import PATIENCE
 
-#: A script that makes one call and prints what it came to: the status, or the error's class, then its message.
+#: A script that makes one call and prints what it came to: the status, or the error's class, then its
+#: message.
 ONE_CALL = """
 import os, requests
 from adh_auth import AdhAuth, TokenFile
@@ -41,7 +44,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: float) -> AdhAuth:
     """An auth object of its own for the sandbox."""
     path = Path(token_file or sandbox.token_file)
-    return AdhAuth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url, **more)
+    return AdhAuth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url, **more
+    )
 
 
 def near_its_end(token_file: str | os.PathLike[str], seconds: float = 30.0) -> None:

@@ -43,7 +43,9 @@ def _sync(family: Family) -> Callable[..., Any]:
 
 def _async(family: Family) -> Callable[..., Any]:
     async def get(auth: Any, url: str, headers: dict[str, str] | None, options: dict[str, Any]) -> Any:
-        async with family.module.AsyncClient(auth=auth, follow_redirects=True, timeout=PATIENCE, **options) as client:
+        async with family.module.AsyncClient(
+            auth=auth, follow_redirects=True, timeout=PATIENCE, **options
+        ) as client:
             return await client.get(url, headers=headers)
 
     return lambda auth, url, *, headers=None, **options: anyio.run(get, auth, url, headers, options)

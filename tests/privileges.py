@@ -1,4 +1,7 @@
-"""A child without root's rights over files. It stays the same user, so it still reaches this checkout, the Python and the folders."""
+"""A child without root's rights over files.
+
+It stays the same user, so it still reaches this checkout, the Python and the folders.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ DROP = "from tests.privileges import drop\ndrop()\n"
 
 PR_CAPBSET_DROP = 24
 CAPABILITY_VERSION_3 = 0x20080522
-#: Reading and searching every folder. Whoever runs the tests as root may have the checkout, the Python or TMPDIR in a folder
-#: of another user's, where a child without this right can't import any more.
+#: Reading and searching every folder. Whoever runs the tests as root may have the checkout, the Python or
+#: TMPDIR in a folder of another user's, where a child without this right can't import any more.
 CAP_DAC_READ_SEARCH = 2
 
 #: A user who is nobody here.
@@ -44,9 +47,11 @@ def need_ordinary_rights() -> None:
 
 
 def drop() -> None:
-    """Give up every capability but the one to read, for good and for every program started from here (capabilities(7)).
+    """Give up every capability but the one to read, for good and for every program started from here
+    (capabilities(7)).
 
-    Root may then write only what its modes allow its owner, as any other user. Call it before the first thread starts.
+    Root may then write only what its modes allow its owner, as any other user. Call it before the first
+    thread starts.
     """
     if sys.platform != "linux":
         return
@@ -54,7 +59,8 @@ def drop() -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
-        # A program started by root gets everything in the bounding set back. An unknown number, EINVAL, ends the list.
+        # A program started by root gets everything in the bounding set back. An unknown number, EINVAL, ends
+        # the list.
         for number in range(64):
             if number != CAP_DAC_READ_SEARCH and libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
                 break

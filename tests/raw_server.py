@@ -1,4 +1,6 @@
-"""A server of a test's own, for what no well-behaved server does: it keeps what it was sent, and answers byte by byte as it is told."""
+"""A server of a test's own, for what no well-behaved server does: it keeps what it was sent, and answers byte
+by byte as it is told.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from typing import Any
 __all__ = ["NEW", "OLD", "Answer", "RawServer", "Seen", "as_json", "rotating"]
 
 OLD = {"access_token": "adh_old-access", "refresh_token": "adh_rt_old-refresh"}
-NEW = {"access_token": "adh_new-access", "refresh_token": "adh_rt_new-refresh", "expires_in": 3600, "token_type": "Bearer"}
+NEW = {
+    "access_token": "adh_new-access",
+    "refresh_token": "adh_rt_new-refresh",
+    "expires_in": 3600,
+    "token_type": "Bearer",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,11 @@ class Seen:
 
 @dataclass
 class Answer:
-    """What to answer. `stream` writes what it likes after the head, which it may write, too; `ended` is set when the client is gone."""
+    """What to answer.
+
+    `stream` writes what it likes after the head, which it may write, too; `ended` is set when the client is
+    gone.
+    """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -55,7 +66,9 @@ def rotating(seen: Seen) -> Answer:
 class RawServer:
     """A context manager; `answer` may be set anew while it runs."""
 
-    def __init__(self, answer: Callable[[Seen], Answer] = rotating, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[Seen], Answer] = rotating, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
         self.answer = answer
         self.scheme = "http" if ssl_context is None else "https"
         self.seen: list[Seen] = []
@@ -111,7 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        seen = Seen(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        seen = Seen(
+            self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body
+        )
         owner = self.server.owner
         owner.seen.append(seen)
         answer = owner.answer(seen)

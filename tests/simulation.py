@@ -1,8 +1,10 @@
-"""A world in which the real rotation code runs on a simulated disk, lock, clock and server, one step at a time, in any order.
+"""A world in which the real rotation code runs on a simulated disk, lock, clock and server, one step at a
+time, in any order.
 
-What is real: `rotate_steps` and all that it decides. What is simulated stands behind the `Store`, `Lock`, `Reserved` and `Clock` that it asks for.
-A send is two steps here, the server's commit and the reply's arrival; a write is two, the filled room and the rename. A process can crash
-before each of its steps; in a blackout the record, which is not durable, is lost as well.
+What is real: `rotate_steps` and all that it decides. What is simulated stands behind the `Store`, `Lock`,
+`Reserved` and `Clock` that it asks for. A send is two steps here, the server's commit and the reply's
+arrival; a write is two, the filled room and the rename. A process can crash before each of its steps; in a
+blackout the record, which is not durable, is lost as well.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from adh_auth.plan import Plan, Step, Steps
 from adh_auth.steps import rotate_steps
 from adh_auth.tokens import Secret, Stored, Tokens
 
-#: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of `REFRESH_DEADLINE` four times over.
+#: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of
+#: `REFRESH_DEADLINE` four times over.
 A_PAUSE = 5.0
 #: Waiters here wait for a change, not for a time; one that waits for ever is found as a deadlock.
 EVER = 1e9
@@ -66,7 +69,8 @@ class Server:
         self._sessions: dict[str, int] = {}
         self._access: dict[str, int] = {}
         self._ended: set[int] = set()
-        #: refresh token -> what became of its last sending: who sent it, and "flying", "arrived", or how it was lost
+        #: refresh token -> what became of its last sending: who sent it, and "flying", "arrived", or how it
+        #: was lost
         self.fates: dict[str, tuple[int, str]] = {}
 
     def sign_in(self) -> Tokens:
@@ -88,7 +92,13 @@ class Server:
         self.fates[token] = (sender, "flying")
         if successor is None:
             successor = self._successors[token] = self._issue(session)
-        return Reply(200, {}, json.dumps({"access_token": successor.access_token, "refresh_token": successor.refresh_token}).encode())
+        return Reply(
+            200,
+            {},
+            json.dumps(
+                {"access_token": successor.access_token, "refresh_token": successor.refresh_token}
+            ).encode(),
+        )
 
     def arrive(self, token: str, reply: Reply) -> Reply:
         """The reply is delivered."""
@@ -110,7 +120,12 @@ class Server:
 
     def key(self) -> tuple[Any, ...]:
         """Its state as a value."""
-        return (self._issued, tuple(self._successors.items()), tuple(self.fates.items()), tuple(sorted(self._ended)))
+        return (
+            self._issued,
+            tuple(self._successors.items()),
+            tuple(self.fates.items()),
+            tuple(sorted(self._ended)),
+        )
 
 
 class World:
@@ -138,7 +153,12 @@ class World:
 
     def choices(self) -> list[Choice]:
         """All that can happen next."""
-        return [Choice(what, process.number) for process in self.processes if process.running for what in self._open_to(process)]
+        return [
+            Choice(what, process.number)
+            for process in self.processes
+            if process.running
+            for what in self._open_to(process)
+        ]
 
     def _open_to(self, process: Process) -> Iterator[str]:
         if not process.is_stuck():
@@ -157,11 +177,19 @@ class World:
         process.suffer(choice.what)
 
     def key(self) -> tuple[Any, ...]:
-        """The whole state as a value: from equal states the same follows. A process is what it has been told so far."""
+        """The whole state as a value: from equal states the same follows.
+
+        A process is what it has been told so far.
+        """
         return (
             tuple(process.key() for process in self.processes),
             self.server.key(),
-            (self.file.tokens.access_token, None if self.room is None else self.room.tokens.access_token, self.record, self.holder),
+            (
+                self.file.tokens.access_token,
+                None if self.room is None else self.room.tokens.access_token,
+                self.record,
+                self.holder,
+            ),
             (self.time, self.faults_left, frozenset(self.durable)),
         )
 
@@ -182,8 +210,12 @@ class World:
 
     @property
     def is_excused(self) -> bool:
-        """Whether a pair fell into the one window where no client can help: committed, and the reply lost or its reader dead before the disk."""
-        return not self.rules.grace and any(fate in ("lost", "crashed") for _, fate in self.server.fates.values())
+        """Whether a pair fell into the one window where no client can help: committed, and the reply lost or
+        its reader dead before the disk.
+        """
+        return not self.rules.grace and any(
+            fate in ("lost", "crashed") for _, fate in self.server.fates.values()
+        )
 
 
 class Process:
@@ -207,18 +239,29 @@ class Process:
         return self.told, self.running, self.ending, self._looked_at == self.world.changes, self.pending.name
 
     def is_stuck(self) -> bool:
-        """Whether it waits, and nothing has changed since its last look: polling on would change nothing either."""
+        """Whether it waits, and nothing has changed since its last look: polling on would change nothing
+        either.
+        """
         return self.pending.name == "wait" and self._looked_at == self.world.changes and not self.ending
 
     def possible_faults(self) -> set[str]:
         """What can go wrong at its next step."""
         if self.pending.name == "sign in":
             return set()
-        special = {"commit": {"dropped"}, "arrive": {"lost"}, "fill": {"refused", "broken"}, "install": {"refused", "broken"}}
+        special = {
+            "commit": {"dropped"},
+            "arrive": {"lost"},
+            "fill": {"refused", "broken"},
+            "install": {"refused", "broken"},
+        }
         possible = set(special.get(self.pending.name, ()))
         if self.pending.name == "note" and (self.number, "arrived") in self.world.server.fates.values():
             possible.add("broken")
-        return possible | (set() if self.ending else {"ending"}) | (set() if self._last_done in READS else {"crash", "blackout"})
+        return (
+            possible
+            | (set() if self.ending else {"ending"})
+            | (set() if self._last_done in READS else {"crash", "blackout"})
+        )
 
     def step(self) -> None:
         """Do the next step."""
@@ -277,7 +320,10 @@ class Process:
 
 
 def uses_session(process: Process) -> Steps:
-    """What a client does: load, call, on a 401 rotate, call again. Gives whether the second call went well."""
+    """What a client does: load, call, on a 401 rotate, call again.
+
+    Gives whether the second call went well.
+    """
     store = SimulatedStore(process)
     pair = (yield Step("load", store.read)).tokens
     if not (yield Step("call", partial(process.world.server.lives, pair.access_token))):
@@ -335,7 +381,9 @@ class SimulatedClock:
 
 
 class SimulatedStore:
-    """One process's view of the shared file, its lock, its record and the room beside it; and its way to the server."""
+    """One process's view of the shared file, its lock, its record and the room beside it; and its way to the
+    server.
+    """
 
     path = "tokens.json.lock"
 
@@ -428,7 +476,8 @@ class SimulatedStore:
         self._world.changed()
 
     def discard(self) -> None:
-        # A crashed process's generators are closed when the world is thrown away: too late to do anything in it.
+        # A crashed process's generators are closed when the world is thrown away: too late to do anything in
+        # it.
         if self._process.running:
             self._world.room = None
 
@@ -476,7 +525,10 @@ class Report:
 
 
 def explore(rules: Rules) -> Report:
-    """Every order of steps, with every fault at every step. States that were met before are not gone on from again: the same follows."""
+    """Every order of steps, with every fault at every step.
+
+    States that were met before are not gone on from again: the same follows.
+    """
     report = Report()
     orders_from: dict[int, int] = {}
 
@@ -487,7 +539,9 @@ def explore(rules: Rules) -> Report:
         report.states += 1
         choices = world.choices()
         if not path:  # the clients are alike: the orders that another one begins are the mirror image
-            choices = [choice for choice in choices if choice.process == 1 or choice.process > rules.processes]
+            choices = [
+                choice for choice in choices if choice.process == 1 or choice.process > rules.processes
+            ]
         if not choices or not any(process.running for process in world.processes):
             report.runs += 1
             check_end(world, path, report)
@@ -548,15 +602,24 @@ def check_end(world: World, path: list[Choice], report: Report) -> None:
 def _check_outcomes(world: World, report: Report) -> None:
     if any(process.running for process in world.processes):
         raise Broken(
-            "deadlock: " + ", ".join(f"{process.number} at {process.pending.name}" for process in world.processes if process.running)
+            "deadlock: "
+            + ", ".join(
+                f"{process.number} at {process.pending.name}"
+                for process in world.processes
+                if process.running
+            )
         )
     for process in world.processes:
-        word = type(process.outcome).__name__ if isinstance(process.outcome, Exception) else str(process.outcome)
+        word = (
+            type(process.outcome).__name__ if isinstance(process.outcome, Exception) else str(process.outcome)
+        )
         report.outcomes[word] = report.outcomes.get(word, 0) + 1
         if process.outcome is True or process.outcome == "crashed":
             continue
         if not world.faults:
-            raise Broken(f"process {process.number} ended with {process.outcome!r}, and nothing had gone wrong")
+            raise Broken(
+                f"process {process.number} ended with {process.outcome!r}, and nothing had gone wrong"
+            )
         if word in ("False", "ReauthorizationRequired") and not world.is_excused:
             raise Broken(f"process {process.number} ended with {word} outside the one window")
         if word != "False" and not isinstance(process.outcome, AdhAuthError):
@@ -566,7 +629,8 @@ def _check_outcomes(world: World, report: Report) -> None:
         raise Broken(f"{rotations} refreshes where one would do")
     if (
         world.rules.signs_in
-        and world.server._sessions[world.file.tokens.refresh_token] != world.server._sessions[world.newest.refresh_token]
+        and world.server._sessions[world.file.tokens.refresh_token]
+        != world.server._sessions[world.newest.refresh_token]
     ):
         raise Broken("an old session came back over a new sign-in")
 
@@ -581,7 +645,9 @@ def _check_fresh_client(world: World) -> None:
             raise Broken("the lock is held by nobody who lives")
         last.step()
     if last.outcome is not True and not world.is_excused:
-        raise Broken(f"a fresh client ends with {last.outcome!r}: the session was lost outside the one window")
+        raise Broken(
+            f"a fresh client ends with {last.outcome!r}: the session was lost outside the one window"
+        )
 
 
 def _told(world: World, path: list[Choice]) -> str:
@@ -613,13 +679,19 @@ LONG = {
 SAMPLES = {
     "two clients, one fault, a server with grace": (Rules(grace=True), 1500, 20240228),
     "three clients, two faults, a strict server": (Rules(processes=3, faults=2), 1500, 20240229),
-    "three clients, two faults, a server with grace": (Rules(processes=3, faults=2, grace=True), 1000, 20240301),
+    "three clients, two faults, a server with grace": (
+        Rules(processes=3, faults=2, grace=True),
+        1000,
+        20240301,
+    ),
     "three clients, two faults, and a sign-in": (Rules(processes=3, faults=2, signs_in=True), 1000, 20240302),
 }
 
 
 def without_polling() -> None:
-    """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of any order."""
+    """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of
+    any order.
+    """
     steps.LOCK_LOOK = 0.0
     attempt.NAP = EVER
 

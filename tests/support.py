@@ -1,4 +1,6 @@
-"""Helpers of the tests: the httpx family as data, children that are always reaped, and what "nothing was lost" means."""
+"""Helpers of the tests: the httpx family as data, children that are always reaped, and what "nothing was
+lost" means.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ import requests
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, TokenFile
 from adh_auth.testing import Sandbox
 
-#: Seconds that a test waits for an event before it fails. Events come in milliseconds; a loaded machine takes longer.
+#: Seconds that a test waits for an event before it fails. Events come in milliseconds; a loaded machine takes
+#: longer.
 PATIENCE = 30.0
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +56,10 @@ def needs(name: str, extra: str = "clients") -> Any:
 
 
 def free_port() -> int:
-    """A port that nobody listens on. The system gives none of these to a connection, as it may do with one that was bound to port 0."""
+    """A port that nobody listens on.
+
+    The system gives none of these to a connection, as it may do with one that was bound to port 0.
+    """
     for port in random.sample(range(20000, 32000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -61,7 +67,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def child(code: str, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def child(
+    code: str, environment: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs `code`; killed and reaped at the end. Its pipes are text."""
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -92,7 +100,9 @@ def assert_nothing_lost(sandbox: Sandbox, token_file: Path, *, reused: int = 0) 
     """A fresh client on the same file gets a 200, the server has seen no token twice, and the file is valid."""
     TokenFile(token_file).load()
     json.loads(token_file.read_bytes())
-    auth = AdhAuth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    auth = AdhAuth(
+        token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     answer = requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE)
     assert answer.status_code == 200
     assert sandbox.counts.reused == reused

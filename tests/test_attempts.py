@@ -22,7 +22,16 @@ from .command_line import adh
 from .events import auth_for, get
 from .support import assert_nothing_lost
 
-GOOD = Record(number=7, about="0123456789ab", state=FAILED, at=1_700_000_000.0, pid=4242, host="elsewhere", reason="HTTP 503", status=503)
+GOOD = Record(
+    number=7,
+    about="0123456789ab",
+    state=FAILED,
+    at=1_700_000_000.0,
+    pid=4242,
+    host="elsewhere",
+    reason="HTTP 503",
+    status=503,
+)
 
 texts = st.text(st.characters(min_codepoint=1), max_size=3000)
 
@@ -33,10 +42,18 @@ def test_a_record_never_outgrows_its_block(**free: Any) -> None:
     block = replace(GOOD, **free).to_bytes()
     assert len(block) == SIZE
     read = Record.from_bytes(block)
-    assert (read.number, read.about, read.state, read.at, read.status) == (7, "0123456789ab", FAILED, GOOD.at, 503)
+    assert (read.number, read.about, read.state, read.at, read.status) == (
+        7,
+        "0123456789ab",
+        FAILED,
+        GOOD.at,
+        503,
+    )
 
 
-@pytest.mark.parametrize("text", ["\N{GRINNING FACE}" * 4000, "\xe9" * 4000, "\udc80" * 4000, "\x1b" * 4000, "x" * 4000])
+@pytest.mark.parametrize(
+    "text", ["\N{GRINNING FACE}" * 4000, "\xe9" * 4000, "\udc80" * 4000, "\x1b" * 4000, "x" * 4000]
+)
 def test_a_long_text_keeps_its_beginning_and_its_end(text: str) -> None:
     """A message ends with what to do next."""
     reason = Record.from_bytes(replace(GOOD, reason=f"begin {text} end").to_bytes()).reason
@@ -60,15 +77,39 @@ def test_what_is_written_is_read() -> None:
     assert Record.from_bytes(NOTHING.to_bytes()) == NOTHING
 
 
-NUMBERS = ("number", "pid", "status", "rotated_by", "at", "lost_at", "not_before", "rotated_at", "retry_after")
+NUMBERS = (
+    "number",
+    "pid",
+    "status",
+    "rotated_by",
+    "at",
+    "lost_at",
+    "not_before",
+    "rotated_at",
+    "retry_after",
+)
 TEXTS = tuple(item.name for item in fields(Record) if item.name not in NUMBERS)
-ABSURD_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e308", "-1", "-0.5", "1e11", "1" + "0" * 400, "true", '"5"', "[]", "{}")
+ABSURD_NUMBERS = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e308",
+    "-1",
+    "-0.5",
+    "1e11",
+    "1" + "0" * 400,
+    "true",
+    '"5"',
+    "[]",
+    "{}",
+)
 ABSURD_TEXTS = ("5", "true", "[]", '"\\u001b[31m"', '"two\\nlines"', '"\\ud800"', f'"{"x" * 1_000_000}"')
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name in NUMBERS for value in ABSURD_NUMBERS] + [(name, value) for name in TEXTS for value in ABSURD_TEXTS],
+    [(name, value) for name in NUMBERS for value in ABSURD_NUMBERS]
+    + [(name, value) for name in TEXTS for value in ABSURD_TEXTS],
 )
 def test_a_record_that_cant_be_true_is_no_record(name: str, value: str) -> None:
     """Neither a crash nor a message with somebody else's control characters comes of it."""
@@ -104,11 +145,27 @@ HOSTILE = (
 
 @pytest.mark.parametrize("state", [SENDING, UNSAVED, FAILED, REFUSED])
 @pytest.mark.parametrize("absurd", HOSTILE, ids="-".join)
-def test_an_absurd_record_stops_nobody(absurd: dict[str, Any], state: str, sandbox: Sandbox, token_file: Path) -> None:
-    """`status` tells the session's facts without a control character, and unless the token was refused, a rotation goes through."""
+def test_an_absurd_record_stops_nobody(
+    absurd: dict[str, Any], state: str, sandbox: Sandbox, token_file: Path
+) -> None:
+    """`status` tells the session's facts without a control character, and unless the token was refused, a
+    rotation goes through.
+    """
     about = fingerprint(TokenFile(token_file).load().refresh_token)
     record = Path(f"{token_file}.record")
-    record.write_text(json.dumps({"number": 3, "about": about, "state": state, "at": time.time() - 5, "pid": 1, "host": "here", **absurd}))
+    record.write_text(
+        json.dumps(
+            {
+                "number": 3,
+                "about": about,
+                "state": state,
+                "at": time.time() - 5,
+                "pid": 1,
+                "host": "here",
+                **absurd,
+            }
+        )
+    )
     record.chmod(0o600)
     for arguments in (["status"], ["status", "--json"]):
         said = adh(*arguments, "--token-file", str(token_file))

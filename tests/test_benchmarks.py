@@ -1,4 +1,7 @@
-"""The benchmarks run, with tiny sizes. What they measure is no matter of the suite: no test asserts a time."""
+"""The benchmarks run, with tiny sizes.
+
+What they measure is no matter of the suite: no test asserts a time.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ def redirect_uri(sandbox: Sandbox) -> str:
 
 
 def test_signs_in(sandbox: Sandbox, redirect_uri: str, tmp_path: Path) -> None:
-    """Chromium goes to the sandbox and comes back to the listener; it says that this worked, and the command greets the user."""
+    """Chromium goes to the sandbox and comes back to the listener; it says that this worked, and the command
+    greets the user.
+    """
     program, token_file = chromium.found(), tmp_path / "tokens.json"
     options = ("--no-browser", "--redirect-uri", redirect_uri, "--token-file", str(token_file))
     with started("login", *options, env=sandbox.environment(token_file)) as command:
@@ -43,7 +45,9 @@ def test_says_what_went_wrong(sandbox: Sandbox, redirect_uri: str, token_file: P
     """A code that is too old: the page and the command say the same, and the old file is untouched."""
     program, before = chromium.found(), token_file.read_bytes()
     sandbox.code_life = 0.0
-    with started("login", "--no-browser", "--redirect-uri", redirect_uri, env=sandbox.environment(token_file)) as command:
+    with started(
+        "login", "--no-browser", "--redirect-uri", redirect_uri, env=sandbox.environment(token_file)
+    ) as command:
         page = chromium.page_of(program, _address_in(command.stdout))
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 1

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from adh_auth import AdhAuth, AdhAuthError, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, RefreshFailed, TokenFile, Tokens
+from adh_auth import (
+    AdhAuth,
+    AdhAuthError,
+    AdhHttpx2Auth,
+    AdhHttpxAuth,
+    ConfigurationError,
+    RefreshFailed,
+    TokenFile,
+    Tokens,
+)
 from adh_auth import card as card_module
 from adh_auth.errors import LockTimeout
 from adh_auth.testing import Sandbox
@@ -47,7 +56,9 @@ def auth(request: pytest.FixtureRequest, arguments: dict[str, Any]) -> Any:
 
 
 def test_signed_in(auth: Any, token_file: Path, sandbox: Sandbox) -> None:
-    """It names the class, the file and the API, and tells the expiry, the last rotation and that there is no trouble."""
+    """It names the class, the file and the API, and tells the expiry, the last rotation and that there is no
+    trouble.
+    """
     auth.refresh()
     told = facts_of(auth._repr_html_())
     assert told["state"] == "signed in"
@@ -165,9 +176,7 @@ def test_an_object_that_was_never_built() -> None:
 
 
 #: Name, background of the page, what Jupyter's theme sets on it, and what the system prefers (0: dark).
-JUPYTER_DARK = (
-    "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
-)
+JUPYTER_DARK = "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
 THEMES = (("light", "#fff", "", 1), ("dark", "#0d1117", "", 0), ("jupyter-dark", "#111", JUPYTER_DARK, 1))
 
 
@@ -182,7 +191,9 @@ def test_pictures(arguments: dict[str, Any], tmp_path: Path) -> None:
         page = f"<meta charset='utf-8'><body style='background:{back};{variables}'>{auth._repr_html_()}<p>{lost._repr_html_()}</body>"
         address = "data:text/html;charset=utf-8," + urllib.parse.quote(page)
         picture = tmp_path / f"{name}.png"
-        chromium.picture_of(program, address, str(picture), (900, 420), [f"--blink-settings=preferredColorScheme={preferred}"])
+        chromium.picture_of(
+            program, address, str(picture), (900, 420), [f"--blink-settings=preferredColorScheme={preferred}"]
+        )
         drawn.add(picture.read_bytes())
     assert len(drawn) == 3
     assert all(image.startswith(b"\x89PNG") for image in drawn)

@@ -56,11 +56,16 @@ def test_each_command_has_an_example(name: str) -> None:
 def test_the_help_loads_no_client() -> None:
     """Help answers at once: nothing that a command needs is loaded for it."""
     code = "import sys; from adh_auth import cli; cli.main(['--help']); print({'requests','httpx','filelock','anyio','json'} & set(sys.modules))"
-    said = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
     assert said.stdout.splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("status", "--nonsense"), ("demo", "--seconds", "0"), ("sandbox", "--port", "x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("nonsense",), ("status", "--nonsense"), ("demo", "--seconds", "0"), ("sandbox", "--port", "x")],
+)
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     """A usage that makes no sense is 2, with the usage on stderr and nothing on stdout."""
     said = adh(*arguments)
@@ -87,10 +92,17 @@ NEED_A_SESSION = ("status", "token", "me", "refresh", "revoke")
 
 
 @pytest.mark.parametrize(
-    "arguments", [*((name,) for name in NEED_A_SESSION), *((name, "--json") for name in NEED_A_SESSION if name != "status")], ids=" ".join
+    "arguments",
+    [
+        *((name,) for name in NEED_A_SESSION),
+        *((name, "--json") for name in NEED_A_SESSION if name != "status"),
+    ],
+    ids=" ".join,
 )
 def test_an_error_is_one_line_and_1(arguments: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
-    """A missing file is told in one line that names it in its own spelling, without a traceback, to people and programs alike."""
+    """A missing file is told in one line that names it in its own spelling, without a traceback, to people
+    and programs alike.
+    """
     missing = tmp_path / "Some Folder" / "Missing.json"
     said = adh(*arguments, "--token-file", str(missing), env=env)
     assert (said.returncode, said.stdout) == (1, "")
@@ -142,7 +154,12 @@ def test_save_counts_the_life_of_a_reply_from_when_it_was_received(tmp_path: Pat
 def test_save_keeps_the_expiry_of_a_token_file(tmp_path: Path) -> None:
     """A token file is a reply, too, and its `expires_at` is right while its `expires_in` is long past."""
     target = tmp_path / "tokens.json"
-    assert adh("save", "--token-file", str(target), input=json.dumps({**REPLY, "expires_at": 1_700_000_000})).returncode == 0
+    assert (
+        adh(
+            "save", "--token-file", str(target), input=json.dumps({**REPLY, "expires_at": 1_700_000_000})
+        ).returncode
+        == 0
+    )
     assert TokenFile(target).load().expires_at == 1_700_000_000
 
 
@@ -186,8 +203,12 @@ def test_save_waits_for_nothing_but_the_lock(sandbox: Sandbox, env: dict[str, st
 # token
 
 
-def test_token_prints_a_good_token_without_a_call(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
-    """A token that lives long enough by the stored expiry is printed alone, without a call, an id or a secret."""
+def test_token_prints_a_good_token_without_a_call(
+    sandbox: Sandbox, env: dict[str, str], token_file: Path
+) -> None:
+    """A token that lives long enough by the stored expiry is printed alone, without a call, an id or a
+    secret.
+    """
     reply = {**sandbox.sign_in(), "expires_at": time.time() + 3600}
     token_file.write_text(json.dumps(reply))
     said = adh("token", env={"ADH_TOKEN_FILE": env["ADH_TOKEN_FILE"]})
@@ -201,7 +222,11 @@ def test_token_tells_a_program_its_expiry(sandbox: Sandbox, env: dict[str, str],
     token_file.write_text(json.dumps(reply))
     told = json.loads(adh("token", "--json", env=env).stdout)
     assert told.pop("seconds_left") == pytest.approx(3600, abs=PATIENCE)
-    assert told == {"access_token": reply["access_token"], "token_type": "Bearer", "expires_at": reply["expires_at"]}
+    assert told == {
+        "access_token": reply["access_token"],
+        "token_type": "Bearer",
+        "expires_at": reply["expires_at"],
+    }
 
 
 def test_token_tells_a_program_that_no_expiry_is_known(env: dict[str, str], token_file: Path) -> None:
@@ -212,7 +237,9 @@ def test_token_tells_a_program_that_no_expiry_is_known(env: dict[str, str], toke
 
 
 @pytest.mark.parametrize("left", [-60, 10])
-def test_token_refreshes_what_is_about_to_expire(left: float, sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
+def test_token_refreshes_what_is_about_to_expire(
+    left: float, sandbox: Sandbox, env: dict[str, str], token_file: Path
+) -> None:
     """A token that is past, or has less than 30 s to live, is refreshed before it is printed."""
     reply = {**sandbox.sign_in(), "expires_at": time.time() + left}
     token_file.write_text(json.dumps(reply))
@@ -222,8 +249,12 @@ def test_token_refreshes_what_is_about_to_expire(left: float, sandbox: Sandbox, 
     assert sandbox.counts.rotations == 1
 
 
-def test_token_asks_the_api_where_no_expiry_is_stored(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
-    """Where nothing is known the API is asked: a live token is printed as it is, an expired one is rotated first."""
+def test_token_asks_the_api_where_no_expiry_is_stored(
+    sandbox: Sandbox, env: dict[str, str], token_file: Path
+) -> None:
+    """Where nothing is known the API is asked: a live token is printed as it is, an expired one is rotated
+    first.
+    """
     first = TokenFile(token_file).load().access_token
     assert adh("token", env=env).stdout == first + "\n"
     assert sandbox.counts.rotations == 0
@@ -252,8 +283,12 @@ def test_me_prints_the_user(env: dict[str, str], sandbox: Sandbox) -> None:
     assert sandbox.counts.rotations == 1
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"<html>portal</html>", 200), (b"[]", 200), (b"{}", 503), (b"", 404)])
-def test_me_tells_an_answer_that_is_no_user(body: bytes, status: int, env: dict[str, str], sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"<html>portal</html>", 200), (b"[]", 200), (b"{}", 503), (b"", 404)]
+)
+def test_me_tells_an_answer_that_is_no_user(
+    body: bytes, status: int, env: dict[str, str], sandbox: Sandbox
+) -> None:
     """An answer without a user is an error in one line."""
     sandbox.fail_next(on="me", status=status, body=body)
     said = adh("me", env=env)
@@ -270,9 +305,18 @@ def test_an_unreachable_api_is_one_line(env: dict[str, str], sandbox: Sandbox) -
 
 
 def test_refresh_forces_one(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """`refresh` trades the token whatever the clock says; `--base-url` and `--client-id` stand in for the environment."""
+    """`refresh` trades the token whatever the clock says; `--base-url` and `--client-id` stand in for the
+    environment.
+    """
     before = tokens_in(token_file)
-    arguments = ("--base-url", env.pop("ADH_BASE_URL"), "--client-id", env.pop("ADH_CLIENT_ID"), "--token-file", env.pop("ADH_TOKEN_FILE"))
+    arguments = (
+        "--base-url",
+        env.pop("ADH_BASE_URL"),
+        "--client-id",
+        env.pop("ADH_CLIENT_ID"),
+        "--token-file",
+        env.pop("ADH_TOKEN_FILE"),
+    )
     assert adh("refresh", *arguments, env=env).stdout.startswith("refreshed: ")
     facts = json.loads(adh("refresh", "--json", *arguments, env=env).stdout)
     assert facts["seconds_left"] == pytest.approx(3600, abs=PATIENCE)
@@ -280,7 +324,9 @@ def test_refresh_forces_one(env: dict[str, str], sandbox: Sandbox, token_file: P
     assert not before & tokens_in(token_file)
 
 
-def test_revoke_ends_the_session_and_removes_the_file(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+def test_revoke_ends_the_session_and_removes_the_file(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
     """The server knows before the file goes."""
     said = adh("revoke", env=env)
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
@@ -293,7 +339,9 @@ def test_revoke_tells_a_program_what_is_gone(env: dict[str, str], sandbox: Sandb
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
 
 
-def test_revoke_tells_a_program_nothing_that_is_not_so(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+def test_revoke_tells_a_program_nothing_that_is_not_so(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
     """If the server can't be told, stdout stays empty and the file stays."""
     sandbox.stop()
     said = adh("revoke", "--json", env=env)
@@ -301,11 +349,23 @@ def test_revoke_tells_a_program_nothing_that_is_not_so(env: dict[str, str], sand
     assert "refused" in one_line_of(said)
 
 
-def test_no_output_but_that_of_token_holds_a_secret(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """Whatever is run, in the order of a session's life, for people and for programs, neither token ever shows."""
+def test_no_output_but_that_of_token_holds_a_secret(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
+    """Whatever is run, in the order of a session's life, for people and for programs, neither token ever
+    shows.
+    """
     secrets: set[str] = {env["ADH_CLIENT_SECRET"]}
     said: list[str] = []
-    calls: list[tuple[str, ...]] = [("status",), ("me",), ("refresh",), ("save", str(token_file)), ("revoke",), ("status",), ("me",)]
+    calls: list[tuple[str, ...]] = [
+        ("status",),
+        ("me",),
+        ("refresh",),
+        ("save", str(token_file)),
+        ("revoke",),
+        ("status",),
+        ("me",),
+    ]
     for form in ((), ("--json",)):
         sandbox.write_token_file(token_file)
         for arguments in calls:
@@ -317,17 +377,25 @@ def test_no_output_but_that_of_token_holds_a_secret(env: dict[str, str], sandbox
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_token_shows_the_access_token_alone(form: tuple[str, ...], env: dict[str, str], token_file: Path) -> None:
+def test_token_shows_the_access_token_alone(
+    form: tuple[str, ...], env: dict[str, str], token_file: Path
+) -> None:
     """Not even `token`, whose business a secret is, shows the refresh token or the client secret."""
     said = adh("token", *form, env=env)
-    shown = {secret for secret in (*tokens_in(token_file), env["ADH_CLIENT_SECRET"]) if secret in said.stdout + said.stderr}
+    shown = {
+        secret
+        for secret in (*tokens_in(token_file), env["ADH_CLIENT_SECRET"])
+        if secret in said.stdout + said.stderr
+    }
     assert shown == {TokenFile(token_file).load().access_token}
 
 
 # the machinery around
 
 
-def test_ctrl_c_is_130_and_the_refresh_is_finished(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+def test_ctrl_c_is_130_and_the_refresh_is_finished(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
     """An interrupted refresh writes what it got before the process ends, and says so instead of a traceback."""
     before = tokens_in(token_file)
     with sandbox.hold_next() as hold, started("refresh", env=env) as process:
@@ -396,7 +464,9 @@ def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path) -> None:
-    """The printed lines point a shell at a working ADH; its end is 0, tells the counts and leaves no temporary folder."""
+    """The printed lines point a shell at a working ADH; its end is 0, tells the counts and leaves no
+    temporary folder.
+    """
     with started("sandbox", env={"TMPDIR": str(tmp_path)}) as process:
         env = _exports(process)
         assert sorted(env) == ["ADH_BASE_URL", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_TOKEN_FILE"]
@@ -410,14 +480,20 @@ def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox_tells_a_program_where_it_is(number: signal.Signals, tmp_path: Path) -> None:
-    """A line of JSON comes at once and suffices for `me`; a second one, with the counts, comes at the end, and nothing else."""
+    """A line of JSON comes at once and suffices for `me`; a second one, with the counts, comes at the end,
+    and nothing else.
+    """
     with started("sandbox", "--json", "--token-life", "10", env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         assert sorted(told) == ["environment", "token_file", "token_life", "url"]
         env = told["environment"]
         assert sorted(env) == ["ADH_BASE_URL", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_TOKEN_FILE"]
-        assert (told["url"], told["token_file"], told["token_life"]) == (env["ADH_BASE_URL"], env["ADH_TOKEN_FILE"], 10)
+        assert (told["url"], told["token_file"], told["token_life"]) == (
+            env["ADH_BASE_URL"],
+            env["ADH_TOKEN_FILE"],
+            10,
+        )
         assert adh("me", env=env).returncode == 0
         process.send_signal(number)
         rest, errors = process.communicate(timeout=PATIENCE)
@@ -458,8 +534,17 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "adh_auth.sign_in", stand_in)
     monkeypatch.setattr(cli, "_let_warnings_be_lines", lambda: None)
     assert cli.main(["login", "--paste"]) == 0
-    assert (got["redirect_uri"], got["scope"]) == ("http://localhost:8765/callback", "profile:read discussions:read")
-    assert (got["no_browser"], got["paste"], got["timeout"], got["token_file"], got["base_url"]) == (False, True, 300.0, None, None)
+    assert (got["redirect_uri"], got["scope"]) == (
+        "http://localhost:8765/callback",
+        "profile:read discussions:read",
+    )
+    assert (got["no_browser"], got["paste"], got["timeout"], got["token_file"], got["base_url"]) == (
+        False,
+        True,
+        300.0,
+        None,
+        None,
+    )
 
 
 def test_the_version_is_told() -> None:

@@ -1,4 +1,6 @@
-"""The users' clients: an expiry in the middle goes through each, on whichever of httpx and httpx2 its installed release stands."""
+"""The users' clients: an expiry in the middle goes through each, on whichever of httpx and httpx2 its
+installed release stands.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,18 @@ pytestmark = pytest.mark.clients
 
 def family_of(client: type) -> Family:
     """Whether a package's client stands on httpx or on httpx2."""
-    return next(family for family in FAMILY if issubclass(client, (family.module.Client, family.module.AsyncClient)))
+    return next(
+        family for family in FAMILY if issubclass(client, (family.module.Client, family.module.AsyncClient))
+    )
 
 
 Endpoint = Callable[[Seen], Answer]
 
 
 @pytest.fixture
-def served(sandbox: Sandbox, arguments: dict[str, Any]) -> Iterator[Callable[[dict[str, Endpoint]], dict[str, Any]]]:
+def served(
+    sandbox: Sandbox, arguments: dict[str, Any]
+) -> Iterator[Callable[[dict[str, Endpoint]], dict[str, Any]]]:
     """Serves endpoints that take a live token of the sandbox; gives an auth object's arguments for them."""
     with contextlib.ExitStack() as stack, requests.Session() as session:
         session.trust_env = False
@@ -58,10 +64,14 @@ def served(sandbox: Sandbox, arguments: dict[str, Any]) -> Iterator[Callable[[di
 
 def forwarded(session: requests.Session, sandbox: Sandbox, seen: Seen) -> Answer:
     """What the sandbox says to a request."""
-    headers = {name: value for name, value in seen.headers.items() if name in ("authorization", "content-type")}
+    headers = {
+        name: value for name, value in seen.headers.items() if name in ("authorization", "content-type")
+    }
     url = sandbox.url + urlsplit(seen.path).path
     answer = session.request(seen.method, url, data=seen.body, headers=headers, timeout=PATIENCE)
-    return Answer(answer.status_code, {"Content-Type": answer.headers.get("Content-Type", "")}, answer.content)
+    return Answer(
+        answer.status_code, {"Content-Type": answer.headers.get("Content-Type", "")}, answer.content
+    )
 
 
 # requests.
@@ -69,33 +79,47 @@ def forwarded(session: requests.Session, sandbox: Sandbox, seen: Seen) -> Answer
 
 def encoder(toolbelt: Any) -> Any:
     """Four megabytes in a form, streamed. The boundary is fixed, so that two of them are the same body."""
-    return toolbelt.MultipartEncoder({"name": "value", "file": ("blob", b"0123456789abcdef" * 262_144)}, boundary="fixed")
+    return toolbelt.MultipartEncoder(
+        {"name": "value", "file": ("blob", b"0123456789abcdef" * 262_144)}, boundary="fixed"
+    )
 
 
 def test_requests_toolbelt(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path) -> None:
-    """A streamed form is sent whole, and never with a token that is known to be expired: that is rotated first."""
+    """A streamed form is sent whole, and never with a token that is known to be expired: that is rotated
+    first.
+    """
     toolbelt = needs("requests_toolbelt")
     sandbox.expire()
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(Tokens(pair.access_token, pair.refresh_token, expires_at=1.0))
     body = encoder(toolbelt)
     answer = requests.post(
-        sandbox.url + "/api/upload", data=body, headers={"Content-Type": body.content_type}, auth=AdhAuth(**arguments), timeout=PATIENCE
+        sandbox.url + "/api/upload",
+        data=body,
+        headers={"Content-Type": body.content_type},
+        auth=AdhAuth(**arguments),
+        timeout=PATIENCE,
     )
     assert answer.json()["sha256"] == hashlib.sha256(encoder(toolbelt).to_string()).hexdigest()
     assert answer.history == []
     assert sandbox.counts.unauthorized == 0
 
 
-def test_requests_toolbelt_with_an_expiry_that_nobody_knew_of(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path) -> None:
-    """A `MultipartEncoder` can't be rewound: the caller gets the 401, at once, and the same call made anew goes through."""
+def test_requests_toolbelt_with_an_expiry_that_nobody_knew_of(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path
+) -> None:
+    """A `MultipartEncoder` can't be rewound: the caller gets the 401, at once, and the same call made anew
+    goes through.
+    """
     toolbelt = needs("requests_toolbelt")
     sandbox.expire()
     auth, url = AdhAuth(**arguments), sandbox.url + "/api/upload"
     statuses = []
     for _ in range(2):
         body = encoder(toolbelt)
-        answer = requests.post(url, data=body, headers={"Content-Type": body.content_type}, auth=auth, timeout=PATIENCE)
+        answer = requests.post(
+            url, data=body, headers={"Content-Type": body.content_type}, auth=auth, timeout=PATIENCE
+        )
         statuses.append(answer.status_code)
     assert statuses == [401, 200]
     assert answer.json()["length"] == body.len
@@ -113,13 +137,22 @@ def test_requests_cache_session(sandbox: Sandbox, arguments: dict[str, Any], tmp
     assert sandbox.counts.rotations == 1
 
 
-def test_requests_cache_everywhere(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, tmp_path: Path) -> None:
-    """`install_cache` patches every Session; the refresh keeps out of it, and the cache file holds neither its reply nor the secret."""
+def test_requests_cache_everywhere(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, tmp_path: Path
+) -> None:
+    """`install_cache` patches every Session; the refresh keeps out of it, and the cache file holds neither
+    its reply nor the secret.
+    """
     requests_cache = needs("requests_cache")
     sandbox.expire()
     secrets = [sandbox.client_secret, TokenFile(token_file).load().refresh_token]
     with requests_cache.enabled(str(tmp_path / "cache"), backend="sqlite", allowable_methods=("GET", "POST")):
-        assert requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE).status_code == 200
+        assert (
+            requests.get(
+                sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE
+            ).status_code
+            == 200
+        )
     secrets += [TokenFile(token_file).load().refresh_token]
     cached = (tmp_path / "cache.sqlite").read_bytes()
     assert not [secret for secret in secrets if secret.encode() in cached]
@@ -127,11 +160,18 @@ def test_requests_cache_everywhere(sandbox: Sandbox, arguments: dict[str, Any], 
 
 
 def test_retry_adapters(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """urllib3's `Retry` tries the user's call again, before and after an expiry, and leaves the refresh alone."""
+    """urllib3's `Retry` tries the user's call again, before and after an expiry, and leaves the refresh
+    alone.
+    """
     sandbox.expire()
     sandbox.fail_next(2, on="me", status=503)
     with requests.Session() as session:
-        session.mount("http://", HTTPAdapter(max_retries=Retry(total=4, status_forcelist=[503], allowed_methods=None, backoff_factor=0)))
+        session.mount(
+            "http://",
+            HTTPAdapter(
+                max_retries=Retry(total=4, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+            ),
+        )
         session.auth = AdhAuth(**arguments)
         assert session.get(sandbox.url + "/api/auth/me").status_code == 200
     assert sandbox.counts.refresh_calls == 1
@@ -155,12 +195,16 @@ def test_gql(sandbox: Sandbox, served: Any, transport: str) -> None:
     sandbox.expire()
     if transport == "requests":
         transport_class = needs("gql.transport.requests").RequestsHTTPTransport
-        assert gql.Client(transport=transport_class(url, auth=AdhAuth(**arguments))).execute(query) == {"hello": "world"}
+        assert gql.Client(transport=transport_class(url, auth=AdhAuth(**arguments))).execute(query) == {
+            "hello": "world"
+        }
     else:
         module = needs("gql.transport.httpx")
         auth = family_of(module.httpx.Client).auth(**arguments)
         if transport == "httpx":
-            assert gql.Client(transport=module.HTTPXTransport(url, auth=auth)).execute(query) == {"hello": "world"}
+            assert gql.Client(transport=module.HTTPXTransport(url, auth=auth)).execute(query) == {
+                "hello": "world"
+            }
         else:
             client = gql.Client(transport=module.HTTPXAsyncTransport(url, auth=auth))
             assert anyio.run(client.execute_async, query) == {"hello": "world"}
@@ -172,7 +216,9 @@ def test_gql(sandbox: Sandbox, served: Any, transport: str) -> None:
 
 def models(_: Seen) -> Answer:
     """OpenAI's list of models."""
-    return as_json({"object": "list", "data": [{"id": "small", "object": "model", "created": 0, "owned_by": "me"}]})
+    return as_json(
+        {"object": "list", "data": [{"id": "small", "object": "model", "created": 0, "owned_by": "me"}]}
+    )
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -204,7 +250,11 @@ def tools(seen: Seen) -> Answer:
         return Answer(405)
     message = json.loads(seen.body)
     results: dict[str, Any] = {
-        "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "test", "version": "1"}},
+        "initialize": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "test", "version": "1"},
+        },
         "tools/list": {"tools": [{"name": "add", "inputSchema": {"type": "object"}}]},
         "tools/call": {"content": [{"type": "text", "text": "3"}]},
     }
@@ -222,7 +272,9 @@ def test_mcp(sandbox: Sandbox, served: Any) -> None:
     async def main() -> Any:
         async with (
             family.module.AsyncClient(auth=family.auth(**arguments)) as client,
-            streamable.streamable_http_client(arguments["base_url"] + "/api/mcp", http_client=client) as streams,
+            streamable.streamable_http_client(
+                arguments["base_url"] + "/api/mcp", http_client=client
+            ) as streams,
             mcp.ClientSession(streams[0], streams[1]) as session,
         ):
             await session.initialize()
@@ -240,18 +292,26 @@ def events(_: Seen) -> Answer:
 
 
 def test_httpx_sse(sandbox: Sandbox, served: Any) -> None:
-    """Server-sent events: the stream that is opened with an expired token is opened again, and stays a stream."""
+    """Server-sent events: the stream that is opened with an expired token is opened again, and stays a
+    stream.
+    """
     sse = needs("httpx_sse")
     arguments = served({"/api/events": events})
     url = arguments["base_url"] + "/api/events"
     sandbox.expire()
 
     async def main() -> list[str]:
-        async with httpx.AsyncClient(auth=AdhHttpxAuth(**arguments)) as client, sse.aconnect_sse(client, "GET", url) as source:
+        async with (
+            httpx.AsyncClient(auth=AdhHttpxAuth(**arguments)) as client,
+            sse.aconnect_sse(client, "GET", url) as source,
+        ):
             return [event.data async for event in source.aiter_sse()]
 
     assert anyio.run(main) == ["one", "two"]
-    with httpx.Client(auth=AdhHttpxAuth(**arguments)) as client, sse.connect_sse(client, "GET", url) as source:
+    with (
+        httpx.Client(auth=AdhHttpxAuth(**arguments)) as client,
+        sse.connect_sse(client, "GET", url) as source,
+    ):
         assert [event.data for event in source.iter_sse()] == ["one", "two"]
     assert sandbox.counts.rotations == 1
 
@@ -272,11 +332,17 @@ def proxy(sandbox: Sandbox) -> Iterator[RawServer]:
 
 
 def assert_all_went_through(proxy: RawServer) -> None:
-    assert [seen.path for seen in proxy.seen] == [BEHIND + path for path in ("/api/auth/me", "/api/auth/refresh", "/api/auth/me")]
+    assert [seen.path for seen in proxy.seen] == [
+        BEHIND + path for path in ("/api/auth/me", "/api/auth/refresh", "/api/auth/me")
+    ]
 
 
 def test_a_proxy_by_environment(
-    sandbox: Sandbox, arguments: dict[str, Any], proxy: RawServer, monkeypatch: pytest.MonkeyPatch, family: Family
+    sandbox: Sandbox,
+    arguments: dict[str, Any],
+    proxy: RawServer,
+    monkeypatch: pytest.MonkeyPatch,
+    family: Family,
 ) -> None:
     """With `HTTP_PROXY`, the refresh of each client goes by the proxy as its calls do."""
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -288,11 +354,15 @@ def test_a_proxy_by_environment(
     assert_all_went_through(proxy)
     proxy.seen.clear()
     sandbox.expire()
-    assert requests.get(BEHIND + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE).status_code == 200
+    assert (
+        requests.get(BEHIND + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE).status_code == 200
+    )
     assert_all_went_through(proxy)
 
 
-def test_a_proxy_by_refresh_via(sandbox: Sandbox, arguments: dict[str, Any], proxy: RawServer, family: Family) -> None:
+def test_a_proxy_by_refresh_via(
+    sandbox: Sandbox, arguments: dict[str, Any], proxy: RawServer, family: Family
+) -> None:
     """A proxy that only the client knows is shown to the refresh by `refresh_via`."""
     arguments["base_url"] = BEHIND
     sandbox.expire()
@@ -335,14 +405,26 @@ def private(authority: trustme.CA) -> Iterator[Sandbox]:
 @pytest.fixture
 def private_arguments(private: Sandbox, tmp_path: Path) -> dict[str, Any]:
     path = private.write_token_file(tmp_path / "private.json")
-    return {"token_file": path, "client_id": private.client_id, "client_secret": private.client_secret, "base_url": private.url}
+    return {
+        "token_file": path,
+        "client_id": private.client_id,
+        "client_secret": private.client_secret,
+        "base_url": private.url,
+    }
 
 
 @pytest.mark.parametrize("how", ["session.verify", "verify=", "trust_env off"])
 def test_a_private_ca_in_requests(
-    private: Sandbox, private_arguments: dict[str, Any], authority: trustme.CA, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    private: Sandbox,
+    private_arguments: dict[str, Any],
+    authority: trustme.CA,
+    tmp_path: Path,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The refresh trusts what the call that it answers trusts, whatever the environment says where the session doesn't look there."""
+    """The refresh trusts what the call that it answers trusts, whatever the environment says where the
+    session doesn't look there.
+    """
     bundle = str(tmp_path / "ca.pem")
     authority.cert_pem.write_to_path(bundle)
     private.expire()
@@ -360,7 +442,9 @@ def test_a_private_ca_in_requests(
     assert private.counts.rotations == 1
 
 
-def test_a_private_ca_by_refresh_via(private: Sandbox, private_arguments: dict[str, Any], authority: trustme.CA, family: Family) -> None:
+def test_a_private_ca_by_refresh_via(
+    private: Sandbox, private_arguments: dict[str, Any], authority: trustme.CA, family: Family
+) -> None:
     """A CA that only the client knows is shown to the refresh by `refresh_via`."""
     context = ssl.create_default_context()
     authority.configure_trust(context)

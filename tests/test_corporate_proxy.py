@@ -1,4 +1,6 @@
-"""A corporate network: the API's name is known to a CONNECT proxy alone, and its certificate is signed by the company's own CA."""
+"""A corporate network: the API's name is known to a CONNECT proxy alone, and its certificate is signed by the
+company's own CA.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,11 @@ each_carrier = pytest.mark.parametrize("client", CLIENTS[:3], ids=lambda client:
 
 
 class ConnectProxy(socketserver.ThreadingTCPServer):
-    """An HTTP proxy that knows CONNECT only: each tunnel leads to the sandbox, whatever name it was asked for.
+    """An HTTP proxy that knows CONNECT only: each tunnel leads to the sandbox, whatever name it was asked
+    for.
 
-    From the second tunnel on, it answers `later`: a status, "leads nowhere" for one that swallows all, or "trickles" for a head that
-    never ends. `later_port` leads those tunnels elsewhere.
+    From the second tunnel on, it answers `later`: a status, "leads nowhere" for one that swallows all, or
+    "trickles" for a head that never ends. `later_port` leads those tunnels elsewhere.
     """
 
     def __init__(self, sandbox: Sandbox, credentials: tuple[str, str] | None) -> None:
@@ -106,7 +109,12 @@ class _Tunnel(BaseHTTPRequestHandler):
             elif answer == 200:
                 self._lead_to(proxy.port if first else proxy.later_port)
             else:
-                self._say(int(answer), ("Proxy-Authenticate", 'Basic realm="corp"'), ("Content-Length", "0"), ("Connection", "close"))
+                self._say(
+                    int(answer),
+                    ("Proxy-Authenticate", 'Basic realm="corp"'),
+                    ("Content-Length", "0"),
+                    ("Connection", "close"),
+                )
 
     def _say(self, status: int, *headers: tuple[str, str]) -> None:
         self.send_response(status)
@@ -131,7 +139,9 @@ class _Tunnel(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Network:
-    """The API, the way to it, the CA's file, and an auth object's arguments, with a session that has to be refreshed."""
+    """The API, the way to it, the CA's file, and an auth object's arguments, with a session that has to be
+    refreshed.
+    """
 
     sandbox: Sandbox
     proxy: ConnectProxy
@@ -171,7 +181,12 @@ def network(authority: trustme.CA, tmp_path: Path, request: pytest.FixtureReques
     with Sandbox(ssl_context=serving(authority, NAME, "127.0.0.1")) as sandbox:
         path = sandbox.write_token_file(tmp_path / "tokens.json")
         sandbox.expire()
-        arguments = {"token_file": path, "client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": API}
+        arguments = {
+            "token_file": path,
+            "client_id": sandbox.client_id,
+            "client_secret": sandbox.client_secret,
+            "base_url": API,
+        }
         with ConnectProxy(sandbox, getattr(request, "param", CREDENTIALS)) as proxy:
             yield Network(sandbox, proxy, bundle, arguments)
 
@@ -179,7 +194,11 @@ def network(authority: trustme.CA, tmp_path: Path, request: pytest.FixtureReques
 @pytest.fixture
 def environment(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     """The same, as the environment tells of it."""
-    for name, value in {"HTTPS_PROXY": network.proxy.url, "REQUESTS_CA_BUNDLE": network.bundle, "SSL_CERT_FILE": network.bundle}.items():
+    for name, value in {
+        "HTTPS_PROXY": network.proxy.url,
+        "REQUESTS_CA_BUNDLE": network.bundle,
+        "SSL_CERT_FILE": network.bundle,
+    }.items():
         monkeypatch.setenv(name, value)
     return network
 
@@ -225,15 +244,21 @@ def assert_tunnels(proxy: ConnectProxy, count: int) -> None:
 
 
 @each_client
-def test_the_environment_leads_the_refresh_through_the_proxy(client: EveryClient, environment: Network) -> None:
-    """`HTTPS_PROXY` and the CA of the environment count for the call and for its refresh, each in a tunnel of its own."""
+def test_the_environment_leads_the_refresh_through_the_proxy(
+    client: EveryClient, environment: Network
+) -> None:
+    """`HTTPS_PROXY` and the CA of the environment count for the call and for its refresh, each in a tunnel of
+    its own.
+    """
     assert client.get(client.auth(**environment.arguments), ME).status_code == 200
     assert_one_refresh(environment.sandbox)
     assert_tunnels(environment.proxy, 2)
 
 
 @each_carrier
-def test_a_refresh_before_the_first_call_goes_through_the_proxy(client: EveryClient, environment: Network) -> None:
+def test_a_refresh_before_the_first_call_goes_through_the_proxy(
+    client: EveryClient, environment: Network
+) -> None:
     """There is no call whose proxy could be taken over yet: the environment counts."""
     client.auth(**environment.arguments).refresh()
     assert environment.sandbox.counts.rotations == 1
@@ -242,8 +267,12 @@ def test_a_refresh_before_the_first_call_goes_through_the_proxy(client: EveryCli
 
 @pytest.mark.parametrize("network", [None, CREDENTIALS], ids=["open", "password"], indirect=True)
 @pytest.mark.parametrize("how", ["session", "call", "trust_env off"])
-def test_the_refresh_takes_over_proxy_and_ca_of_the_session(network: Network, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In requests, what the session or the call says is enough, and an environment that the session doesn't look at is not looked at."""
+def test_the_refresh_takes_over_proxy_and_ca_of_the_session(
+    network: Network, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In requests, what the session or the call says is enough, and an environment that the session doesn't
+    look at is not looked at.
+    """
     options = network.options(CLIENTS[0])
     if how == "trust_env off":
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
@@ -263,7 +292,9 @@ def test_refresh_via_brings_a_proxy_of_its_own(client: EveryClient, network: Net
     """The call goes by the client's proxy, and the refresh by that of `refresh_via`."""
     with ConnectProxy(network.sandbox, ("other", "secret")) as other:
         with carrier(client, network.options(client, other)) as via:
-            answer = client.get(client.auth(**network.arguments, refresh_via=via), ME, **network.options(client))
+            answer = client.get(
+                client.auth(**network.arguments, refresh_via=via), ME, **network.options(client)
+            )
     assert answer.status_code == 200
     assert_one_refresh(network.sandbox)
     assert_tunnels(network.proxy, 1)
@@ -271,7 +302,9 @@ def test_refresh_via_brings_a_proxy_of_its_own(client: EveryClient, network: Net
 
 
 @each_client
-def test_no_proxy_counts_for_the_refresh(client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_counts_for_the_refresh(
+    client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An API in `NO_PROXY` is called directly, and so are its refreshes, after a call and before the first."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     sandbox = environment.sandbox
@@ -288,7 +321,9 @@ def test_no_proxy_counts_for_the_refresh(client: EveryClient, environment: Netwo
 
 @contextmanager
 def refresh_failed(client: EveryClient, network: Network) -> Iterator[pytest.ExceptionInfo[RefreshFailed]]:
-    """The block raises `RefreshFailed` in the client's own terms and with no secret in it; file and session are what they were."""
+    """The block raises `RefreshFailed` in the client's own terms and with no secret in it; file and session
+    are what they were.
+    """
     path: Path = network.arguments["token_file"]
     before = path.read_bytes()
     with pytest.raises(RefreshFailed, match="The session is still good") as caught:
@@ -300,14 +335,24 @@ def refresh_failed(client: EveryClient, network: Network) -> Iterator[pytest.Exc
     shown = "".join([str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)])
     tokens = json.loads(before)
     password = CREDENTIALS[1]
-    secrets = (password, quote(password, safe=""), basic(CREDENTIALS)[6:], tokens["access_token"], tokens["refresh_token"])
+    secrets = (
+        password,
+        quote(password, safe=""),
+        basic(CREDENTIALS)[6:],
+        tokens["access_token"],
+        tokens["refresh_token"],
+    )
     assert not any(secret in shown for secret in (*secrets, network.sandbox.client_secret))
 
 
 @each_client
 @pytest.mark.parametrize("status", [403, 407])
-def test_a_refused_tunnel_spends_nothing(client: EveryClient, environment: Network, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each try asks the proxy anew; once it lets tunnels through again, the next call refreshes as if nothing had been."""
+def test_a_refused_tunnel_spends_nothing(
+    client: EveryClient, environment: Network, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try asks the proxy anew; once it lets tunnels through again, the next call refreshes as if nothing
+    had been.
+    """
     monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
     environment.proxy.later = status
     auth = client.auth(**environment.arguments)
@@ -331,8 +376,12 @@ def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @each_carrier
 @pytest.mark.parametrize("later", ["leads nowhere", "trickles"])
-def test_a_stuck_tunnel_is_given_up(client: EveryClient, environment: Network, later: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tunnel in which nothing comes back, and a proxy whose answer never ends, cost the refresh its time and no more."""
+def test_a_stuck_tunnel_is_given_up(
+    client: EveryClient, environment: Network, later: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tunnel in which nothing comes back, and a proxy whose answer never ends, cost the refresh its time
+    and no more.
+    """
     give_up_soon(client, monkeypatch)
     environment.proxy.later = later
     auth = client.auth(**environment.arguments)
@@ -345,7 +394,9 @@ def test_a_stuck_tunnel_is_given_up(client: EveryClient, environment: Network, l
 
 
 @each_carrier
-def test_a_stuck_tunnel_has_lost_no_reply(client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_tunnel_has_lost_no_reply(
+    client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The refresh has not left yet, so that no later refusal may be put down to it."""
     give_up_soon(client, monkeypatch)
     environment.proxy.later = "trickles"
@@ -371,7 +422,9 @@ def test_a_proxy_that_opens_the_tls_gets_no_refresh_token(
 
 
 def test_the_end_of_a_call_through_a_proxy_that_speaks_tls_itself(authority: trustme.CA) -> None:
-    """The API's TLS lies inside the proxy's then, and what urllib3 has for that is no socket: the one below is shut down."""
+    """The API's TLS lies inside the proxy's then, and what urllib3 has for that is no socket: the one below
+    is shut down.
+    """
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     here, there = socket.socketpair()

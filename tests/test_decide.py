@@ -48,17 +48,60 @@ class Case:
 CASES = (
     Case("another pair on disk is adopted", NEW, NOTHING, "adopt"),
     Case("another pair that is known to live is adopted", NEW_ALIVE, NOTHING, "adopt"),
-    Case("another pair that has expired by the clock is refreshed, not tried", NEW_EXPIRED, NOTHING, "refresh"),
-    Case("another pair is adopted whatever became of an earlier token", NEW, replace(ABOUT_OLD, state=REFUSED), "adopt"),
-    Case("another pair is adopted even if its own refresh was refused", NEW, replace(ABOUT_NEW, state=REFUSED), "adopt"),
-    Case("another pair whose successor could not be written is not adopted", NEW, replace(ABOUT_NEW, state=UNSAVED), "refresh, lost"),
-    Case("another pair is adopted while it is being refreshed", NEW, replace(ABOUT_NEW, state=SENDING), "adopt"),
-    Case("an expired pair whose refresh was refused is refused", NEW_EXPIRED, replace(ABOUT_NEW, state=REFUSED), "ReauthorizationRequired"),
+    Case(
+        "another pair that has expired by the clock is refreshed, not tried", NEW_EXPIRED, NOTHING, "refresh"
+    ),
+    Case(
+        "another pair is adopted whatever became of an earlier token",
+        NEW,
+        replace(ABOUT_OLD, state=REFUSED),
+        "adopt",
+    ),
+    Case(
+        "another pair is adopted even if its own refresh was refused",
+        NEW,
+        replace(ABOUT_NEW, state=REFUSED),
+        "adopt",
+    ),
+    Case(
+        "another pair whose successor could not be written is not adopted",
+        NEW,
+        replace(ABOUT_NEW, state=UNSAVED),
+        "refresh, lost",
+    ),
+    Case(
+        "another pair is adopted while it is being refreshed", NEW, replace(ABOUT_NEW, state=SENDING), "adopt"
+    ),
+    Case(
+        "an expired pair whose refresh was refused is refused",
+        NEW_EXPIRED,
+        replace(ABOUT_NEW, state=REFUSED),
+        "ReauthorizationRequired",
+    ),
     Case("the rejected pair without a record is refreshed", OLD, NOTHING, "refresh"),
-    Case("a refusal of another token says nothing about this one", OLD, replace(ABOUT_NEW, state=REFUSED), "refresh"),
-    Case("a failure with another token says nothing about this one", OLD, replace(ABOUT_NEW, state=FAILED), "refresh", since=6),
-    Case("a refusal of this token is final", OLD, replace(ABOUT_OLD, state=REFUSED), "ReauthorizationRequired"),
-    Case("a failure of an attempt that was waited for is shared", OLD, replace(ABOUT_OLD, state=FAILED), "RefreshFailed", since=6),
+    Case(
+        "a refusal of another token says nothing about this one",
+        OLD,
+        replace(ABOUT_NEW, state=REFUSED),
+        "refresh",
+    ),
+    Case(
+        "a failure with another token says nothing about this one",
+        OLD,
+        replace(ABOUT_NEW, state=FAILED),
+        "refresh",
+        since=6,
+    ),
+    Case(
+        "a refusal of this token is final", OLD, replace(ABOUT_OLD, state=REFUSED), "ReauthorizationRequired"
+    ),
+    Case(
+        "a failure of an attempt that was waited for is shared",
+        OLD,
+        replace(ABOUT_OLD, state=FAILED),
+        "RefreshFailed",
+        since=6,
+    ),
     Case(
         "a shared failure keeps its class",
         OLD,
@@ -67,13 +110,30 @@ CASES = (
         since=6,
     ),
     Case(
-        "a failure of an unknown class is a failed refresh", OLD, replace(ABOUT_OLD, state=FAILED, error="Oddity"), "RefreshFailed", since=6
+        "a failure of an unknown class is a failed refresh",
+        OLD,
+        replace(ABOUT_OLD, state=FAILED, error="Oddity"),
+        "RefreshFailed",
+        since=6,
     ),
     Case("a failure from before is tried again", OLD, replace(ABOUT_OLD, state=FAILED), "refresh"),
-    Case("a Retry-After that has not passed is respected", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW + 1), "RefreshFailed"),
-    Case("a Retry-After that has passed is over", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW - 1), "refresh"),
     Case(
-        "a Retry-After of an hour is respected for a minute", OLD, replace(ABOUT_OLD, state=FAILED, not_before=NOW + 3600), "RefreshFailed"
+        "a Retry-After that has not passed is respected",
+        OLD,
+        replace(ABOUT_OLD, state=FAILED, not_before=NOW + 1),
+        "RefreshFailed",
+    ),
+    Case(
+        "a Retry-After that has passed is over",
+        OLD,
+        replace(ABOUT_OLD, state=FAILED, not_before=NOW - 1),
+        "refresh",
+    ),
+    Case(
+        "a Retry-After of an hour is respected for a minute",
+        OLD,
+        replace(ABOUT_OLD, state=FAILED, not_before=NOW + 3600),
+        "RefreshFailed",
     ),
     Case(
         "a Retry-After of an hour is not respected longer than that",
@@ -87,17 +147,39 @@ CASES = (
         replace(ABOUT_OLD, state=FAILED, at=NOW + 3600, not_before=NOW + 3610),
         "refresh",
     ),
-    Case("an attempt that never ended is tried again, as lost", OLD, replace(ABOUT_OLD, state=SENDING), "refresh, lost"),
-    Case("a pair that was never saved is tried for, as lost", OLD, replace(ABOUT_OLD, state=UNSAVED), "refresh, lost"),
+    Case(
+        "an attempt that never ended is tried again, as lost",
+        OLD,
+        replace(ABOUT_OLD, state=SENDING),
+        "refresh, lost",
+    ),
+    Case(
+        "a pair that was never saved is tried for, as lost",
+        OLD,
+        replace(ABOUT_OLD, state=UNSAVED),
+        "refresh, lost",
+    ),
     Case("a reply that was lost before is remembered", OLD, replace(LOST, state=FAILED), "refresh, lost"),
-    Case("a reply that was lost with another token is not", OLD, replace(LOST, about="another", state=FAILED), "refresh"),
-    Case("a success with a token that stands in the file again is tried", OLD, replace(ABOUT_OLD, state=DONE), "refresh"),
+    Case(
+        "a reply that was lost with another token is not",
+        OLD,
+        replace(LOST, about="another", state=FAILED),
+        "refresh",
+    ),
+    Case(
+        "a success with a token that stands in the file again is tried",
+        OLD,
+        replace(ABOUT_OLD, state=DONE),
+        "refresh",
+    ),
 )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)
 def test_table(case: Case) -> None:
-    """Adopt, refresh or refuse follows from the rejected token, the stored pair, the record and the time alone."""
+    """Adopt, refresh or refuse follows from the rejected token, the stored pair, the record and the time
+    alone.
+    """
     decision = decide(REJECTED, case.stored, case.record, NOW, since=case.since, path="/x/tokens.json")
     assert _in_a_word(decision) == case.expected
     if isinstance(decision, Adopt):
@@ -105,37 +187,61 @@ def test_table(case: Case) -> None:
 
 
 def test_refusal_says_what_happened_and_what_to_do() -> None:
-    """A refusal carries its time, the token's fingerprint and the lost reply, and names the command that signs in."""
+    """A refusal carries its time, the token's fingerprint and the lost reply, and names the command that
+    signs in.
+    """
     error = _refusal_of(replace(LOST, state=REFUSED, code="invalid_grant", request_id="req_1"))
     assert isinstance(error, ReauthorizationRequired)
     assert (error.refused_at, error.reply_lost_at) == (NOW - 5, NOW - 9)
-    assert (error.code, error.request_id, error.fingerprint) == ("invalid_grant", "req_1", fingerprint("refresh-old"))
+    assert (error.code, error.request_id, error.fingerprint) == (
+        "invalid_grant",
+        "req_1",
+        fingerprint("refresh-old"),
+    )
     assert "HTTP 502" in error.message
     assert "adh-auth login --token-file /x/tokens.json" in error.message
     assert "refresh-old" not in error.message
 
 
 def test_shared_failure_carries_the_facts() -> None:
-    """Who shares a failure gets what its first owner got: status, code, request id, the pause asked for, the lost reply."""
+    """Who shares a failure gets what its first owner got: status, code, request id, the pause asked for, the
+    lost reply.
+    """
     record = replace(
-        LOST, state=FAILED, reason="the refresh failed: HTTP 503", status=503, code="busy", request_id="req_2", retry_after=4.0
+        LOST,
+        state=FAILED,
+        reason="the refresh failed: HTTP 503",
+        status=503,
+        code="busy",
+        request_id="req_2",
+        retry_after=4.0,
     )
     error = _refusal_of(replace(record, not_before=NOW + 4))
     assert isinstance(error, RefreshFailed)
     assert error.message == "the refresh failed: HTTP 503"
-    assert (error.status, error.code, error.request_id, error.retry_after, error.reply_lost_at) == (503, "busy", "req_2", 4.0, NOW - 9)
+    assert (error.status, error.code, error.request_id, error.retry_after, error.reply_lost_at) == (
+        503,
+        "busy",
+        "req_2",
+        4.0,
+        NOW - 9,
+    )
 
 
 def test_client_refused_is_shared_without_foreign_facts() -> None:
     """A shared `ConfigurationError` has the attributes of its class and no others."""
-    error = _refusal_of(replace(ABOUT_OLD, state=FAILED, error="ConfigurationError", code="invalid_client"), since=6)
+    error = _refusal_of(
+        replace(ABOUT_OLD, state=FAILED, error="ConfigurationError", code="invalid_client"), since=6
+    )
     assert isinstance(error, ConfigurationError)
     assert error.code == "invalid_client"
     assert not hasattr(error, "retry_after")
 
 
 def test_unended_attempt_tells_whose_it_was() -> None:
-    """The trace of a killed process goes into the next attempt: when it sent the token, and which process it was."""
+    """The trace of a killed process goes into the next attempt: when it sent the token, and which process it
+    was.
+    """
     decision = decide(REJECTED, OLD, replace(ABOUT_OLD, state=SENDING), NOW, since=7, path="/x")
     assert isinstance(decision, Refresh)
     assert decision.lost_at == NOW - 5
@@ -179,7 +285,13 @@ AFTER_401 = (
         False,
         ROTATE,
     ),
-    ("a newer pair that is known to be expired helps no other code", "forbidden", Pair(Secret("access-new"), dead=True), False, HAND_OVER),
+    (
+        "a newer pair that is known to be expired helps no other code",
+        "forbidden",
+        Pair(Secret("access-new"), dead=True),
+        False,
+        HAND_OVER,
+    ),
     ("nothing to read, and the stored expiry has come: rotate", None, Pair(expires_at=NOW), True, ROTATE),
     ("nothing to read, before the stored expiry", None, Pair(expires_at=NOW + 0.001), True, HAND_OVER),
     ("nothing to read, and no stored expiry", None, Pair(), True, HAND_OVER),
@@ -196,7 +308,9 @@ AFTER_401 = (
 )
 
 
-@pytest.mark.parametrize(("code", "pair", "is_bare", "expected"), [row[1:] for row in AFTER_401], ids=[row[0] for row in AFTER_401])
+@pytest.mark.parametrize(
+    ("code", "pair", "is_bare", "expected"), [row[1:] for row in AFTER_401], ids=[row[0] for row in AFTER_401]
+)
 def test_after_401(code: str | None, pair: Pair, is_bare: bool, expected: str) -> None:
     """What follows from a 401 depends on its code, the rejected token and the pair in force alone."""
     assert after_401(code, REJECTED, pair, NOW, is_bare=is_bare) == expected

@@ -1,4 +1,6 @@
-"""The demo: what a stranger sees, what it leaves behind, and that it tells the truth when something goes wrong."""
+"""The demo: what a stranger sees, what it leaves behind, and that it tells the truth when something goes
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,23 @@ NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="n
 
 def sums(output: str) -> dict[str, int]:
     """The numbers at the end."""
-    found = dict(re.findall(r"^(requests|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$", output, re.MULTILINE))
+    found = dict(
+        re.findall(
+            r"^(requests|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
+            output,
+            re.MULTILINE,
+        )
+    )
     return {name: int(number) for name, number in found.items()}
 
 
 def children(pid: int) -> set[int]:
     """The living processes that `pid` has started."""
-    return {child for entry in os.listdir("/proc") if entry.isdigit() and (child := int(entry)) and _parent(child) == pid}
+    return {
+        child
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and (child := int(entry)) and _parent(child) == pid
+    }
 
 
 def _parent(pid: int) -> int | None:
@@ -56,7 +68,9 @@ def working(process: subprocess.Popen[str]) -> str:
 
 
 def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
-    """In three seconds a token of two expires: nobody fails, nothing is used twice, each line tells every process, no folder stays."""
+    """In three seconds a token of two expires: nobody fails, nothing is used twice, each line tells every
+    process, no folder stays.
+    """
     said = adh("demo", "--seconds", "3", env={"TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"})
     assert (said.returncode, said.stderr) == (0, "")
     told = sums(said.stdout)
@@ -123,7 +137,9 @@ def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
 
 @NEEDS_PROC
 def test_ctrl_c_cleans_up_and_tells_the_sums(tmp_path: Path) -> None:
-    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its sums, with 130, and with nothing left behind."""
+    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its sums, with
+    130, and with nothing left behind.
+    """
     with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         working(process)
         crew = children(process.pid)
@@ -156,7 +172,9 @@ def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bell:
         # httpx is loaded after the handlers of the demo are in place; it rings, and is never ready.
         port = bell.getsockname()[1]
-        (tmp_path / "httpx.py").write_text(f"import os, socket\nsocket.create_connection(('127.0.0.1', {port}))\nos.read(0, 1)\n")
+        (tmp_path / "httpx.py").write_text(
+            f"import os, socket\nsocket.create_connection(('127.0.0.1', {port}))\nos.read(0, 1)\n"
+        )
         path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
         with started("demo", "--json", env={"PYTHONPATH": path}) as process:
             bell.settimeout(PATIENCE)
@@ -195,7 +213,9 @@ def test_the_crew_ends_with_its_parent() -> None:
 
 @pytest.mark.long
 def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
-    """A process that dies before it is ready is a failure with its own last words, not a hang and not a success."""
+    """A process that dies before it is ready is a failure with its own last words, not a hang and not a
+    success.
+    """
     (tmp_path / "httpx.py").write_text("raise RuntimeError('no such luck')")
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     said = adh("demo", "--seconds", "1", env={"PYTHONPATH": path})

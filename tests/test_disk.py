@@ -1,4 +1,6 @@
-"""The disk: full, read-only, forbidden, limited, mounted file by file, without locks, refusing for a moment, failing after the spend."""
+"""The disk: full, read-only, forbidden, limited, mounted file by file, without locks, refusing for a moment,
+failing after the spend.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ from .support import PATIENCE, assert_nothing_lost, child
 @contextmanager
 def mounted(target: Path, *arguments: str) -> Iterator[None]:
     """A mount for as long as the block lasts; the test is skipped where this user may mount nothing."""
-    if os.geteuid() != 0 or subprocess.run(["mount", *arguments, str(target)], check=False, capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", *arguments, str(target)], check=False, capture_output=True).returncode
+    ):
         pytest.skip("needs a mount: run as root, a container with --privileged")
     try:
         yield
@@ -49,8 +54,12 @@ def small_disk(sandbox: Sandbox, tmp_path: Path) -> Iterator[Path]:
         yield sandbox.write_token_file(folder / "tokens.json")
 
 
-def assert_refused_before_spending(sandbox: Sandbox, token_file: Path, call: Callable[[], None], *words: str) -> None:
-    """Reading works as long as the token does; then zero refresh calls, the old pair intact, and an error with these words."""
+def assert_refused_before_spending(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], None], *words: str
+) -> None:
+    """Reading works as long as the token does; then zero refresh calls, the old pair intact, and an error
+    with these words.
+    """
     before = token_file.read_bytes()
     sandbox.expire()
     with pytest.raises(TokenFileError) as caught:
@@ -68,19 +77,27 @@ def test_full_file_system(sandbox: Sandbox, small_disk: Path) -> None:
         while True:
             file.write(bytes(4096))
     assert get(sandbox, auth) == 200
-    assert_refused_before_spending(sandbox, small_disk, lambda: _get(sandbox, auth), "No space left on device", "Free some space")
+    assert_refused_before_spending(
+        sandbox, small_disk, lambda: _get(sandbox, auth), "No space left on device", "Free some space"
+    )
     ballast.unlink()
     assert get(sandbox, auth) == 200
     assert_nothing_lost(sandbox, small_disk)
 
 
 def test_read_only_mount(sandbox: Sandbox, small_disk: Path) -> None:
-    """A read-only mount is found out before the token is spent; mounted writable, it is used without a restart."""
+    """A read-only mount is found out before the token is spent; mounted writable, it is used without a
+    restart.
+    """
     auth = auth_for(sandbox, small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk.parent], check=True)
     assert get(sandbox, auth) == 200
     assert_refused_before_spending(
-        sandbox, small_disk, lambda: _get(sandbox, auth), "Read-only file system", "Mount its file system writable"
+        sandbox,
+        small_disk,
+        lambda: _get(sandbox, auth),
+        "Read-only file system",
+        "Mount its file system writable",
     )
     subprocess.run(["mount", "-o", "remount,rw", small_disk.parent], check=True)
     assert get(sandbox, auth) == 200
@@ -88,14 +105,18 @@ def test_read_only_mount(sandbox: Sandbox, small_disk: Path) -> None:
 
 
 def test_bind_mounted_token_file(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
-    """A token file that is itself a mount point (`docker -v tokens.json:…`) can't be replaced, which is found out before the spend."""
+    """A token file that is itself a mount point (`docker -v tokens.json:…`) can't be replaced, which is found
+    out before the spend.
+    """
     spot = tmp_path / "inside" / "tokens.json"
     spot.parent.mkdir()
     spot.touch(0o600)
     with mounted(spot, "--bind", str(token_file)):
         auth = auth_for(sandbox, spot)
         assert get(sandbox, auth) == 200
-        assert_refused_before_spending(sandbox, spot, lambda: _get(sandbox, auth), "mounted as a single file", "mount its folder instead")
+        assert_refused_before_spending(
+            sandbox, spot, lambda: _get(sandbox, auth), "mounted as a single file", "mount its folder instead"
+        )
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -104,7 +125,9 @@ def test_token_file_marked_read_only(sandbox: Sandbox, token_file: Path) -> None
     token_file.chmod(0o400)
     auth = auth_for(sandbox)
     assert get(sandbox, auth) == 200
-    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth), "read-only", "Make it writable")
+    assert_refused_before_spending(
+        sandbox, token_file, lambda: _get(sandbox, auth), "read-only", "Make it writable"
+    )
     token_file.chmod(0o600)
     assert_nothing_lost(sandbox, token_file)
 
@@ -123,7 +146,9 @@ def forbidden_folder(sandbox: Sandbox, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("lock_exists", [False, True])
 def test_folder_without_write_permission(sandbox: Sandbox, forbidden_folder: Path, lock_exists: bool) -> None:
-    """Where the folder takes no new file, that is found out before the spend, whether at the lock or at the reserved room."""
+    """Where the folder takes no new file, that is found out before the spend, whether at the lock or at the
+    reserved room.
+    """
     if lock_exists:
         lock = Path(f"{forbidden_folder}.lock")
         forbidden_folder.parent.chmod(0o755)
@@ -137,11 +162,15 @@ def test_folder_without_write_permission(sandbox: Sandbox, forbidden_folder: Pat
         def call() -> None:
             _raise_what_it_says(process.communicate("\n", timeout=PATIENCE)[0])
 
-        assert_refused_before_spending(sandbox, forbidden_folder, call, "Permission denied", "write access to its folder")
+        assert_refused_before_spending(
+            sandbox, forbidden_folder, call, "Permission denied", "write access to its folder"
+        )
 
 
 def test_limit_on_file_sizes(sandbox: Sandbox, token_file: Path) -> None:
-    """A limit that the next pair might not fit into (`RLIMIT_FSIZE`, and quotas like it) is found out before the spend."""
+    """A limit that the next pair might not fit into (`RLIMIT_FSIZE`, and quotas like it) is found out before
+    the spend.
+    """
     code = ONE_CALL + "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\ncall()"
 
     def call() -> None:
@@ -154,7 +183,9 @@ def test_limit_on_file_sizes(sandbox: Sandbox, token_file: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
-def test_file_system_without_locks(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_file_system_without_locks(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """Where the kernel has no lock to give, nobody goes on without one, and no marker file takes its place."""
 
     def flock(fd: int, operation: int) -> None:
@@ -163,13 +194,15 @@ def test_file_system_without_locks(sandbox: Sandbox, token_file: Path, monkeypat
     monkeypatch.setattr(fcntl, "flock", flock)
     auth = auth_for(sandbox)
     assert get(sandbox, auth) == 200
-    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth), "without real locks", "Keep it on a local disk")
+    assert_refused_before_spending(
+        sandbox, token_file, lambda: _get(sandbox, auth), "without real locks", "Keep it on a local disk"
+    )
     monkeypatch.undo()
     assert_nothing_lost(sandbox, token_file)
 
 
-# File systems that keep no modes, or refuse to be asked for one. No image of such a one can be mounted everywhere: a process that
-# makes each file 0777, whatever it asks for, stands for it.
+# File systems that keep no modes, or refuse to be asked for one. No image of such a one can be mounted
+# everywhere: a process that makes each file 0777, whatever it asks for, stands for it.
 
 MODELESS = """
 import errno, os, stat, sys
@@ -183,7 +216,10 @@ os.open, os.fchmod, CODE = open_for_all, fchmod, int(sys.argv[1])
 
 
 def _on_modeless(sandbox: Sandbox, token_file: Path, code: str, refusal: int = 0) -> tuple[str, str]:
-    """What a program on such a file system says. `refusal`: the errno of each fchmod, 0 for one that changes nothing."""
+    """What a program on such a file system says.
+
+    `refusal`: the errno of each fchmod, 0 for one that changes nothing.
+    """
     program = MODELESS.replace("int(sys.argv[1])", str(refusal)) + ONE_CALL + code
     with child(program, sandbox.environment(token_file)) as process:
         said, errors = process.communicate(timeout=PATIENCE)
@@ -191,11 +227,17 @@ def _on_modeless(sandbox: Sandbox, token_file: Path, code: str, refusal: int = 0
 
 
 def test_file_system_without_modes(sandbox: Sandbox, token_file: Path) -> None:
-    """NTFS, WSL's `/mnt/c`, CIFS: said once for a program and a file, whatever the number of refreshes, and never that it is private now."""
+    """NTFS, WSL's `/mnt/c`, CIFS: said once for a program and a file, whatever the number of refreshes, and
+    never that it is private now.
+    """
     token_file.chmod(0o777)
-    said, errors = _on_modeless(sandbox, token_file, "AdhAuth().refresh(); AdhAuth().refresh(); AdhAuth().refresh(); call()")
+    said, errors = _on_modeless(
+        sandbox, token_file, "AdhAuth().refresh(); AdhAuth().refresh(); AdhAuth().refresh(); call()"
+    )
     assert said == "200\n"
-    assert errors.count("mode 0777): its file system keeps no modes") == 2  # the log's last resort, and the warning
+    assert (
+        errors.count("mode 0777): its file system keeps no modes") == 2
+    )  # the log's last resort, and the warning
     assert errors.count("UserWarning") == 1
     assert "is private now" not in errors
     assert sandbox.counts.refresh_calls == 3
@@ -203,10 +245,14 @@ def test_file_system_without_modes(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_a_kill_on_a_file_system_without_modes(sandbox: Sandbox, token_file: Path) -> None:
-    """The pair beside the file is found there as elsewhere, though others can reach it: no file there can be private."""
+    """The pair beside the file is found there as elsewhere, though others can reach it: no file there can be
+    private.
+    """
     token_file.chmod(0o777)
     sandbox.expire()
-    _on_modeless(sandbox, token_file, "from adh_auth import disk\ndisk.Room.install = lambda _: os._exit(9)\ncall()")
+    _on_modeless(
+        sandbox, token_file, "from adh_auth import disk\ndisk.Room.install = lambda _: os._exit(9)\ncall()"
+    )
     assert stat.S_IMODE(os.stat(f"{token_file}.new").st_mode) == 0o777
     assert _on_modeless(sandbox, token_file, "call()")[0] == "200\n"
     assert sandbox.counts.refresh_calls == 1
@@ -220,19 +266,25 @@ refusals = pytest.mark.parametrize(
 
 @refusals
 def test_file_system_that_refuses_modes(sandbox: Sandbox, token_file: Path, refusal: int) -> None:
-    """FAT and exFAT: reading works, the refusal is found before the spend, and the file system is named as its cause."""
+    """FAT and exFAT: reading works, the refusal is found before the spend, and the file system is named as
+    its cause.
+    """
     token_file.chmod(0o777)
     assert _on_modeless(sandbox, token_file, "call()", refusal)[0] == "200\n"
 
     def call() -> None:
         _raise_what_it_says(_on_modeless(sandbox, token_file, "call()", refusal)[0])
 
-    assert_refused_before_spending(sandbox, token_file, call, "its file system can't make it private", os.strerror(refusal), "umask=077")
+    assert_refused_before_spending(
+        sandbox, token_file, call, "its file system can't make it private", os.strerror(refusal), "umask=077"
+    )
     assert_nothing_lost(sandbox, token_file)
 
 
 @refusals
-def test_file_system_that_refuses_modes_and_is_private(sandbox: Sandbox, token_file: Path, refusal: int) -> None:
+def test_file_system_that_refuses_modes_and_is_private(
+    sandbox: Sandbox, token_file: Path, refusal: int
+) -> None:
     """Mounted so that only its owner can read it, such a one will do: there is nothing to be changed."""
     sandbox.expire()
     private = "os.open, make = lambda path, flags, mode=0, **more: make(path, flags, 0o700, **more), open_for_all.__kwdefaults__['real']\n"
@@ -251,16 +303,22 @@ def test_a_lock_file_that_refuses_its_mode_is_no_lack_of_locks(sandbox: Sandbox,
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
-def test_allocation_that_returns_its_error(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_allocation_that_returns_its_error(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """PyPy's `posix_fallocate` raises nothing: a full disk is found out before the spend all the same."""
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: code, raising=False)
-    assert_refused_before_spending(sandbox, token_file, lambda: _get(sandbox, auth_for(sandbox)), os.strerror(code))
+    assert_refused_before_spending(
+        sandbox, token_file, lambda: _get(sandbox, auth_for(sandbox)), os.strerror(code)
+    )
     monkeypatch.undo()
     assert_nothing_lost(sandbox, token_file)
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
-def test_allocation_that_returns_that_it_cant(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_allocation_that_returns_that_it_cant(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """Then the room is filled by writing, as where the error is raised."""
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: code, raising=False)
     sandbox.expire()
@@ -272,7 +330,9 @@ def test_allocation_that_returns_that_it_cant(sandbox: Sandbox, token_file: Path
 def test_the_drive_is_asked_to_write_where_that_can_be_said(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    """macOS: `fsync` leaves the pair in the drive's cache, `F_FULLFSYNC` does not; a file system that refuses it gets an `fsync`."""
+    """macOS: `fsync` leaves the pair in the drive's cache, `F_FULLFSYNC` does not; a file system that refuses
+    it gets an `fsync`.
+    """
     asked, synced = [], []
 
     def control(fd: int, command: int, *rest: Any, real: Callable[..., Any] = fcntl.fcntl) -> Any:
@@ -333,8 +393,12 @@ class BadDisk:
 
         return refusing
 
-    def _before_a_bad_read(self, fill: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-        """Once the room is filled, the file can't be looked at any more: the process has no descriptor left, say."""
+    def _before_a_bad_read(
+        self, fill: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., None]:
+        """Once the room is filled, the file can't be looked at any more: the process has no descriptor left,
+        say.
+        """
         read = disk.read_regular
 
         def filled(room: disk.Room, data: bytes) -> None:
@@ -349,7 +413,11 @@ each_step = pytest.mark.parametrize("step", ["rename", "fill", "read"])
 
 @each_step
 def test_write_that_fails_after_the_spend(
-    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+    sandbox: Sandbox,
+    token_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
 ) -> None:
     """This process goes on with the new pair, says so loudly, and writes it as soon as the disk is back."""
     before = token_file.read_bytes()
@@ -368,8 +436,12 @@ def test_write_that_fails_after_the_spend(
     assert sandbox.counts.refresh_calls == 1
 
 
-def test_nobody_else_spends_the_dead_token_meanwhile(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one process holds the only copy of the pair, the others call nobody and are told who has it and why."""
+def test_nobody_else_spends_the_dead_token_meanwhile(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one process holds the only copy of the pair, the others call nobody and are told who has it and
+    why.
+    """
     bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
     sandbox.expire()
     with pytest.warns(UserWarning, match="could not be written"):
@@ -385,7 +457,9 @@ def test_nobody_else_spends_the_dead_token_meanwhile(sandbox: Sandbox, token_fil
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_unsaved_pair_that_expires(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsaved_pair_that_expires(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the pair that could not be written expires too, its owner is told at once what stands in the way."""
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 1}))
     bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
@@ -441,7 +515,9 @@ def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Pa
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Path, end: str) -> None:
-    """Where the pair had got as far as the reserved room, the next process finds it there though its owner has ended or been killed."""
+    """Where the pair had got as far as the reserved room, the next process finds it there though its owner
+    has ended or been killed.
+    """
     sandbox.expire()
     with _unsaved("os.replace", sandbox, token_file) as process:
         _end(process, end)
@@ -452,7 +528,9 @@ def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Pa
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str) -> None:
-    """Where the pair was in memory only and its owner is gone, the next process is told when and by whom the token had been spent."""
+    """Where the pair was in memory only and its owner is gone, the next process is told when and by whom the
+    token had been spent.
+    """
     sandbox.expire()
     with _unsaved("disk.Room.fill", sandbox, token_file) as process:
         _end(process, end)
@@ -487,7 +565,9 @@ def _refusing(work: Callable[..., Any], refusals: list[PermissionError], name: s
 
 
 @pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
-def test_rename_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int) -> None:
+def test_rename_refused_for_a_moment(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
+) -> None:
     """A rename that a virus scanner holds up is tried again until it works, without a word to the caller."""
     refusals = [_refusal(winerror) for _ in range(4)]
     monkeypatch.setattr(os, "replace", _refusing(os.replace, refusals, ".new"))
@@ -499,7 +579,9 @@ def test_rename_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeyp
 
 
 @pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
-def test_read_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int) -> None:
+def test_read_refused_for_a_moment(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
+) -> None:
     """A read that meets another process's replacement is tried again until it works."""
     refusals = [_refusal(winerror) for _ in range(4)]
     monkeypatch.setattr(os, "open", _refusing(os.open, refusals, "tokens.json"))
@@ -508,14 +590,19 @@ def test_read_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypat
 
 
 @pytest.mark.parametrize("call", ["unlink", "open"])
-def test_reservation_refused_for_a_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """What a killed process has left behind may be held up by a scanner when it is cleared away, or opened, too."""
+def test_reservation_refused_for_a_moment(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What a killed process has left behind may be held up by a scanner when it is cleared away, or opened,
+    too.
+    """
     leftover = Path(f"{token_file}.new")
     leftover.touch(0o600)
     refusals = [_refusal(32) for _ in range(2)]
     sandbox.expire()
     with monkeypatch.context() as patched:
-        # Windows tells of no lock; here the room is opened for that question, too, which takes a refusal for a no.
+        # Windows tells of no lock; here the room is opened for that question, too, which takes a refusal for
+        # a no.
         patched.setattr(disk, "is_held", lambda _: False)
         real, refusing = getattr(os, call), _refusing(getattr(os, call), refusals, ".new")
 
@@ -542,9 +629,13 @@ def test_refusal_that_lasts() -> None:
     assert disk.PATIENCE - 0.3 < time.monotonic() - started < disk.PATIENCE + 1.0
 
 
-@pytest.mark.parametrize("refusal", [_refusal(1314), PermissionError(errno.EACCES, "no")], ids=["a privilege", "POSIX"])
+@pytest.mark.parametrize(
+    "refusal", [_refusal(1314), PermissionError(errno.EACCES, "no")], ids=["a privilege", "POSIX"]
+)
 def test_other_refusals_are_final(refusal: PermissionError) -> None:
-    """Only access denied, sharing violation and lock violation pass by themselves; anything else is raised at once."""
+    """Only access denied, sharing violation and lock violation pass by themselves; anything else is raised at
+    once.
+    """
     calls = []
 
     def work() -> None:

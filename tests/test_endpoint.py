@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from adh_auth import ConfigurationError
-from adh_auth.endpoint import BODY_LIMIT, Call, Reply, base_url_of, classify, error_code, origin_of, retry_after, revoked
+from adh_auth.endpoint import (
+    BODY_LIMIT,
+    Call,
+    Reply,
+    base_url_of,
+    classify,
+    error_code,
+    origin_of,
+    retry_after,
+    revoked,
+)
 
 PAIR = json.dumps({"access_token": "adh_A", "refresh_token": "adh_rt_A"}).encode()
 
@@ -56,12 +66,20 @@ def test_what_a_reply_means(status: int, body: bytes, kind: str) -> None:
 
 def test_a_verdict_carries_what_support_asks_for() -> None:
     """The request id, the status, the code and the pause asked for come with the verdict, fit for one line."""
-    verdict = classify(Reply(429, {"X-Request-ID": "req\n-1", "Retry-After": "7"}, error("slow_down")), now=0.0)
-    assert (verdict.request_id, verdict.status, verdict.code, verdict.retry_after) == ("req?-1", 429, "slow_down", 7.0)
+    verdict = classify(
+        Reply(429, {"X-Request-ID": "req\n-1", "Retry-After": "7"}, error("slow_down")), now=0.0
+    )
+    assert (verdict.request_id, verdict.status, verdict.code, verdict.retry_after) == (
+        "req?-1",
+        429,
+        "slow_down",
+        7.0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("3", 3.0), ("-3", 0.0), ("0.5", 0.5), ("soon", None), (None, None), ("inf", None), ("nan", None)]
+    ("value", "seconds"),
+    [("3", 3.0), ("-3", 0.0), ("0.5", 0.5), ("soon", None), (None, None), ("inf", None), ("nan", None)],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     """Retry-After is a number of seconds, and nothing where it makes no sense."""
@@ -80,7 +98,11 @@ def test_retry_after_as_a_date() -> None:
         ({}, b'{"error": {"code": "token_expired", "message": "m"}}', "token_expired"),
         ({}, b'{"error": "token_expired"}', "token_expired"),
         ({"www-authenticate": 'Bearer error="token_expired"'}, b"", "token_expired"),
-        ({"www-authenticate": 'Bearer realm="x", error="token_expired", error_description="d"'}, b"", "token_expired"),
+        (
+            {"www-authenticate": 'Bearer realm="x", error="token_expired", error_description="d"'},
+            b"",
+            "token_expired",
+        ),
         ({"www-authenticate": "bearer error=token_expired"}, b"<html>", "token_expired"),
         ({"www-authenticate": 'Basic error="token_expired"'}, b"", None),
         ({}, error("token_expired_soon"), "token_expired_soon"),
@@ -129,12 +151,25 @@ def test_what_counts_as_revoked(status: int, body: bytes, gone: bool) -> None:
     ],
 )
 def test_one_origin_in_two_spellings(one: str, other: str) -> None:
-    """Case, the default port, a trailing dot, IDNA and the forms of IPv6 make no difference; a user name does not either."""
+    """Case, the default port, a trailing dot, IDNA and the forms of IPv6 make no difference; a user name does
+    not either.
+    """
     assert origin_of(one) == origin_of(other) is not None
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://a/", "https:///x", "//a/x", "https://a\\@b/", "https://a b/", "https://a:99999/", "https://[::1/", "", "https://a\x00/"]
+    "url",
+    [
+        "ftp://a/",
+        "https:///x",
+        "//a/x",
+        "https://a\\@b/",
+        "https://a b/",
+        "https://a:99999/",
+        "https://[::1/",
+        "",
+        "https://a\x00/",
+    ],
 )
 def test_no_clear_origin(url: str) -> None:
     """A URL that clients may read differently has no origin at all."""

@@ -16,7 +16,10 @@ from adh_auth.errors import KINDS, AdhAuthError, RefreshFailed, fresh_copy, twin
 BASES = (requests.RequestException, httpx.HTTPError, httpx2.HTTPError)
 
 
-@pytest.mark.parametrize("name", ["ConfigurationError", "TokenFileError", "LockTimeout", "RefreshFailed", "ReauthorizationRequired"])
+@pytest.mark.parametrize(
+    "name",
+    ["ConfigurationError", "TokenFileError", "LockTimeout", "RefreshFailed", "ReauthorizationRequired"],
+)
 def test_one_root(name: str) -> None:
     """Every error of the library is an AdhAuthError."""
     assert issubclass(getattr(adh_auth, name), adh_auth.AdhAuthError)
@@ -25,7 +28,9 @@ def test_one_root(name: str) -> None:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", KINDS.values())
 def test_a_twin_is_caught_by_both_clauses(kind: type[AdhAuthError], base: type[Exception]) -> None:
-    """An error out of a client's call is also that client's own error, under its own name, and pickles as such."""
+    """An error out of a client's call is also that client's own error, under its own name, and pickles as
+    such.
+    """
     raised = twin(kind("what happened", token_file="/f", request_id="r"), base)
     assert isinstance(raised, kind)
     assert isinstance(raised, base)
@@ -38,7 +43,9 @@ def test_a_twin_is_caught_by_both_clauses(kind: type[AdhAuthError], base: type[E
 def test_a_pickle_leaves_the_request_behind() -> None:
     """The request that a client hangs on an error holds the token: a pickle does not carry it."""
     raised: Any = twin(RefreshFailed("no", status=503), requests.RequestException)
-    raised.request = requests.Request("GET", "https://a.example", headers={"Authorization": "Bearer adh_A"}).prepare()
+    raised.request = requests.Request(
+        "GET", "https://a.example", headers={"Authorization": "Bearer adh_A"}
+    ).prepare()
     pickled = pickle.dumps(raised)
     assert b"adh_A" not in pickled
     assert pickle.loads(pickled).status == 503

@@ -53,9 +53,14 @@ def test_every_shape_of_the_401(sandbox: Sandbox, session: requests.Session, sha
     assert session.get(sandbox.url + "/api/auth/me").status_code == 200
 
 
-@pytest.mark.parametrize("body", [b'{"code": "token_expired_not"}', b'{"message": "token_expired"}', b"<html>token_expired</html>", b""])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"code": "token_expired_not"}', b'{"message": "token_expired"}', b"<html>token_expired</html>", b""],
+)
 @pytest.mark.parametrize("stream", [False, True])
-def test_any_other_401_is_the_callers(sandbox: Sandbox, session: requests.Session, body: bytes, stream: bool) -> None:
+def test_any_other_401_is_the_callers(
+    sandbox: Sandbox, session: requests.Session, body: bytes, stream: bool
+) -> None:
     """A 401 of another code is handed over untouched, readable to the last byte, and spends no refresh."""
     sandbox.fail_next(on="me", status=401, body=body)
     answer = session.get(sandbox.url + "/api/auth/me", stream=stream)
@@ -80,7 +85,9 @@ def test_retried_once_exactly(sandbox: Sandbox, session: requests.Session) -> No
     assert len(answer.history) == 1
 
 
-def test_an_older_pair_is_answered_with_the_stored_one(sandbox: Sandbox, session: requests.Session, arguments: dict[str, Any]) -> None:
+def test_an_older_pair_is_answered_with_the_stored_one(
+    sandbox: Sandbox, session: requests.Session, arguments: dict[str, Any]
+) -> None:
     """A 401 of any code to a pair older than the file's is sent again with the stored one, without a refresh."""
     sandbox.kills_old_access = True
     prepared = session.prepare_request(requests.Request("GET", sandbox.url + "/api/auth/me"))
@@ -115,7 +122,9 @@ def test_the_same_body_is_sent_again(sandbox: Sandbox, session: requests.Session
     assert [item.status_code for item in answer.history] == [401]
 
 
-def test_files_are_sent_again_from_where_they_stood(sandbox: Sandbox, session: requests.Session, tmp_path: Path) -> None:
+def test_files_are_sent_again_from_where_they_stood(
+    sandbox: Sandbox, session: requests.Session, tmp_path: Path
+) -> None:
     """A seekable body is rewound to where it stood, not to its start."""
     (tmp_path / "f").write_bytes(b"skipped" + b"sent" * 50_000)
     with open(tmp_path / "f", "rb") as file:
@@ -149,8 +158,12 @@ class OnceOnly(io.RawIOBase):
 
 
 @pytest.mark.parametrize("body", [pieces, OnceOnly])
-def test_a_one_shot_body_is_never_sent_again_empty(sandbox: Sandbox, session: requests.Session, body: Any) -> None:
-    """It meets a 401: the rotation happens, the caller gets the 401, and the next request works; nothing hangs."""
+def test_a_one_shot_body_is_never_sent_again_empty(
+    sandbox: Sandbox, session: requests.Session, body: Any
+) -> None:
+    """It meets a 401: the rotation happens, the caller gets the 401, and the next request works; nothing
+    hangs.
+    """
     sandbox.expire()
     answer = session.post(sandbox.url + "/api/echo", data=body(), timeout=PATIENCE)
     assert answer.status_code == 401
@@ -202,7 +215,9 @@ def test_cookies_go_on(sandbox: Sandbox, session: requests.Session) -> None:
     assert answer.request.headers["Cookie"] == "crumb=1"
 
 
-def test_a_redirect_after_the_resend_carries_the_new_token(sandbox: Sandbox, session: requests.Session) -> None:
+def test_a_redirect_after_the_resend_carries_the_new_token(
+    sandbox: Sandbox, session: requests.Session
+) -> None:
     """requests builds the redirect from the original request, which must not go on with the old token."""
     sandbox.kills_old_access = True
     sandbox.expire()
@@ -221,7 +236,9 @@ def test_an_expiry_between_two_hops(sandbox: Sandbox, session: requests.Session)
 
 
 def test_another_host_is_left_alone(sandbox: Sandbox, session: requests.Session) -> None:
-    """Requests of the same session to other hosts pass with whatever header the caller set, and spend nothing."""
+    """Requests of the same session to other hosts pass with whatever header the caller set, and spend
+    nothing.
+    """
     with Sandbox() as other:
         answer = session.get(other.url + "/api/auth/me", headers={"Authorization": "Bearer theirs"})
         assert answer.status_code == 401
@@ -306,7 +323,9 @@ def test_a_call_through_refresh_via(sandbox: Sandbox, arguments: dict[str, Any])
 
 
 def test_ahead_of_time(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """With refresh_ahead the refresh happens in the background while the old token lives: no 401, no waiting request."""
+    """With refresh_ahead the refresh happens in the background while the old token lives: no 401, no waiting
+    request.
+    """
     auth = AdhAuth(**arguments, refresh_ahead=60)
     auth.refresh()
     near_its_end(auth.token_file)
@@ -325,7 +344,9 @@ def test_ahead_of_time(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
     assert sandbox.counts.unauthorized == 0
 
 
-def test_dead_by_the_clock_refreshes_first(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path) -> None:
+def test_dead_by_the_clock_refreshes_first(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path
+) -> None:
     """With refresh_ahead a pair that is dead by the clock is rotated before the request."""
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(type(pair)(pair.access_token, pair.refresh_token, expires_at=1.0))
@@ -346,7 +367,9 @@ def test_the_expiry_is_persisted(sandbox: Sandbox, auth: AdhAuth, token_file: Pa
 
 def test_a_pool_of_one_is_not_starved(sandbox: Sandbox, session: requests.Session) -> None:
     """A 401 gives its connection back before the request is sent again."""
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=1, pool_block=True))
+    session.mount(
+        "http://", requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=1, pool_block=True)
+    )
     for _ in range(3):
         sandbox.expire()
         assert session.get(sandbox.url + "/api/auth/me", timeout=PATIENCE).status_code == 200
@@ -356,7 +379,9 @@ def test_a_pool_of_one_is_not_starved(sandbox: Sandbox, session: requests.Sessio
 def test_the_first_half_of_a_life_is_left_alone(
     sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, age: float, refreshes: int
 ) -> None:
-    """A pair that lives shorter than `refresh_ahead` is refreshed half-way through its life, by an object for each request, too."""
+    """A pair that lives shorter than `refresh_ahead` is refreshed half-way through its life, by an object for
+    each request, too.
+    """
     sandbox.token_life = 40.0
     AdhAuth(**arguments).refresh()
     grown_older(token_file, age)

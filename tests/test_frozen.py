@@ -32,7 +32,9 @@ def test_every_module_is_imported_by_name(tmp_path: Path) -> None:
 
 
 def _modules() -> set[str]:
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "adh_auth").rglob("*.py")}
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "adh_auth").rglob("*.py")
+    }
     return {name.removesuffix(".__init__") for name in names}
 
 
@@ -41,24 +43,31 @@ def test_no_module_is_imported_only_for_type_checkers(tmp_path: Path) -> None:
     package = (ROOT / "adh_auth" / "__init__.py").read_text(encoding="utf-8")
     script = tmp_path / "names.py"
     script.write_text(
-        package.replace("if TYPE_CHECKING:", "if 0:").replace("from .", "from adh_auth.").replace("from adh_auth. ", "from adh_auth ")
+        package.replace("if TYPE_CHECKING:", "if 0:")
+        .replace("from .", "from adh_auth.")
+        .replace("from adh_auth. ", "from adh_auth ")
     )
     finder = ModuleFinder(path=[str(ROOT)])
     finder.run_script(str(script))
-    assert {f"adh_auth.{name}" for name in ("for_requests", "for_httpx", "for_httpx2", "token_file", "tokens", "errors", "sign_in")} <= {
-        *finder.modules
-    }
+    assert {
+        f"adh_auth.{name}"
+        for name in ("for_requests", "for_httpx", "for_httpx2", "token_file", "tokens", "errors", "sign_in")
+    } <= {*finder.modules}
 
 
 @pytest.mark.long
 def test_the_demo_of_a_frozen_program_starts_itself(tmp_path: Path) -> None:
-    """Its executable is no Python and knows no `-c`: the demo's processes are the same program, called otherwise."""
+    """Its executable is no Python and knows no `-c`: the demo's processes are the same program, called
+    otherwise.
+    """
     code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); from adh_auth.cli import main; sys.exit(main())"
     program = tmp_path / "adh-auth"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$0" "$@"\n')
     program.chmod(0o700)
     command = [str(program), "demo", "--seconds", "3", "--json"]
-    said = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
+    said = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
     assert (said.returncode, said.stderr) == (0, "")
     sums = json.loads(said.stdout)
     assert (sums["good"], len(sums["processes"]), sums["rotations"] > 0) == (True, 5, True)
@@ -71,9 +80,25 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("frozen")
     script = folder / "entry.py"
     script.write_text("import sys\nfrom adh_auth.cli import main\nsys.exit(main())\n")
-    options = ["--onefile", "--name", "adh-auth", "--paths", str(ROOT), "--log-level", "ERROR", "--workpath", "work", "--distpath", "dist"]
+    options = [
+        "--onefile",
+        "--name",
+        "adh-auth",
+        "--paths",
+        str(ROOT),
+        "--log-level",
+        "ERROR",
+        "--workpath",
+        "work",
+        "--distpath",
+        "dist",
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "PyInstaller", *options, str(script)], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "PyInstaller", *options, str(script)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "Python library not found" in done.stderr or "shared library" in done.stderr:
         pytest.skip("needs a Python with a shared library: the system's, or one built with --enable-shared")
@@ -83,13 +108,22 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.freeze
 @pytest.mark.timeout(600)
-def test_a_frozen_command_line_runs_every_command(frozen: Path, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+def test_a_frozen_command_line_runs_every_command(
+    frozen: Path, sandbox: Sandbox, token_file: Path, tmp_path: Path
+) -> None:
     """From a folder of its own, without this checkout and without a Python."""
     env = {**os.environ, **sandbox.environment(token_file)}
 
     def run(*arguments: str, code: int = 0, given: str = "") -> str:
         said = subprocess.run(
-            [str(frozen), *arguments], cwd=tmp_path, env=env, input=given, capture_output=True, text=True, timeout=120, check=False
+            [str(frozen), *arguments],
+            cwd=tmp_path,
+            env=env,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert said.returncode == code, said.stderr
         assert "Traceback" not in said.stderr

@@ -1,4 +1,6 @@
-"""gevent and eventlet, patched before or after our import: greenlets share one refresh, and the others go on meanwhile."""
+"""gevent and eventlet, patched before or after our import: greenlets share one refresh, and the others go on
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from .support import PATIENCE, child, needs
 
 pytestmark = pytest.mark.clients
 
-PATCHES = {"gevent": "from gevent import monkey\nmonkey.patch_all()\n", "eventlet": "import eventlet\neventlet.monkey_patch()\n"}
+PATCHES = {
+    "gevent": "from gevent import monkey\nmonkey.patch_all()\n",
+    "eventlet": "import eventlet\neventlet.monkey_patch()\n",
+}
 SPAWN = {
     "gevent": "import gevent\nspawn, sleep, result = gevent.spawn, gevent.sleep, lambda green: green.get()\n",
     "eventlet": "import eventlet\nspawn, sleep, result = eventlet.spawn, eventlet.sleep, lambda green: green.wait()\n",

@@ -1,4 +1,7 @@
-"""Bytes that mean harm: too many, too slow, too deep, or at the wrong place. Each costs a bounded read, bounded memory, a typed error."""
+"""Bytes that mean harm: too many, too slow, too deep, or at the wrong place.
+
+Each costs a bounded read, bounded memory, a typed error.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ from .raw_server import NEW, OLD, Answer, RawServer, Seen, as_json, rotating
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 each_class = pytest.mark.parametrize("cls", [AdhAuth, AdhHttpxAuth, AdhHttpx2Auth])
 
-#: Bytes of memory that no hostile answer may cost. The limits are 8 and 64 KiB; clients read in pieces of up to 64 KiB.
+#: Bytes of memory that no hostile answer may cost. The limits are 8 and 64 KiB; clients read in pieces of up
+#: to 64 KiB.
 MODEST = 3_000_000
 #: Seconds within which a deadline of a fraction of one must have struck, on a loaded machine.
 SOON = 10.0
@@ -121,7 +125,9 @@ def first_then_rotating(first: Answer) -> Callable[[Seen], Answer]:
 
 
 @each_client
-@pytest.mark.parametrize("framing", ["Content-Length: 100000000000", "Connection: close"], ids=["announced", "endless"])
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 100000000000", "Connection: close"], ids=["announced", "endless"]
+)
 def test_a_401_without_end(client: EveryClient, framing: str, old_file: Path) -> None:
     """Is read up to a bound, hung up on, and sent again; the history holds none of it."""
     endless = Endless(head("401 Unauthorized", framing, 'WWW-Authenticate: Bearer error="token_expired"'))
@@ -130,12 +136,16 @@ def test_a_401_without_end(client: EveryClient, framing: str, old_file: Path) ->
         assert answer.status_code == 200
         assert [past.content for past in answer.history] == [b""]
         assert endless.gone.wait(SOON)
-    assert endless.written < 50_000_000  # what the kernel's buffers take; the server would have gone on for ever
+    assert (
+        endless.written < 50_000_000
+    )  # what the kernel's buffers take; the server would have gone on for ever
 
 
 def test_a_401_without_end_gives_its_connection_back(old_file: Path) -> None:
     """A pool of one that blocks when it is empty goes on: what was hung up on is not in use any more."""
-    endless = Endless(head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"'))
+    endless = Endless(
+        head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"')
+    )
     with RawServer(first_then_rotating(Answer(stream=endless))) as api, requests.Session() as session:
         session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=1, pool_block=True))
         session.auth = auth_of(AdhAuth, old_file, api.url)
@@ -147,7 +157,11 @@ def test_a_401_that_trickles(client: EveryClient, old_file: Path, monkeypatch: p
     """A byte now and then passes every read time-out; after a while the code is taken from the header alone."""
     for module in ("requests_body", "httpx_body"):
         monkeypatch.setattr(f"adh_auth.{module}.PEEK_SECONDS", 0.2)
-    slow = Endless(head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"'), b" ", 0.02)
+    slow = Endless(
+        head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"'),
+        b" ",
+        0.02,
+    )
     started = time.monotonic()
     with RawServer(first_then_rotating(Answer(stream=slow))) as api:
         assert client.get(auth_of(client.auth, old_file, api.url), api.url + "/api/x").status_code == 200
@@ -158,7 +172,9 @@ def test_a_401_that_trickles(client: EveryClient, old_file: Path, monkeypatch: p
 @each_client
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_compressed_bomb_in_a_401(client: EveryClient, name: str, old_file: Path) -> None:
-    """It is not unpacked: not to find the code, and not for the history, where the client would do it without a bound."""
+    """It is not unpacked: not to find the code, and not for the history, where the client would do it without
+    a bound.
+    """
     encoding, body = BOMBS[name]
     first = Answer(401, {**CHALLENGE, "Content-Encoding": encoding}, body)
     with RawServer(first_then_rotating(first)) as api, modest_memory():
@@ -202,7 +218,10 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoding_that_a_client_offers(name: str) -> None:
     """The code is found in each; and a bomb in each stays small."""
-    assert error_code({"content-encoding": name}, ENCODERS[name](b'{"code": "token_expired"}')) == "token_expired"
+    assert (
+        error_code({"content-encoding": name}, ENCODERS[name](b'{"code": "token_expired"}'))
+        == "token_expired"
+    )
     packed = ENCODERS[name](b"0" * 20_000_000)[:BODY_LIMIT]
     with modest_memory():
         assert len(decoded(packed, name, BODY_LIMIT)) <= BODY_LIMIT
@@ -210,7 +229,9 @@ def test_every_encoding_that_a_client_offers(name: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "nonsense", "gzip"])
 def test_an_encoding_that_is_not_understood(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs the code, no more: without its library, or with bytes that are something else, the 401 is the caller's."""
+    """Costs the code, no more: without its library, or with bytes that are something else, the 401 is the
+    caller's.
+    """
     for name in ("brotli", "brotlicffi", "zstandard", "compression.zstd", "backports.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
     assert decoded(b"\x00\x01\x02", encoding, 100) == b""
@@ -278,7 +299,9 @@ def test_a_challenge_is_read_in_linear_time() -> None:
 
 @each_class
 @pytest.mark.parametrize("carried", [False, True], ids=["direct", "refresh_via"])
-@pytest.mark.parametrize("framing", ["Content-Length: 100000000000", "Connection: close"], ids=["announced", "endless"])
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 100000000000", "Connection: close"], ids=["announced", "endless"]
+)
 def test_a_refresh_reply_without_end(cls: Any, carried: bool, framing: str, old_file: Path) -> None:
     """A hundred megabytes or more cost 64 KiB and a `RefreshFailed`."""
     endless = Endless(head("200 OK", framing))
@@ -297,7 +320,11 @@ def _carrier(cls: Any) -> Any:
 def test_a_compressed_bomb_in_a_refresh_reply(cls: Any, name: str, old_file: Path) -> None:
     """Nobody asked for a compressed reply; it is unpacked to 64 KiB at most."""
     encoding, body = BOMBS[name]
-    with RawServer(lambda _: Answer(200, {"Content-Encoding": encoding}, body)) as api, modest_memory(), pytest.raises(RefreshFailed):
+    with (
+        RawServer(lambda _: Answer(200, {"Content-Encoding": encoding}, body)) as api,
+        modest_memory(),
+        pytest.raises(RefreshFailed),
+    ):
         auth_of(cls, old_file, api.url).refresh()
 
 
@@ -344,7 +371,10 @@ def test_a_refresh_reply_that_trickles(cls: Any, name: str, old_file: Path) -> N
 @each_class
 def test_a_carried_refresh_reply_that_trickles(cls: Any, old_file: Path) -> None:
     """Through `refresh_via` as well."""
-    with RawServer(lambda _: Answer(stream=Endless(*TRICKLES["body"], 0.02))) as api, _carrier(cls) as carrier:
+    with (
+        RawServer(lambda _: Answer(stream=Endless(*TRICKLES["body"], 0.02))) as api,
+        _carrier(cls) as carrier,
+    ):
         ended_by_the_deadline(auth_of(cls, old_file, api.url, refresh_via=carrier), api.url)
 
 
@@ -406,8 +436,12 @@ NOISE = {
 @each_class
 @pytest.mark.parametrize("name", NOISE)
 def test_what_else_a_reply_says_never_costs_the_pair(cls: Any, name: str, old_file: Path) -> None:
-    """The token is spent by then: whatever stands beside the new pair, it is written, and can be read and rotated again."""
-    with RawServer(lambda _: as_json({**NOISE[name], **{k: v for k, v in NEW.items() if k != "expires_in"}})) as api:
+    """The token is spent by then: whatever stands beside the new pair, it is written, and can be read and
+    rotated again.
+    """
+    with RawServer(
+        lambda _: as_json({**NOISE[name], **{k: v for k, v in NEW.items() if k != "expires_in"}})
+    ) as api:
         auth = auth_of(cls, old_file, api.url)
         assert auth.refresh().access_token == NEW["access_token"]
         assert auth.refresh().access_token == NEW["access_token"]
@@ -415,7 +449,9 @@ def test_what_else_a_reply_says_never_costs_the_pair(cls: Any, name: str, old_fi
 
 
 def test_a_reply_nested_deeper_than_python_calls_functions(old_file: Path) -> None:
-    """json's parser takes thousands of levels, its writer does not: those keys are left out, and the file's own are kept."""
+    """json's parser takes thousands of levels, its writer does not: those keys are left out, and the file's
+    own are kept.
+    """
     old_file.write_text(json.dumps({**OLD, "mine": {"a": [1]}}))
     for depth in (33, 900, 30_000):
         text = json.dumps(NEW)[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}"
@@ -438,11 +474,18 @@ def test_a_file_nested_too_deep_is_refused_before_it_is_spent(old_file: Path) ->
 
 
 @each_class
-@pytest.mark.parametrize("retry_after", ["1e999", "-1", "nan", "9" * 4000, "Thu, 99 Foo 99999", "\xff", "0x10", "1_0"])
-def test_headers_of_a_refresh_reply(cls: Any, retry_after: str, old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "retry_after", ["1e999", "-1", "nan", "9" * 4000, "Thu, 99 Foo 99999", "\xff", "0x10", "1_0"]
+)
+def test_headers_of_a_refresh_reply(
+    cls: Any, retry_after: str, old_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A `Retry-After` or a request id that makes no sense ends in a message of one bounded line."""
     headers = {"Retry-After": retry_after, "X-Request-Id": "\x1b[31m" + "x" * 5000}
-    with RawServer(lambda _: as_json({"code": "x" * 9000}, 503, **headers)) as api, pytest.raises(RefreshFailed) as caught:
+    with (
+        RawServer(lambda _: as_json({"code": "x" * 9000}, 503, **headers)) as api,
+        pytest.raises(RefreshFailed) as caught,
+    ):
         auth_of(cls, old_file, api.url).refresh()
     error = caught.value
     assert str(error).isprintable()
@@ -457,16 +500,32 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = st.sampled_from(["access_token", "refresh_token", "expires_in", "expires_at", "token_type", "scope", "code", "error", "x"])
-OBJECTS = st.dictionaries(KEYS, st.sampled_from(["adh_A", "Bearer", "token_expired", "invalid_grant", 3600, "3600"]) | JSON, max_size=8)
+KEYS = st.sampled_from(
+    ["access_token", "refresh_token", "expires_in", "expires_at", "token_type", "scope", "code", "error", "x"]
+)
+OBJECTS = st.dictionaries(
+    KEYS,
+    st.sampled_from(["adh_A", "Bearer", "token_expired", "invalid_grant", 3600, "3600"]) | JSON,
+    max_size=8,
+)
 BODIES = (
-    st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode())
+    st.binary(max_size=200)
+    | OBJECTS.map(lambda value: json.dumps(value).encode())
+    | JSON.map(lambda value: json.dumps(value).encode())
 )
 HEADERS = st.binary(max_size=60).map(lambda data: data.replace(b"\n", b" ")) | st.sampled_from(
-    [b"", b"120", b'Bearer error="token_expired"', b"Wed, 21 Oct 2026 07:28:00 GMT", b"error=token_expired, realm=x"]
+    [
+        b"",
+        b"120",
+        b'Bearer error="token_expired"',
+        b"Wed, 21 Oct 2026 07:28:00 GMT",
+        b"error=token_expired, realm=x",
+    ]
 )
 PACKED = BODIES | BODIES.map(zlib.compress) | BODIES.map(lambda body: gzip.compress(body, mtime=0))
-HUNDREDS = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+HUNDREDS = settings(
+    max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @HUNDREDS

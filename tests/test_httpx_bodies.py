@@ -1,4 +1,6 @@
-"""Bodies and connections in httpx and httpx2: what is sent again, and what becomes of a 401's body and its place in the pool."""
+"""Bodies and connections in httpx and httpx2: what is sent again, and what becomes of a 401's body and its
+place in the pool.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,10 @@ def test_an_asynchronous_file_is_sent_again_whole(
     """It is rewound by awaiting, to where it stood; the second send is the same body to the last byte."""
 
     async def main() -> None:
-        async with family.module.AsyncClient(auth=family.auth(**arguments)) as client, opened(kind, upload) as file:
+        async with (
+            family.module.AsyncClient(auth=family.auth(**arguments)) as client,
+            opened(kind, upload) as file,
+        ):
             sandbox.expire()
             answer = await client.put(sandbox.url + "/api/echo", content=file)
             assert (answer.status_code, answer.json()["sha256"]) == (200, DIGEST)
@@ -91,7 +96,9 @@ def test_an_asynchronous_file_that_is_closed_meanwhile(
             async def close(response: Any) -> None:
                 await (file.close() if kind == "aiofiles" else file.aclose())
 
-            async with family.module.AsyncClient(auth=family.auth(**arguments), event_hooks={"response": [close]}) as client:
+            async with family.module.AsyncClient(
+                auth=family.auth(**arguments), event_hooks={"response": [close]}
+            ) as client:
                 sandbox.expire()
                 answer = await client.put(sandbox.url + "/api/echo", content=file)
                 assert (answer.status_code, answer.json()["code"]) == (401, "token_expired")
@@ -150,7 +157,10 @@ def test_a_file_of_any_make_is_sent_again_whole(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], make: Callable[[bytes], Any], where: str
 ) -> None:
     """Whatever can seek and tell is rewound, whether or not it says so."""
-    with family.module.Client(auth=family.auth(**arguments)) as client, make(BODY) if make is spooled else io.BytesIO() as kept:
+    with (
+        family.module.Client(auth=family.auth(**arguments)) as client,
+        make(BODY) if make is spooled else io.BytesIO() as kept,
+    ):
         file = kept if make is spooled else make(BODY)
         plain = client.post(sandbox.url + "/api/echo", headers=BOUNDARY, **body_of(where, file)).json()
         file.seek(0)
@@ -168,7 +178,9 @@ def body_of(where: str, file: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", [NotSeekable, GoesNowhere])
-def test_a_file_that_cannot_go_back_is_never_sent_short(sandbox: Sandbox, family: Family, arguments: dict[str, Any], make: Any) -> None:
+def test_a_file_that_cannot_go_back_is_never_sent_short(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any], make: Any
+) -> None:
     """The caller gets the 401; the rotation has happened."""
     sandbox.expire()
     with family.module.Client(auth=family.auth(**arguments)) as client:
@@ -189,7 +201,9 @@ def test_a_form_whose_file_cannot_go_back_is_never_sent_short(sandbox: Sandbox, 
     assert (sandbox.counts.requests, sandbox.counts.rotations) == (1, 1)
 
 
-@pytest.mark.parametrize("data", [bytearray(b"whole"), memoryview(b"whole"), b"whole"], ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize(
+    "data", [bytearray(b"whole"), memoryview(b"whole"), b"whole"], ids=lambda data: type(data).__name__
+)
 def test_a_buffer_is_a_body_that_can_be_sent_again(sandbox: Sandbox, twin: Twin, data: Any) -> None:
     """As the stream of a request of the caller's own making."""
     module = twin.family.module
@@ -197,7 +211,9 @@ def test_a_buffer_is_a_body_that_can_be_sent_again(sandbox: Sandbox, twin: Twin,
     async def work(client: Any) -> None:
         sandbox.expire()
         headers = {"Content-Length": "5", "Host": sandbox.url.partition("://")[2]}
-        request = module.Request("POST", sandbox.url + "/api/echo", stream=module.ByteStream(data), headers=headers)
+        request = module.Request(
+            "POST", sandbox.url + "/api/echo", stream=module.ByteStream(data), headers=headers
+        )
         answer = await client.send(request)
         assert (answer.status_code, answer.json()["body"]) == (200, "whole")
 
@@ -222,19 +238,26 @@ def test_a_stream_of_another_make_is_sent_once(sandbox: Sandbox, twin: Twin) -> 
     async def work(client: Any) -> None:
         sandbox.expire()
         headers = {"Content-Length": "5", "Host": sandbox.url.partition("://")[2]}
-        answer = await client.send(module.Request("POST", sandbox.url + "/api/echo", stream=Once(), headers=headers))
+        answer = await client.send(
+            module.Request("POST", sandbox.url + "/api/echo", stream=Once(), headers=headers)
+        )
         assert answer.status_code == 401
 
     twin.run(work)
     assert sandbox.counts.rotations == 1
 
 
-def test_an_asynchronous_file_in_a_synchronous_client(family: Family, sandbox: Sandbox, arguments: dict[str, Any], upload: Path) -> None:
+def test_an_asynchronous_file_in_a_synchronous_client(
+    family: Family, sandbox: Sandbox, arguments: dict[str, Any], upload: Path
+) -> None:
     """The client's own error, and no coroutine that was never awaited."""
 
     async def main() -> None:
         async with opened("anyio", upload) as file:
-            with family.module.Client(auth=family.auth(**arguments)) as client, pytest.raises(RuntimeError, match="async request"):
+            with (
+                family.module.Client(auth=family.auth(**arguments)) as client,
+                pytest.raises(RuntimeError, match="async request"),
+            ):
                 client.put(sandbox.url + "/api/echo", content=file)
 
     with warnings.catch_warnings(record=True) as caught:
@@ -267,8 +290,13 @@ def test_a_small_pool_waits_for_no_refresh(sandbox: Sandbox, twin: Twin) -> None
     if twin.kind != "sync":
         twin.run(work, limits=limits)
     else:
-        with twin.family.module.Client(auth=twin.auth, timeout=PATIENCE, limits=limits) as client, sandbox.hold_next() as hold:
-            thread = threading.Thread(target=lambda: asked.append(client.get(sandbox.url + "/api/x").status_code))
+        with (
+            twin.family.module.Client(auth=twin.auth, timeout=PATIENCE, limits=limits) as client,
+            sandbox.hold_next() as hold,
+        ):
+            thread = threading.Thread(
+                target=lambda: asked.append(client.get(sandbox.url + "/api/x").status_code)
+            )
             thread.start()
             hold.wait()
             asked.append(client.get(sandbox.url + "/api/x", auth=None).status_code)
@@ -281,7 +309,9 @@ def test_a_small_pool_waits_for_no_refresh(sandbox: Sandbox, twin: Twin) -> None
 def test_the_very_same_client_carries_the_refresh(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], connections: int, count: int
 ) -> None:
-    """Threads over a small pool whose client is its own `refresh_via`: nobody waits for a connection that another holds."""
+    """Threads over a small pool whose client is its own `refresh_via`: nobody waits for a connection that
+    another holds.
+    """
     sandbox.expire()
     statuses: list[Any] = []
     limits = family.module.Limits(max_connections=connections)
@@ -310,7 +340,10 @@ def test_the_very_same_client_carries_the_refresh(
 
 def torn(head: str, start: bytes, stall: bool) -> Callable[[Any, threading.Event], None]:
     def stream(wire: Any, closing: threading.Event) -> None:
-        wire.write(f"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n{head}\r\n".encode() + start)
+        wire.write(
+            f"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n{head}\r\n".encode()
+            + start
+        )
         wire.flush()
         if stall:
             closing.wait(PATIENCE)
@@ -336,17 +369,31 @@ def torn_auth(tmp_path: Path, family: Family) -> Callable[[RawServer], Any]:
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
 @pytest.mark.parametrize("timeout", [0.5, None])
 def test_a_401_that_breaks_off_is_the_callers(
-    family: Family, torn_auth: Callable[[RawServer], Any], kind: str, stall: bool, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+    family: Family,
+    torn_auth: Callable[[RawServer], Any],
+    kind: str,
+    stall: bool,
+    timeout: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`stream()` hands the response over, and reading raises; `get()` raises the client's error with its request."""
+    """`stream()` hands the response over, and reading raises; `get()` raises the client's error with its
+    request.
+    """
     monkeypatch.setattr("adh_auth.httpx_body.PEEK_SECONDS", 0.5)
-    kinds = (family.module.ReadTimeout,) if stall else (family.module.RemoteProtocolError, family.module.ReadError)
+    kinds = (
+        (family.module.ReadTimeout,)
+        if stall
+        else (family.module.RemoteProtocolError, family.module.ReadError)
+    )
     with RawServer(answering(torn("", b'{"cod', stall))) as api:
         twin = Twin(kind, family, torn_auth(api))
 
         async def streamed() -> None:
             if kind == "sync":
-                with family.module.Client(auth=twin.auth, timeout=timeout) as client, client.stream("GET", api.url + "/api/x") as answer:
+                with (
+                    family.module.Client(auth=twin.auth, timeout=timeout) as client,
+                    client.stream("GET", api.url + "/api/x") as answer,
+                ):
                     assert answer.status_code == 401
                     with pytest.raises(kinds) as raised:
                         answer.read()
@@ -373,9 +420,15 @@ def test_a_401_that_breaks_off_is_the_callers(
 @pytest.mark.parametrize("stall", [False, True], ids=["broken", "stalls"])
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
 def test_a_code_in_the_header_needs_no_body(
-    family: Family, torn_auth: Callable[[RawServer], Any], kind: str, stall: bool, monkeypatch: pytest.MonkeyPatch
+    family: Family,
+    torn_auth: Callable[[RawServer], Any],
+    kind: str,
+    stall: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where `WWW-Authenticate` has told the code, the request is sent again, and the stalled body is hung up on."""
+    """Where `WWW-Authenticate` has told the code, the request is sent again, and the stalled body is hung up
+    on.
+    """
     monkeypatch.setattr("adh_auth.httpx_body.PEEK_SECONDS", PATIENCE)
     challenge = 'WWW-Authenticate: Bearer error="token_expired"\r\n'
 
@@ -392,7 +445,9 @@ def test_a_code_in_the_header_needs_no_body(
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
-def test_a_read_time_out_is_the_callers_again(family: Family, torn_auth: Callable[[RawServer], Any], kind: str) -> None:
+def test_a_read_time_out_is_the_callers_again(
+    family: Family, torn_auth: Callable[[RawServer], Any], kind: str
+) -> None:
     """The second send has the time-out that the caller gave."""
     seen: list[Any] = []
 
@@ -413,7 +468,9 @@ def test_a_read_time_out_is_the_callers_again(family: Family, torn_auth: Callabl
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
-@pytest.mark.parametrize(("own", "sent"), [(None, "node=7"), ("mine=1", "mine=1; node=7"), ("node=6; mine=1", "mine=1; node=7")])
+@pytest.mark.parametrize(
+    ("own", "sent"), [(None, "node=7"), ("mine=1", "mine=1; node=7"), ("node=6; mine=1", "mine=1; node=7")]
+)
 def test_a_cookie_of_the_401_goes_with_the_second_send(
     family: Family, torn_auth: Callable[[RawServer], Any], kind: str, own: str | None, sent: str
 ) -> None:
@@ -435,8 +492,12 @@ def test_a_cookie_of_the_401_goes_with_the_second_send(
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
-def test_a_response_that_went_through_an_expiry_is_pickled(family: Family, torn_auth: Callable[[RawServer], Any], kind: str) -> None:
-    """joblib, a cache on disk, the result of a pool: looking for cookies leaves no jar on the 401, which no pickle takes."""
+def test_a_response_that_went_through_an_expiry_is_pickled(
+    family: Family, torn_auth: Callable[[RawServer], Any], kind: str
+) -> None:
+    """joblib, a cache on disk, the result of a pool: looking for cookies leaves no jar on the 401, which no
+    pickle takes.
+    """
 
     def answer(seen: Seen) -> Answer:
         usual = rotating(seen)
@@ -460,9 +521,16 @@ def test_a_response_that_went_through_an_expiry_is_pickled(family: Family, torn_
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("is_same", [False, True], ids=["another client", "the very client"])
 def test_an_async_client_in_use_elsewhere_spends_nothing(
-    sandbox: Sandbox, arguments: dict[str, Any], family: Family, backend: str, is_same: bool, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox,
+    arguments: dict[str, Any],
+    family: Family,
+    backend: str,
+    is_same: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its connections belong to another loop, where the reply would be lost: that is said before the token is sent."""
+    """Its connections belong to another loop, where the reply would be lost: that is said before the token is
+    sent.
+    """
     monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
 
     async def main() -> None:
@@ -482,7 +550,9 @@ def test_an_async_client_in_use_elsewhere_spends_nothing(
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["after the 401", "before it is sent"])
-def test_the_callers_time_out_bounds_the_wait(sandbox: Sandbox, twin: Twin, token_file: Path, known: bool) -> None:
+def test_the_callers_time_out_bounds_the_wait(
+    sandbox: Sandbox, twin: Twin, token_file: Path, known: bool
+) -> None:
     """`timeout=1` answers after a second with RefreshFailed; the job goes on, and the next call has its pair."""
     if known:
         pair = TokenFile(token_file).load()
@@ -518,8 +588,12 @@ def test_several_waits_share_one_patience() -> None:
 # An adopted pair.
 
 
-def test_an_adopted_pair_that_is_expired_is_rotated_away(sandbox: Sandbox, twin: Twin, token_file: Path) -> None:
-    """Another process's pair goes out with the second send; where that has expired, too, this request refreshes, and nobody sees a 401."""
+def test_an_adopted_pair_that_is_expired_is_rotated_away(
+    sandbox: Sandbox, twin: Twin, token_file: Path
+) -> None:
+    """Another process's pair goes out with the second send; where that has expired, too, this request
+    refreshes, and nobody sees a 401.
+    """
     ours = twin.family.auth(str(token_file), **settings_of(sandbox))
     before = ours.tokens
 

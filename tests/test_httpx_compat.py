@@ -1,4 +1,6 @@
-"""What is read behind the public interface of httpx and httpx2 is still there: the contract of `adh_auth.httpx_compat`."""
+"""What is read behind the public interface of httpx and httpx2 is still there: the contract of
+`adh_auth.httpx_compat`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_whether_a_request_holds_its_body(family: Family) -> None:
 
 
 def test_whether_a_response_is_loaded(family: Family) -> None:
-    """Only what has been read to its end is; a response that is marked has an empty body, and is read without an error."""
+    """Only what has been read to its end is; a response that is marked has an empty body, and is read without
+    an error.
+    """
     response = family.module.Response(200, content=iter([b"x"]), request=family.module.Request("GET", URL))
     assert httpx_compat.loaded_content(response) is None
     list(response.iter_raw())
@@ -49,7 +53,9 @@ def test_what_a_stream_reads_from(family: Family) -> None:
     for source in (iter([b"x"]), pieces(), [b"x"]):
         assert httpx_compat.source_of(family.module.Request("POST", URL, content=source).stream) is source
     assert httpx_compat.source_of(family.module.ByteStream(b"x")) == b"x"
-    assert httpx_compat.source_of(type("Own", (family.module.ByteStream,), {"__module__": "own"})(b"x")) is None
+    assert (
+        httpx_compat.source_of(type("Own", (family.module.ByteStream,), {"__module__": "own"})(b"x")) is None
+    )
 
 
 def test_the_fields_of_a_multipart_body(family: Family) -> None:
@@ -59,7 +65,15 @@ def test_the_fields_of_a_multipart_body(family: Family) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "seconds"), [(2, 2.0), (5.0, None), (None, None), ((5.0, 6.0, 5.0, 5.0), 6.0), ((1.0, None, 1.0, 1.0), None), (0.0, 0.0)]
+    ("timeout", "seconds"),
+    [
+        (2, 2.0),
+        (5.0, None),
+        (None, None),
+        ((5.0, 6.0, 5.0, 5.0), 6.0),
+        ((1.0, None, 1.0, 1.0), None),
+        (0.0, 0.0),
+    ],
 )
 def test_the_callers_time_out(family: Family, timeout: Any, seconds: float | None) -> None:
     """It is the read time-out, unless all four are the client's own default; no limit is none."""
@@ -108,7 +122,9 @@ async def test_the_response_behind_what_a_hook_has_raised(family: Family) -> Non
         with client_module.Client(auth=Flow(), transport=transport, event_hooks={where: [hook]}) as client:
             with pytest.raises(KeyError):
                 client.get(URL)
-        async with client_module.AsyncClient(auth=Flow(), transport=transport, event_hooks={where: [async_hook]}) as tasks:
+        async with client_module.AsyncClient(
+            auth=Flow(), transport=transport, event_hooks={where: [async_hook]}
+        ) as tasks:
             with pytest.raises(KeyError):
                 await tasks.get(URL)
         assert [getattr(response, "status_code", None) for response in found[-2:]] == [expected] * 2
@@ -123,7 +139,10 @@ def test_a_client_without_its_response_hooks(family: Family) -> None:
     with family.module.Client(event_hooks={"request": [hook], "response": [hook]}) as client:
         quiet = httpx_compat.without_response_hooks(client, request_hooks=True)
         assert quiet.event_hooks == {"request": [hook], "response": []}
-        assert httpx_compat.without_response_hooks(client, request_hooks=False).event_hooks == {"request": [], "response": []}
+        assert httpx_compat.without_response_hooks(client, request_hooks=False).event_hooks == {
+            "request": [],
+            "response": [],
+        }
         assert client.event_hooks == {"request": [hook], "response": [hook]}
         assert quiet._transport is client._transport
     with family.module.Client() as plain:

@@ -1,4 +1,6 @@
-"""AdhHttpxAuth and AdhHttpx2Auth: an expiry in the middle of anything, in sync and async twins on asyncio and trio."""
+"""AdhHttpxAuth and AdhHttpx2Auth: an expiry in the middle of anything, in sync and async twins on asyncio and
+trio.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def test_every_shape_of_the_401(sandbox: Sandbox, twin: Twin, shape: str) -> Non
     twin.run(work)
 
 
-@pytest.mark.parametrize("body", [b'{"code": "token_expired_not"}', b"<html>token_expired</html>", b"", b"x" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b'{"code": "token_expired_not"}', b"<html>token_expired</html>", b"", b"x" * 100_000]
+)
 def test_any_other_401_is_the_callers(sandbox: Sandbox, twin: Twin, body: bytes) -> None:
     """A 401 of another code is handed over untouched, readable to the last byte, and spends no refresh."""
     sandbox.fail_next(on="me", status=401, body=body)
@@ -103,13 +107,17 @@ def test_multipart_files_are_sent_again(sandbox: Sandbox, twin: Twin) -> None:
 
     async def work(client: Any) -> None:
         sandbox.expire()
-        answer = await client.post(sandbox.url + "/api/echo", files={"f": ("n", io.BytesIO(b"whole" * 10_000))})
+        answer = await client.post(
+            sandbox.url + "/api/echo", files={"f": ("n", io.BytesIO(b"whole" * 10_000))}
+        )
         assert answer.json()["length"] > 50_000
 
     twin.run(work)
 
 
-def test_files_are_sent_again_from_where_they_stood(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+def test_files_are_sent_again_from_where_they_stood(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """A seekable body is rewound to where it stood, not to its start."""
     body = io.BytesIO(b"skipped" + b"sent" * 50_000)
     body.seek(7)
@@ -137,7 +145,9 @@ def one_shot(twin: Twin, kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["generator", "iterator"])
 def test_a_one_shot_body_is_never_sent_again_empty(sandbox: Sandbox, twin: Twin, kind: str) -> None:
-    """It meets a 401: the rotation happens, the caller gets the 401, and the next request works; nothing hangs."""
+    """It meets a 401: the rotation happens, the caller gets the 401, and the next request works; nothing
+    hangs.
+    """
 
     async def work(client: Any) -> None:
         sandbox.expire()
@@ -150,7 +160,9 @@ def test_a_one_shot_body_is_never_sent_again_empty(sandbox: Sandbox, twin: Twin,
     assert sandbox.counts.rotations == 1
 
 
-def test_a_one_shot_body_is_not_sent_with_a_dead_token(sandbox: Sandbox, twin: Twin, token_file: Path) -> None:
+def test_a_one_shot_body_is_not_sent_with_a_dead_token(
+    sandbox: Sandbox, twin: Twin, token_file: Path
+) -> None:
     """Where the expiry on file is past, the rotation comes before a body that can be sent only once."""
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(type(pair)(pair.access_token, pair.refresh_token, expires_at=1.0))
@@ -176,7 +188,9 @@ def test_a_stream_stays_a_stream(sandbox: Sandbox, family: Family, arguments: di
 
 
 @pytest.mark.anyio
-async def test_an_async_stream_stays_a_stream(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+async def test_an_async_stream_stays_a_stream(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """The same for a task."""
     sandbox.expire()
     async with (
@@ -205,7 +219,9 @@ def test_a_redirected_post_is_not_posted_twice(sandbox: Sandbox, twin: Twin) -> 
     sandbox.fail_next(on="me", status=401, body=b'{"code": "token_expired"}')
 
     async def work(client: Any) -> None:
-        answer = await client.post(sandbox.url + "/api/redirect", params={"to": "/api/auth/me", "status": "303"}, json={"a": 1})
+        answer = await client.post(
+            sandbox.url + "/api/redirect", params={"to": "/api/auth/me", "status": "303"}, json={"a": 1}
+        )
         assert answer.status_code == 200
         assert answer.json()["name"]
 
@@ -226,7 +242,9 @@ def test_another_host_is_left_alone(sandbox: Sandbox, twin: Twin) -> None:
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_event_hooks_never_see_the_refresh(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+def test_event_hooks_never_see_the_refresh(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """The refresh passes neither the caller's hooks nor `history`."""
     seen: list[str] = []
     hooks = {"request": [lambda request: seen.append(request.url.path)]}
@@ -284,7 +302,9 @@ def test_refresh_and_revoke(sandbox: Sandbox, twin: Twin, token_file: Path) -> N
     assert not token_file.exists()
 
 
-def test_dead_by_the_clock_refreshes_first(sandbox: Sandbox, twin: Twin, arguments: dict[str, Any], token_file: Path) -> None:
+def test_dead_by_the_clock_refreshes_first(
+    sandbox: Sandbox, twin: Twin, arguments: dict[str, Any], token_file: Path
+) -> None:
     """With refresh_ahead a pair that is dead by the clock is rotated before the request."""
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(type(pair)(pair.access_token, pair.refresh_token, expires_at=1.0))
@@ -300,7 +320,9 @@ def test_dead_by_the_clock_refreshes_first(sandbox: Sandbox, twin: Twin, argumen
 def test_a_call_through_refresh_via(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
     """`refresh_via` carries the refresh, even when an auth sits on it."""
     seen: list[str] = []
-    with family.module.Client(event_hooks={"request": [lambda request: seen.append(request.url.path)]}) as carrier:
+    with family.module.Client(
+        event_hooks={"request": [lambda request: seen.append(request.url.path)]}
+    ) as carrier:
         auth = family.auth(**arguments, refresh_via=carrier)
         carrier.auth = auth
         sandbox.expire()

@@ -1,4 +1,6 @@
-"""Response hooks of the caller's run below the auth flow: what one hides by raising, reading or closing must not cost the session."""
+"""Response hooks of the caller's run below the auth flow: what one hides by raising, reading or closing must
+not cost the session.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,19 @@ def hooks(twin: Twin) -> dict[str, Callable[[Any], Any]]:
         except twin.family.module.HTTPStatusError:
             raise OfTheCallers from None
 
-    return {hook.__name__: hook for hook in (raise_for_status, read_first, own_error, from_another, without_a_context)}
+    return {
+        hook.__name__: hook
+        for hook in (raise_for_status, read_first, own_error, from_another, without_a_context)
+    }
 
 
-@pytest.mark.parametrize("name", ["raise_for_status", "read_first", "own_error", "from_another", "without_a_context"])
+@pytest.mark.parametrize(
+    "name", ["raise_for_status", "read_first", "own_error", "from_another", "without_a_context"]
+)
 @pytest.mark.parametrize("shape", ["code", "header"])
-def test_at_most_the_first_call_after_an_expiry_raises(sandbox: Sandbox, twin: Twin, name: str, shape: str) -> None:
+def test_at_most_the_first_call_after_an_expiry_raises(
+    sandbox: Sandbox, twin: Twin, name: str, shape: str
+) -> None:
     """A hook that raises on the 401 hides it from the flow; the next call goes through, every time."""
     if shape == "header":
         sandbox.error_shape = shape
@@ -119,8 +128,12 @@ def test_only_token_expired_spends_a_refresh(sandbox: Sandbox, twin: Twin, name:
     assert asked(sandbox) == (1 if name == "raise_for_status" else 0)
 
 
-@pytest.mark.parametrize("answer", [{"status": 503}, {"status": 401, "body": b'{"code": "no"}'}, {"drop": "before"}])
-def test_a_question_without_an_answer_changes_nothing(sandbox: Sandbox, twin: Twin, answer: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "answer", [{"status": 503}, {"status": 401, "body": b'{"code": "no"}'}, {"drop": "before"}]
+)
+def test_a_question_without_an_answer_changes_nothing(
+    sandbox: Sandbox, twin: Twin, answer: dict[str, Any]
+) -> None:
     """Where the API does not say token_expired, the request goes out as before and no refresh is spent."""
 
     async def work(client: Any) -> None:
@@ -134,7 +147,9 @@ def test_a_question_without_an_answer_changes_nothing(sandbox: Sandbox, twin: Tw
 
 
 def test_a_request_hook_that_raises_marks_nothing(sandbox: Sandbox, twin: Twin) -> None:
-    """It has seen no answer, even while another 401 is being handled: nothing is asked, and nothing is refreshed."""
+    """It has seen no answer, even while another 401 is being handled: nothing is asked, and nothing is
+    refreshed.
+    """
     fail = [True]
 
     async def refuse(_: Any) -> None:
@@ -166,7 +181,9 @@ def test_a_connection_that_fails_marks_nothing(sandbox: Sandbox, twin: Twin) -> 
 
 
 @pytest.mark.anyio
-async def test_a_task_that_is_cancelled_in_a_hook_marks_nothing(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+async def test_a_task_that_is_cancelled_in_a_hook_marks_nothing(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """Neither a question nor a refresh follows; the next request meets the expiry itself."""
     entered = anyio.Event()
     waiting = [True]
@@ -178,7 +195,9 @@ async def test_a_task_that_is_cancelled_in_a_hook_marks_nothing(sandbox: Sandbox
             await anyio.sleep(PATIENCE)
 
     sandbox.expire()
-    async with family.module.AsyncClient(auth=family.auth(**arguments), event_hooks={"response": [wait]}) as client:
+    async with family.module.AsyncClient(
+        auth=family.auth(**arguments), event_hooks={"response": [wait]}
+    ) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.get, sandbox.url + "/api/x")
             await entered.wait()
@@ -189,7 +208,9 @@ async def test_a_task_that_is_cancelled_in_a_hook_marks_nothing(sandbox: Sandbox
     assert (sandbox.counts.unauthorized, asked(sandbox)) == (2, 0)
 
 
-def test_an_interrupt_in_a_hook_marks_nothing(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+def test_an_interrupt_in_a_hook_marks_nothing(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """Ctrl-C says nothing of the answer."""
     interrupts = [KeyboardInterrupt]
 
@@ -207,7 +228,9 @@ def test_an_interrupt_in_a_hook_marks_nothing(sandbox: Sandbox, family: Family, 
 
 @pytest.mark.parametrize("way", ["consumed", "closed"])
 def test_a_hook_that_keeps_the_body_to_itself(sandbox: Sandbox, twin: Twin, way: str) -> None:
-    """A hook that reads the stream of a 401 to its end, or closes it, leaves no code: the API is asked, and no call fails."""
+    """A hook that reads the stream of a 401 to its end, or closes it, leaves no code: the API is asked, and
+    no call fails.
+    """
 
     async def keep(response: Any) -> None:
         if response.status_code != 401:
@@ -292,11 +315,16 @@ def test_a_transport_that_raises_on_a_401(sandbox: Sandbox, twin: Twin) -> None:
 def test_threads_share_one_question(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
     """Threads that meet a doubtful pair ask the API once, and all go through."""
     statuses: list[int] = []
-    with family.module.Client(auth=family.auth(**arguments), event_hooks={"response": [lambda r: r.raise_for_status()]}) as client:
+    with family.module.Client(
+        auth=family.auth(**arguments), event_hooks={"response": [lambda r: r.raise_for_status()]}
+    ) as client:
         sandbox.expire()
         with pytest.raises(family.module.HTTPStatusError):
             client.get(sandbox.url + "/api/x")
-        threads = [threading.Thread(target=lambda: statuses.append(client.get(sandbox.url + "/api/x").status_code)) for _ in range(10)]
+        threads = [
+            threading.Thread(target=lambda: statuses.append(client.get(sandbox.url + "/api/x").status_code))
+            for _ in range(10)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -326,7 +354,9 @@ def test_the_question_passes_no_hook(sandbox: Sandbox, family: Family, arguments
     assert seen == ["/api/x", "/api/x 401", "/api/auth/refresh", "/api/x", "/api/x 200"]
 
 
-def test_a_hook_of_the_carrier_hides_no_refusal(sandbox: Sandbox, family: Family, arguments: dict[str, Any]) -> None:
+def test_a_hook_of_the_carrier_hides_no_refusal(
+    sandbox: Sandbox, family: Family, arguments: dict[str, Any]
+) -> None:
     """A `refresh_via` whose hook raises for the status still learns that the session has ended."""
     sandbox.revoke()
     with family.module.Client(event_hooks={"response": [lambda r: r.raise_for_status()]}) as carrier:

@@ -1,4 +1,6 @@
-"""Rule 16: once a pair is in hand, nothing lets go of it, whatever is raised and whatever an editor does to the file meanwhile."""
+"""Rule 16: once a pair is in hand, nothing lets go of it, whatever is raised and whatever an editor does to
+the file meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,17 @@ from typing import Any
 import pytest
 import requests
 
-from adh_auth import AdhAuth, RefreshFailed, TokenFile, TokenFileError, Tokens, attempt, disk, endpoint, token_file
+from adh_auth import (
+    AdhAuth,
+    RefreshFailed,
+    TokenFile,
+    TokenFileError,
+    Tokens,
+    attempt,
+    disk,
+    endpoint,
+    token_file,
+)
 from adh_auth.attempts import SENDING, Record
 from adh_auth.rotation_lock import RotationLock
 from adh_auth.testing import Sandbox
@@ -57,7 +69,9 @@ def _not_one_yet(path: Path) -> None:
     path.write_bytes(b"{}")
 
 
-each_tear = pytest.mark.parametrize("tear", [_emptied, _cut_short, _moved_away, _not_one_yet], ids=lambda tear: tear.__name__[1:])
+each_tear = pytest.mark.parametrize(
+    "tear", [_emptied, _cut_short, _moved_away, _not_one_yet], ids=lambda tear: tear.__name__[1:]
+)
 
 
 class Editor:
@@ -106,7 +120,9 @@ READS_BEFORE = len(token_file.LONG_MOMENT) + 1
 def test_torn_at_the_moment_of_the_write(
     sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None], back_at: int
 ) -> None:
-    """An editor, or `cp` onto the file, has no newer state to offer: the pair that just came is written over it when it is back."""
+    """An editor, or `cp` onto the file, has no newer state to offer: the pair that just came is written over
+    it when it is back.
+    """
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(get, sandbox, auth_for(sandbox))
@@ -119,8 +135,13 @@ def test_torn_at_the_moment_of_the_write(
 
 
 @each_tear
-def test_torn_for_good_keeps_the_pair_beside_it(sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None]) -> None:
-    """What is not repaired in six seconds is left as it is; repaired later, it gets the pair. Only a file that is gone was a sign-out."""
+def test_torn_for_good_keeps_the_pair_beside_it(
+    sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None]
+) -> None:
+    """What is not repaired in six seconds is left as it is; repaired later, it gets the pair.
+
+    Only a file that is gone was a sign-out.
+    """
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(get, sandbox, auth_for(sandbox))
@@ -172,7 +193,9 @@ def test_torn_while_a_request_reads_it(
     sandbox: Sandbox, token_file: Path, editor: Editor, client: EveryClient, tear: Callable[[Path], None]
 ) -> None:
     """A request that meets a file which is torn for a moment is sent with what it holds right afterwards."""
-    auth = client.auth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    auth = client.auth(
+        token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
     for back_at in (2, 4):
         editor.tear(tear, back_at=back_at)
@@ -186,7 +209,9 @@ def test_torn_while_a_request_reads_it(
 def test_a_sign_in_keeps_the_keys_of_a_file_that_is_torn_for_a_moment(
     sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None]
 ) -> None:
-    """A comment of the user's outlives a save that meets his editor; where there is no file, none is waited for."""
+    """A comment of the user's outlives a save that meets his editor; where there is no file, none is waited
+    for.
+    """
     editor.repair()
     editor.tear(tear, back_at=2)
     TokenFile(token_file).save(Tokens.from_response(sandbox.sign_in()))
@@ -229,7 +254,12 @@ class Raising:
     """Raises at one place, so often, from the moment on when the server has been asked."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, place: tuple[Any, str], raised: BaseException, times: int
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        sandbox: Sandbox,
+        place: tuple[Any, str],
+        raised: BaseException,
+        times: int,
     ) -> None:
         self.left = times
         owner, name = place
@@ -245,13 +275,23 @@ class Raising:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:.*could not be written", "ignore:.*could be written again", "ignore:.*while it was written", "ignore:no"
+    "ignore:.*could not be written",
+    "ignore:.*could be written again",
+    "ignore:.*while it was written",
+    "ignore:no",
 )
 @pytest.mark.parametrize("times", [1, 4])
-@pytest.mark.parametrize("raised", RAISED, ids=lambda raised: type(raised).__name__ + ("-odd" if str(raised) == "odd" else ""))
+@pytest.mark.parametrize(
+    "raised", RAISED, ids=lambda raised: type(raised).__name__ + ("-odd" if str(raised) == "odd" else "")
+)
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place[1])
 def test_whatever_is_raised_with_the_pair_in_hand(
-    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], raised: BaseException, times: int
+    sandbox: Sandbox,
+    token_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str],
+    raised: BaseException,
+    times: int,
 ) -> None:
     """The caller gets the 200, the pair gets into the file, and the token is sent once."""
     before = TokenFile(token_file).load()
@@ -267,8 +307,12 @@ def test_whatever_is_raised_with_the_pair_in_hand(
     assert sandbox.counts.refresh_calls == 1
 
 
-def test_a_reply_that_is_never_understood_is_told_as_lost(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that never comes back ends in an error for those who wait, not in a thread that waits with the lock for ever."""
+def test_a_reply_that_is_never_understood_is_told_as_lost(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that never comes back ends in an error for those who wait, not in a thread that waits with the
+    lock for ever.
+    """
     sandbox.expire()
     sandbox.grace = 60
     monkeypatch.setattr(attempt, "SAVE_PAUSES", (0.0,))
@@ -318,8 +362,12 @@ def test_a_log_handler_that_raises_costs_nothing(
     token_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor does a warning filter: what is told of a rotation that goes well, or that goes on, turns no success into an error."""
-    auth = client.auth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    """Nor does a warning filter: what is told of a rotation that goes well, or that goes on, turns no success
+    into an error.
+    """
+    auth = client.auth(
+        token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     sandbox.expire()
     if trouble == "loose mode":
         token_file.chmod(0o644)
@@ -341,15 +389,26 @@ def test_a_log_handler_that_raises_costs_nothing(
 
 @each_client
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG], ids=logging.getLevelName)
-@pytest.mark.parametrize("raised", [RuntimeError("handler"), SystemExit(1)], ids=["RuntimeError", "SystemExit"])
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("handler"), SystemExit(1)], ids=["RuntimeError", "SystemExit"]
+)
 def test_a_handler_that_raises_on_what_a_client_logs(
-    client: EveryClient, raised: BaseException, level: int, sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
+    client: EveryClient,
+    raised: BaseException,
+    level: int,
+    sandbox: Sandbox,
+    token_file: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """httpx logs each reply in the midst of its `send`, as urllib3 and httpcore do at level DEBUG: that drops no reply with a pair in it."""
+    """httpx logs each reply in the midst of its `send`, as urllib3 and httpcore do at level DEBUG: that drops
+    no reply with a pair in it.
+    """
 
     class InTheRotation(BadHandler):
         def emit(self, record: logging.LogRecord) -> None:
-            if threading.current_thread().name == "adh-auth rotation":  # or the caller's own calls would raise
+            if (
+                threading.current_thread().name == "adh-auth rotation"
+            ):  # or the caller's own calls would raise
                 super().emit(record)
 
     handler = InTheRotation(raised)
@@ -357,7 +416,9 @@ def test_a_handler_that_raises_on_what_a_client_logs(
     logging.getLogger().addHandler(handler)
     try:
         sandbox.expire()
-        auth = client.auth(token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+        auth = client.auth(
+            token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+        )
         assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
     finally:
         logging.getLogger().removeHandler(handler)
@@ -366,7 +427,9 @@ def test_a_handler_that_raises_on_what_a_client_logs(
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_what_a_client_logs_of_a_refresh_is_still_logged(sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_client_logs_of_a_refresh_is_still_logged(
+    sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Once."""
     caplog.set_level(logging.DEBUG, "urllib3")
     auth = auth_for(sandbox)
@@ -382,16 +445,18 @@ def _raise(*_: object, **__: object) -> None:
 
 
 def _killed_before_the_rename(sandbox: Sandbox, token_file: Path) -> None:
-    code = (
-        f"import signal\nfrom adh_auth import disk\n{ONE_CALL}\ndisk.Room.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
-    )
+    code = f"import signal\nfrom adh_auth import disk\n{ONE_CALL}\ndisk.Room.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
     with child(code, sandbox.environment(token_file)) as process:
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("record", [None, b"", b"x" * 5000, Record(number=9, about="0" * 12, state=SENDING, at=1.0).to_bytes()])
-def test_a_pair_is_found_whatever_became_of_the_record(sandbox: Sandbox, token_file: Path, record: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "record", [None, b"", b"x" * 5000, Record(number=9, about="0" * 12, state=SENDING, at=1.0).to_bytes()]
+)
+def test_a_pair_is_found_whatever_became_of_the_record(
+    sandbox: Sandbox, token_file: Path, record: bytes | None
+) -> None:
     """The record is not durable: a power failure takes it, and leaves the pair, which was synced."""
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
@@ -407,7 +472,9 @@ def test_a_pair_is_found_whatever_became_of_the_record(sandbox: Sandbox, token_f
 
 
 def test_a_pair_that_replaces_another_token_is_not_taken(sandbox: Sandbox, token_file: Path) -> None:
-    """After a new sign-in, what a rotation of the old session has left is nobody's, though the record tells of an attempt on the new."""
+    """After a new sign-in, what a rotation of the old session has left is nobody's, though the record tells
+    of an attempt on the new.
+    """
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
     sandbox.write_token_file(token_file)
@@ -422,7 +489,9 @@ def test_a_pair_that_replaces_another_token_is_not_taken(sandbox: Sandbox, token
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_pair_of_an_earlier_version_needs_the_record(sandbox: Sandbox, token_file: Path, recorded: bool) -> None:
+def test_a_pair_of_an_earlier_version_needs_the_record(
+    sandbox: Sandbox, token_file: Path, recorded: bool
+) -> None:
     """Those do not say which token they replace: the record of an attempt that never ended says it for them."""
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
@@ -477,9 +546,16 @@ def _replaced(path: Path) -> None:
 @pytest.mark.parametrize("all_of_them", [False, True], ids=["the prepared file", "every companion"])
 @pytest.mark.parametrize("change", [_removed, _replaced])
 def test_the_prepared_file_is_gone_in_mid_refresh(
-    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient, change: Callable[[Path], None], all_of_them: bool
+    sandbox: Sandbox,
+    arguments: dict[str, Any],
+    token_file: Path,
+    client: EveryClient,
+    change: Callable[[Path], None],
+    all_of_them: bool,
 ) -> None:
-    """A cleaner of old files may take it, or another program put its own there: only what was written itself becomes the token file."""
+    """A cleaner of old files may take it, or another program put its own there: only what was written itself
+    becomes the token file.
+    """
     auth = client.auth(**arguments)
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
@@ -529,9 +605,15 @@ def _fifo(path: Path) -> None:
 @each_client
 @pytest.mark.parametrize("planted", [_directory, _fifo])
 def test_what_is_no_record_stops_no_refresh(
-    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient, planted: Callable[[Path], None]
+    sandbox: Sandbox,
+    arguments: dict[str, Any],
+    token_file: Path,
+    client: EveryClient,
+    planted: Callable[[Path], None],
 ) -> None:
-    """Nothing depends on a record but courtesy: what stands in its place makes way, and a folder keeps what is in it."""
+    """Nothing depends on a record but courtesy: what stands in its place makes way, and a folder keeps what
+    is in it.
+    """
     record = Path(f"{token_file}.record")
     planted(record)
     sandbox.expire()
@@ -576,7 +658,9 @@ print({name}.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth={auth}(), tim
 def test_a_hook_of_refresh_via_that_raises_drops_no_reply(
     sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, raised: type[BaseException], always: bool
 ) -> None:
-    """The session that carries the refresh runs its hooks on the reply, and what they raise ends there: the token is spent by then."""
+    """The session that carries the refresh runs its hooks on the reply, and what they raise ends there: the
+    token is spent by then.
+    """
     seen: list[str] = []
 
     def hook(response: requests.Response, **_: Any) -> None:
@@ -587,7 +671,9 @@ def test_a_hook_of_refresh_via_that_raises_drops_no_reply(
     sandbox.expire()
     with requests.Session() as session:
         session.hooks["response"] = hook
-        answer = requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_via=session), timeout=PATIENCE)
+        answer = requests.get(
+            sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_via=session), timeout=PATIENCE
+        )
     assert answer.status_code == 200
     assert seen == [sandbox.url + "/api/auth/refresh"]
     assert_nothing_lost(sandbox, token_file)

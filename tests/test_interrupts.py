@@ -1,4 +1,7 @@
-"""The caller goes away: Ctrl-C, a cancelled task, a closed loop, the end of the program. The job writes what it was given."""
+"""The caller goes away: Ctrl-C, a cancelled task, a closed loop, the end of the program.
+
+The job writes what it was given.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,14 @@ each_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 
 @each_client
 def test_ctrl_c_in_a_script(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """A script that is interrupted during a refresh ends with KeyboardInterrupt, but not before the pair is on disk."""
+    """A script that is interrupted during a refresh ends with KeyboardInterrupt, but not before the pair is
+    on disk.
+    """
     sandbox.expire()
-    with sandbox.hold_next() as hold, child(client + CALL + INTERRUPTED + "raise", sandbox.environment(token_file)) as script:
+    with (
+        sandbox.hold_next() as hold,
+        child(client + CALL + INTERRUPTED + "raise", sandbox.environment(token_file)) as script,
+    ):
         _interrupt(script, hold)
         with pytest.raises(subprocess.TimeoutExpired):
             script.wait(0.3)  # alive, for the reply has not come yet
@@ -51,15 +59,21 @@ def test_ctrl_c_in_a_script(sandbox: Sandbox, token_file: Path, client: str) -> 
 
 
 def test_ctrl_c_again_and_again(sandbox: Sandbox, token_file: Path) -> None:
-    """Not even a second and a third Ctrl-C end the process before the pair is on disk; it says what it is waiting for."""
+    """Not even a second and a third Ctrl-C end the process before the pair is on disk; it says what it is
+    waiting for.
+    """
     sandbox.expire()
     code = CLIENTS["requests"] + CALL + LAST_WAIT + INTERRUPTED + "raise"
     with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as script:
         _interrupt(script, hold)
         assert script.stdout is not None
         assert script.stderr is not None
-        _read_until("the interpreter waits", script.stdout)  # a signal any sooner would be lost in the traceback of the first
-        with _again_and_again(script):  # one that comes while the interpreter flushes its streams is swallowed there
+        _read_until(
+            "the interpreter waits", script.stdout
+        )  # a signal any sooner would be lost in the traceback of the first
+        with _again_and_again(
+            script
+        ):  # one that comes while the interpreter flushes its streams is swallowed there
             _read_until("the last wait", script.stdout)
         for _ in range(3):
             script.send_signal(signal.SIGINT)
@@ -88,7 +102,8 @@ def _again_and_again(script: subprocess.Popen[str]) -> Iterator[None]:
         presser.join()
 
 
-#: Says when the interpreter's own wait for the thread begins, and when that has been cut short and ours begins.
+#: Says when the interpreter's own wait for the thread begins, and when that has been cut short and ours
+#: begins.
 LAST_WAIT = """
 import threading, time
 from adh_auth.job import Job
@@ -132,7 +147,10 @@ def _interrupt(script: subprocess.Popen[str], hold: Hold) -> None:
 def test_end_of_the_program_finishes_the_exchange_in_flight(sandbox: Sandbox, token_file: Path) -> None:
     """A program whose main thread ends while a refresh is in flight writes the pair before it is gone."""
     sandbox.expire()
-    with sandbox.hold_next() as hold, child(CLIENTS["requests"] + CALL + ENDING, sandbox.environment(token_file)) as program:
+    with (
+        sandbox.hold_next() as hold,
+        child(CLIENTS["requests"] + CALL + ENDING, sandbox.environment(token_file)) as program,
+    ):
         _end_main(program, hold)
         hold.release()
         program.wait(PATIENCE)
@@ -141,10 +159,15 @@ def test_end_of_the_program_finishes_the_exchange_in_flight(sandbox: Sandbox, to
 
 
 def test_end_of_the_program_begins_no_further_try(sandbox: Sandbox, token_file: Path) -> None:
-    """A program that is on its way out does not wait for an endpoint that is down: the try in flight is the last one."""
+    """A program that is on its way out does not wait for an endpoint that is down: the try in flight is the
+    last one.
+    """
     sandbox.expire()
     sandbox.fail_next(None, status=503)
-    with sandbox.hold_next() as hold, child(CLIENTS["requests"] + CALL + ENDING, sandbox.environment(token_file)) as program:
+    with (
+        sandbox.hold_next() as hold,
+        child(CLIENTS["requests"] + CALL + ENDING, sandbox.environment(token_file)) as program,
+    ):
         _end_main(program, hold)
         hold.release()
         program.wait(10)
@@ -190,12 +213,18 @@ def _end_main(program: subprocess.Popen[str], hold: Hold | None) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_task_that_times_out(family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
-    """A timeout (asyncio's, a trio cancel scope's) takes the caller away and leaves the refresh; the next call has its pair."""
+async def test_a_task_that_times_out(
+    family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
+) -> None:
+    """A timeout (asyncio's, a trio cancel scope's) takes the caller away and leaves the refresh; the next
+    call has its pair.
+    """
     sandbox.expire()
     async with family.module.AsyncClient(auth=family.auth(**arguments)) as client:
         with sandbox.hold_next() as hold:
-            await _cancelled_in_flight(lambda: client.get(sandbox.url + "/api/auth/me", timeout=PATIENCE), hold)
+            await _cancelled_in_flight(
+                lambda: client.get(sandbox.url + "/api/auth/me", timeout=PATIENCE), hold
+            )
         answer = await client.get(sandbox.url + "/api/auth/me", timeout=PATIENCE)
     assert answer.status_code == 200
     assert sandbox.counts.refresh_calls == 1
@@ -246,13 +275,17 @@ async def _cancelled_in_flight(call: Callable[[], Awaitable[Any]], hold: Hold) -
 def test_loop_that_closes_right_after_the_cancel(
     family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any], backend: str
 ) -> None:
-    """A loop that is closed while the refresh is in flight loses nothing, and a later loop finds the pair with the same object."""
+    """A loop that is closed while the refresh is in flight loses nothing, and a later loop finds the pair
+    with the same object.
+    """
     sandbox.expire()
     auth = family.auth(**arguments)
 
     async def cancelled(hold: Hold) -> None:
         async with family.module.AsyncClient(auth=auth) as client:
-            await _cancelled_in_flight(lambda: client.get(sandbox.url + "/api/auth/me", timeout=PATIENCE), hold)
+            await _cancelled_in_flight(
+                lambda: client.get(sandbox.url + "/api/auth/me", timeout=PATIENCE), hold
+            )
 
     async def again() -> int:
         async with family.module.AsyncClient(auth=auth) as client:
@@ -267,7 +300,9 @@ def test_loop_that_closes_right_after_the_cancel(
 
 
 def test_script_that_ends_right_after_the_cancel(sandbox: Sandbox, token_file: Path) -> None:
-    """A script whose `asyncio.run` returns right after a cancel, and which then ends, has the pair on disk before it is gone."""
+    """A script whose `asyncio.run` returns right after a cancel, and which then ends, has the pair on disk
+    before it is gone.
+    """
     sandbox.expire()
     with sandbox.hold_next() as hold, child(CANCELLING, sandbox.environment(token_file)) as script:
         hold.wait(PATIENCE)
@@ -296,7 +331,9 @@ print("returned", flush=True)
 """
 
 
-def test_two_loops_one_after_the_other(family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
+def test_two_loops_one_after_the_other(
+    family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
+) -> None:
     """One auth object serves one `asyncio.run` after the other, each with a refresh of its own."""
     auth = family.auth(**arguments)
     for turn in (1, 2):
@@ -306,14 +343,17 @@ def test_two_loops_one_after_the_other(family: Family, sandbox: Sandbox, token_f
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_two_loops_in_two_threads(family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
+def test_two_loops_in_two_threads(
+    family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
+) -> None:
     """One auth object serves two loops in two threads at the same time, with one refresh for both."""
     auth = family.auth(**arguments)
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(2) as threads:
         running = [threads.submit(asyncio.run, _several(family, auth, sandbox)) for _ in range(2)]
         hold.wait(PATIENCE)
-        # Everybody waits: for a 401 that came, or from the start, because the token was known to be expired by then.
+        # Everybody waits: for a 401 that came, or from the start, because the token was known to be expired
+        # by then.
         wait_until(lambda: len(auth._core._job._waiters) == 10)
         hold.release()
         assert [future.result(PATIENCE) for future in running] == [[200] * 5] * 2

@@ -1,4 +1,7 @@
-"""The process goes away: SIGKILL at every step and at 200 random moments. The session is lost only where no client can help."""
+"""The process goes away: SIGKILL at every step and at 200 random moments.
+
+The session is lost only where no client can help.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from adh_auth.testing import Sandbox
 from .events import ONE_CALL, auth_for, get, wait_until
 from .support import PATIENCE, assert_nothing_lost, child
 
-#: A call whose process kills itself at one exact moment: "before" or "after" a step of the rotation, or inside the replacement.
+#: A call whose process kills itself at one exact moment: "before" or "after" a step of the rotation, or
+#: inside the replacement.
 SUICIDE = (
     ONE_CALL
     + """
@@ -51,7 +55,10 @@ print("alive")
 
 #: Nothing was sent yet, or the pair is on disk, in the room beside the file at least.
 HARMLESS = [
-    *("before " + name for name in ("state", "load", "record", "lock", "reread", "reserve", "note", "send", "unlock")),
+    *(
+        "before " + name
+        for name in ("state", "load", "record", "lock", "reread", "reserve", "note", "send", "unlock")
+    ),
     *("after " + name for name in ("lock", "reserve", "note", "write", "unlock")),
     "with the content, before its length",
     "before the rename",
@@ -72,7 +79,9 @@ def _killed(sandbox: Sandbox, token_file: Path, moment: str) -> int:
 
 @pytest.mark.parametrize("moment", HARMLESS)
 def test_killed_where_nothing_is_lost(sandbox: Sandbox, token_file: Path, moment: str) -> None:
-    """A kill before the token is sent, or after the new pair is on disk, costs nothing: the next client goes on, and spends nothing twice."""
+    """A kill before the token is sent, or after the new pair is on disk, costs nothing: the next client goes
+    on, and spends nothing twice.
+    """
     _killed(sandbox, token_file, moment)
     TokenFile(token_file).load()
     assert get(sandbox, auth_for(sandbox)) == 200
@@ -83,11 +92,15 @@ def test_killed_where_nothing_is_lost(sandbox: Sandbox, token_file: Path, moment
 
 @pytest.mark.parametrize("moment", THE_WINDOW)
 def test_killed_in_the_window(sandbox: Sandbox, token_file: Path, moment: str) -> None:
-    """Between the commit and the disk no client can help: the file still parses, and the error says which process ended with the reply."""
+    """Between the commit and the disk no client can help: the file still parses, and the error says which
+    process ended with the reply.
+    """
     before = token_file.read_bytes()
     pid = _killed(sandbox, token_file, moment)
     assert token_file.read_bytes() == before
-    with pytest.raises(ReauthorizationRequired, match=f"process {pid} on .* ended before it had saved the reply"):
+    with pytest.raises(
+        ReauthorizationRequired, match=f"process {pid} on .* ended before it had saved the reply"
+    ):
         auth_for(sandbox).refresh()
     assert sandbox.counts.refresh_calls == 2
     sandbox.write_token_file(token_file)
@@ -103,7 +116,9 @@ def test_killed_in_the_window_with_grace(sandbox: Sandbox, token_file: Path, mom
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_sign_in_just_before_the_recovery(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sign_in_just_before_the_recovery(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a killed process has left is not put over a sign-in that lands while it is looked at."""
     _killed(sandbox, token_file, "before the rename")
     newer: list[bytes] = []
@@ -119,8 +134,12 @@ def test_sign_in_just_before_the_recovery(sandbox: Sandbox, token_file: Path, mo
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_leftover_that_cant_be_read_for_the_moment(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has no descriptor left does not take the pair beside the file for nothing: it would send the spent token again."""
+def test_leftover_that_cant_be_read_for_the_moment(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has no descriptor left does not take the pair beside the file for nothing: it would send
+    the spent token again.
+    """
     _killed(sandbox, token_file, "before the rename")
 
     def read(path: str, real: Callable[[str], Any] = disk.read_regular) -> Any:
@@ -167,19 +186,26 @@ def test_killed_holder_frees_its_waiters(sandbox: Sandbox, token_file: Path) -> 
 
 
 def test_leftovers_do_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
-    """However often it is killed, there is one lock file, one record and at most one reserved room; a success leaves none of that."""
+    """However often it is killed, there is one lock file, one record and at most one reserved room; a success
+    leaves none of that.
+    """
     for moment in ("after reserve", "before send", "after reserve", "after lock", "before the rename"):
         _killed(sandbox, token_file, moment)
         names = {path.name for path in token_file.parent.glob("*tokens*")}
         assert names <= {"tokens.json", "tokens.json.lock", "tokens.json.record", "tokens.json.new"}
     auth_for(sandbox).refresh()
     assert_nothing_lost(sandbox, token_file)
-    assert {path.name for path in token_file.parent.glob("*tokens*")} == {"tokens.json", "tokens.json.lock", "tokens.json.record"}
+    assert {path.name for path in token_file.parent.glob("*tokens*")} == {
+        "tokens.json",
+        "tokens.json.lock",
+        "tokens.json.record",
+    }
 
 
 # At random moments.
 
-#: Forks a process that rotates in a loop and tells each of its steps, and kills it after so many seconds. One line for each that it is told.
+#: Forks a process that rotates in a loop and tells each of its steps, and kills it after so many seconds. One
+#: line for each that it is told.
 NURSERY = """
 import codecs, os, signal, sys, time
 import filelock, requests
@@ -222,10 +248,16 @@ WHERE_IT_MAY_BE_LOST = ("send", "write")
 LATEST_KILL = 0.04
 
 
-def test_killed_at_200_random_moments(sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Wherever a kill falls, the file parses; the session is lost only between the sending of the token and the filled room."""
+def test_killed_at_200_random_moments(
+    sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Wherever a kill falls, the file parses; the session is lost only between the sending of the token and
+    the filled room.
+    """
     with ThreadPoolExecutor(LANES) as threads:
-        lanes = threads.map(lambda lane: _killed_at_random(sandbox, tmp_path / str(lane), seed=lane), range(LANES))
+        lanes = threads.map(
+            lambda lane: _killed_at_random(sandbox, tmp_path / str(lane), seed=lane), range(LANES)
+        )
         fell = [moment for lane in lanes for moment in lane]
     assert len(fell) == KILLS
     # All over the place, or the delays are wrong for this machine.
@@ -244,9 +276,11 @@ def _killed_at_random(sandbox: Sandbox, folder: Path, seed: int) -> list[str]:
             try:
                 auth_for(sandbox, token_file).refresh()
             except ReauthorizationRequired as lost:
-                # A call that was under way when its sender was killed may reach the server after the next client's, which then looks
-                # like a reuse one rotation later: the window again, seen late.
-                assert moment in WHERE_IT_MAY_BE_LOST or fell[-1] == "send", f"killed at {moment}, before at {fell[-1]}: {lost}"
+                # A call that was under way when its sender was killed may reach the server after the next
+                # client's, which then looks like a reuse one rotation later: the window again, seen late.
+                assert moment in WHERE_IT_MAY_BE_LOST or fell[-1] == "send", (
+                    f"killed at {moment}, before at {fell[-1]}: {lost}"
+                )
                 assert moment not in WHERE_IT_MAY_BE_LOST or f"process {pid} on" in lost.message
                 _sign_in(sandbox, token_file)
             fell.append(moment)

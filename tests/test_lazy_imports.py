@@ -19,7 +19,11 @@ def _brings(statement: str, after: str = "pass", folder: Path = ROOT) -> set[str
     """The modules that `statement` loads once `after` has run."""
     code = f"import sys\n{after}\nbefore = set(sys.modules)\n{statement}\nprint(*(set(sys.modules) - before))"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    return set(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    return set(
+        subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.split()
+    )
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -90,7 +94,9 @@ CALLS = {
 @pytest.mark.parametrize("outcome", ["rotated", "refused", "failed", "unreachable"])
 @pytest.mark.parametrize("how", CALLS)
 def test_a_rotation_imports_nothing(how: str, outcome: str, sandbox: Sandbox, token_file: Path) -> None:
-    """Threads import badly beside forks, at the end of a program, and after privileges were dropped (rule 17)."""
+    """Threads import badly beside forks, at the end of a program, and after privileges were dropped (rule
+    17).
+    """
     name = how.partition(",")[0]
     build, call = CALLS[how]
     call = f"url = os.environ['ADH_BASE_URL'] + '/api/auth/me'\ntry:\n    exec({call!r})\n    print(answer.status_code)\n"

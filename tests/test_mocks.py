@@ -1,4 +1,6 @@
-"""Tests of users who mock: an expiry goes through every usual mock, and nothing reaches the network or waits for ever."""
+"""Tests of users who mock: an expiry goes through every usual mock, and nothing reaches the network or waits
+for ever.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ USER = {"id": "usr_1", "name": "Mocked"}
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> dict[str, Any]:
-    """The arguments of an auth object whose API exists in mocks only, and whose token the mock takes for expired."""
+    """The arguments of an auth object whose API exists in mocks only, and whose token the mock takes for
+    expired.
+    """
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"access_token": "adh_old", "refresh_token": "adh_rt_old"}))
     path.chmod(0o600)
@@ -55,8 +59,16 @@ def test_responses(arguments: dict[str, Any]) -> None:
     responses = needs("responses")
     with responses.RequestsMock() as mock:
         mock.get(ME, status=401, json=EXPIRED)
-        mock.post(REFRESH, json=FRESH, match=[responses.matchers.json_params_matcher({"refresh_token": "adh_rt_old"}, strict_match=False)])
-        mock.get(ME, json=USER, match=[responses.matchers.header_matcher({"Authorization": "Bearer adh_new"})])
+        mock.post(
+            REFRESH,
+            json=FRESH,
+            match=[
+                responses.matchers.json_params_matcher({"refresh_token": "adh_rt_old"}, strict_match=False)
+            ],
+        )
+        mock.get(
+            ME, json=USER, match=[responses.matchers.header_matcher({"Authorization": "Bearer adh_new"})]
+        )
         assert_rotated(arguments, requests.get(ME, auth=AdhAuth(**arguments), timeout=5))
 
 
@@ -71,12 +83,18 @@ def expecting(mock: Any) -> Any:
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("with_session", [False, True], ids=["alone", "with refresh_via"])
 def test_requests_mock(arguments: dict[str, Any], with_session: bool) -> None:
-    """The Mocker holds a lock of every Session while a call is under way: the refresh goes past it, through the mock itself."""
+    """The Mocker holds a lock of every Session while a call is under way: the refresh goes past it, through
+    the mock itself.
+    """
     requests_mock = needs("requests_mock")
     auth = AdhAuth(**arguments, refresh_via=requests.Session() if with_session else None)
     with expecting(requests_mock.Mocker()) as mock:
         assert_rotated(arguments, requests.get(ME, auth=auth, timeout=5))
-        assert [call.path for call in mock.request_history] == ["/api/auth/me", "/api/auth/refresh", "/api/auth/me"]
+        assert [call.path for call in mock.request_history] == [
+            "/api/auth/me",
+            "/api/auth/refresh",
+            "/api/auth/me",
+        ]
         auth.refresh()  # without a call before it
         assert mock.call_count == 4
 
@@ -114,7 +132,11 @@ def test_respx(arguments: dict[str, Any]) -> None:
     from adh_auth import AdhHttpxAuth
 
     def answer(request: Any) -> Any:
-        return api(lambda status, data: httpx.Response(status, json=data), request.headers.get("authorization"), request.url.path)
+        return api(
+            lambda status, data: httpx.Response(status, json=data),
+            request.headers.get("authorization"),
+            request.url.path,
+        )
 
     with respx.mock:
         respx.route(host="api.example").mock(side_effect=answer)
@@ -125,10 +147,27 @@ def test_respx(arguments: dict[str, Any]) -> None:
 def test_pytest_httpx(tmp_path: Path, arguments: dict[str, Any]) -> None:
     """The fixture of pytest-httpx mocks a whole expiry, sync and async; each request was asked for."""
     needs("pytest_httpx")
-    (tmp_path / "test_theirs.py").write_text(f"ARGUMENTS = {arguments!r}\nME, REFRESH = {ME!r}, {REFRESH!r}\n" + THEIR_TEST)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    (tmp_path / "test_theirs.py").write_text(
+        f"ARGUMENTS = {arguments!r}\nME, REFRESH = {ME!r}, {REFRESH!r}\n" + THEIR_TEST
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     run = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert "2 passed" in run.stdout, run.stdout
 
@@ -159,7 +198,9 @@ def test_async():
 
 @pytest.mark.parametrize("client", ["requests", "httpx"])
 def test_vcrpy(sandbox: Sandbox, tmp_path: Path, client: str) -> None:
-    """A recorded expiry plays again without a server; with the filters of the README no secret is in the cassette."""
+    """A recorded expiry plays again without a server; with the filters of the README no secret is in the
+    cassette.
+    """
     vcr = needs("vcr")
     cassette = str(tmp_path / "cassette.yaml")
     recorder = vcr.VCR(
@@ -169,7 +210,11 @@ def test_vcrpy(sandbox: Sandbox, tmp_path: Path, client: str) -> None:
     )
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     secrets = [sandbox.client_secret, *_tokens(path)]
-    arguments = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": sandbox.url}
+    arguments = {
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "base_url": sandbox.url,
+    }
     sandbox.expire()
     with recorder.use_cassette(cassette, record_mode="once"):
         assert _ask(client, {**arguments, "token_file": str(path)}, sandbox.url) == 200
@@ -193,7 +238,9 @@ def _without_tokens(response: dict[str, Any]) -> dict[str, Any]:
     body = response["body"]["string"]
     if b"refresh_token" not in body:
         return response
-    scrubbed = json.dumps({**json.loads(body), "access_token": "adh_recorded", "refresh_token": "adh_rt_recorded"}).encode()
+    scrubbed = json.dumps(
+        {**json.loads(body), "access_token": "adh_recorded", "refresh_token": "adh_rt_recorded"}
+    ).encode()
     headers = {**response["headers"], "Content-Length": [str(len(scrubbed))]}
     return {**response, "headers": headers, "body": {"string": scrubbed}}
 
@@ -212,7 +259,11 @@ def test_mock_transport(family: Family, arguments: dict[str, Any]) -> None:
     """A `MockTransport` is shown to the refresh by `refresh_via`."""
     httpx = family.module
     transport = httpx.MockTransport(
-        lambda request: api(lambda status, data: httpx.Response(status, json=data), request.headers.get("authorization"), request.url.path)
+        lambda request: api(
+            lambda status, data: httpx.Response(status, json=data),
+            request.headers.get("authorization"),
+            request.url.path,
+        )
     )
     auth = family.auth(**arguments, refresh_via=httpx.Client(transport=transport))
     with httpx.Client(transport=transport, auth=auth) as client:
@@ -223,16 +274,22 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     """The API as an ASGI app."""
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     status, data = api(lambda *answer: answer, headers.get("authorization"), scope["path"])
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+    )
     await send({"type": "http.response.body", "body": json.dumps(data).encode()})
 
 
 @pytest.mark.anyio
 async def test_asgi_transport(family: Family, arguments: dict[str, Any]) -> None:
-    """An app in this process answers an asynchronous client only: `refresh_via` takes one, and runs it in the refresh's own thread."""
+    """An app in this process answers an asynchronous client only: `refresh_via` takes one, and runs it in the
+    refresh's own thread.
+    """
     httpx = family.module
     carrier = httpx.AsyncClient(transport=httpx.ASGITransport(app=app))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), auth=family.auth(**arguments, refresh_via=carrier)) as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), auth=family.auth(**arguments, refresh_via=carrier)
+    ) as client:
         assert_rotated(arguments, await client.get(ME))
 
 

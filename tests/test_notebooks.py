@@ -1,4 +1,6 @@
-"""Real notebooks in real kernels: an expiry in a cell, an interrupt in the middle of it, two kernels on one file."""
+"""Real notebooks in real kernels: an expiry in a cell, an interrupt in the middle of it, two kernels on one
+file.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +84,12 @@ def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
     return sandbox.environment(token_file)
 
 
-def test_both_clients_in_one_notebook(sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """requests and `await client.get` go through an expiry, the card is shown, and the saved notebook holds no secret."""
+def test_both_clients_in_one_notebook(
+    sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """requests and `await client.get` go through an expiry, the card is shown, and the saved notebook holds
+    no secret.
+    """
     secrets = [sandbox.client_secret]
 
     async def main() -> None:
@@ -109,8 +115,12 @@ def test_both_clients_in_one_notebook(sandbox: Sandbox, token_file: Path, enviro
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_an_interrupt_in_a_slow_refresh(sandbox: Sandbox, token_file: Path, environment: dict[str, str], call: str) -> None:
-    """The stop button ends the cell and not the refresh: the next cell just works, with the pair that was on its way."""
+def test_an_interrupt_in_a_slow_refresh(
+    sandbox: Sandbox, token_file: Path, environment: dict[str, str], call: str
+) -> None:
+    """The stop button ends the cell and not the refresh: the next cell just works, with the pair that was on
+    its way.
+    """
 
     async def main() -> None:
         async with kernel(environment) as running, anyio.create_task_group() as tasks:
@@ -122,7 +132,9 @@ def test_an_interrupt_in_a_slow_refresh(sandbox: Sandbox, token_file: Path, envi
                 await anyio.to_thread.run_sync(hold.wait, PATIENCE)
                 await running.interrupt()
                 if call == CALLS["requests"]:
-                    await interrupted.ended.wait()  # while the refresh still stands; an await is interrupted only when its loop wakes up
+                    await (
+                        interrupted.ended.wait()
+                    )  # while the refresh still stands; an await is interrupted only when its loop wakes up
             await interrupted.ended.wait()
             if call == CALLS["requests"]:
                 assert interrupted.outputs[-1].ename == "KeyboardInterrupt"
@@ -168,8 +180,12 @@ def test_two_kernels_on_one_file(sandbox: Sandbox, token_file: Path, environment
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_signs_in_from_a_notebook(sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """`adh_auth.login()` in a cell, where a loop runs already, opens the browser and greets; neither code nor token is saved."""
+def test_signs_in_from_a_notebook(
+    sandbox: Sandbox, token_file: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`adh_auth.login()` in a cell, where a loop runs already, opens the browser and greets; neither code nor
+    token is saved.
+    """
     uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri]
     browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
@@ -178,7 +194,12 @@ def test_signs_in_from_a_notebook(sandbox: Sandbox, token_file: Path, environmen
         async with kernel({**environment, "BROWSER": browser}) as running:
             said = await running.say(f"import adh_auth\ntokens = adh_auth.login(redirect_uri={uri!r})")
             assert "Hello Sandbox User" in said
-            assert (await running.run("tokens")).outputs[0].data["text/plain"].startswith("Tokens(access_token=<")
+            assert (
+                (await running.run("tokens"))
+                .outputs[0]
+                .data["text/plain"]
+                .startswith("Tokens(access_token=<")
+            )
             saved = running.saved(tmp_path / "saved.ipynb")
         assert not [token for token in _tokens(token_file) if token in saved]
         assert "code=" not in saved

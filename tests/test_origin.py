@@ -1,4 +1,6 @@
-"""The token goes to the API's origin and nowhere else, on every hop, and the refresh goes by a way of its own."""
+"""The token goes to the API's origin and nowhere else, on every hop, and the refresh goes by a way of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_another_host_gets_what_the_caller_set(
     """A request of the same session to another host passes untouched, and its 401 is the caller's."""
     answer = client.get(client.auth(**arguments), stranger.url + "/", headers=headers)
     assert answer.status_code == 401
-    assert [seen.headers.get("authorization") for seen in stranger.seen] == [headers and headers["Authorization"]]
+    assert [seen.headers.get("authorization") for seen in stranger.seen] == [
+        headers and headers["Authorization"]
+    ]
     assert sandbox.counts.refresh_calls == 0
 
 
@@ -80,14 +84,20 @@ def test_a_redirect_to_another_host_carries_no_token(
     """Neither the hop nor its 401 brings a token there, and that 401 spends no refresh."""
     if expired:
         sandbox.expire()
-    answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?status={status}&to={stranger.url}/")
+    answer = client.get(
+        client.auth(**arguments), f"{sandbox.url}/api/redirect?status={status}&to={stranger.url}/"
+    )
     assert answer.status_code == 401
     assert [seen.headers.get("authorization") for seen in stranger.seen] == [None]
     assert sandbox.counts.refresh_calls == int(expired)
 
 
-def test_a_session_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
-    """Whoever overrides `should_strip_auth` gives the old token away himself; a stranger's 401 still spends no refresh and gets no new one."""
+def test_a_session_that_keeps_the_header_on_every_hop(
+    sandbox: Sandbox, stranger: RawServer, arguments: Any
+) -> None:
+    """Whoever overrides `should_strip_auth` gives the old token away himself; a stranger's 401 still spends
+    no refresh and gets no new one.
+    """
 
     class Careless(requests.Session):
         def should_strip_auth(self, old_url: str, new_url: str) -> bool:
@@ -95,12 +105,16 @@ def test_a_session_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger
 
     with Careless() as session:
         session.auth = AdhAuth(**arguments)
-        assert session.get(f"{sandbox.url}/api/redirect?to={stranger.url}/", timeout=PATIENCE).status_code == 401
+        assert (
+            session.get(f"{sandbox.url}/api/redirect?to={stranger.url}/", timeout=PATIENCE).status_code == 401
+        )
     assert len(stranger.seen) == 1
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_a_client_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger: RawServer, family: Family, arguments: Any) -> None:
+def test_a_client_that_keeps_the_header_on_every_hop(
+    sandbox: Sandbox, stranger: RawServer, family: Family, arguments: Any
+) -> None:
     """The same for one of the httpx family, whose redirects happen below the auth."""
 
     class Careless(family.module.Client):  # type: ignore[misc, name-defined]
@@ -114,7 +128,9 @@ def test_a_client_that_keeps_the_header_on_every_hop(sandbox: Sandbox, stranger:
 
 
 @each_client
-def test_the_same_server_by_another_name_is_a_stranger(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
+def test_the_same_server_by_another_name_is_a_stranger(
+    client: EveryClient, sandbox: Sandbox, arguments: Any
+) -> None:
     """The host's name counts, not its address."""
     other = sandbox.url.replace("127.0.0.1", "localhost")
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to={other}/api/auth/me")
@@ -124,7 +140,9 @@ def test_the_same_server_by_another_name_is_a_stranger(client: EveryClient, sand
 
 
 @each_client
-def test_a_way_back_from_another_host_carries_no_token(client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
+def test_a_way_back_from_another_host_carries_no_token(
+    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+) -> None:
     """A hop to the API that a stranger has asked for is not ours: no token, no refresh."""
     stranger.answer = lambda _: Answer(302, {"Location": f"{sandbox.url}/api/auth/me"})
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to={stranger.url}/")
@@ -133,7 +151,9 @@ def test_a_way_back_from_another_host_carries_no_token(client: EveryClient, sand
 
 
 @each_client
-def test_a_redirect_within_the_api_keeps_the_token(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
+def test_a_redirect_within_the_api_keeps_the_token(
+    client: EveryClient, sandbox: Sandbox, arguments: Any
+) -> None:
     """The next hop is signed in, too."""
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to=/api/auth/me")
     assert answer.status_code == 200
@@ -141,7 +161,9 @@ def test_a_redirect_within_the_api_keeps_the_token(client: EveryClient, sandbox:
 
 
 @each_client
-def test_an_expiry_between_two_hops_is_not_noticed(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
+def test_an_expiry_between_two_hops_is_not_noticed(
+    client: EveryClient, sandbox: Sandbox, arguments: Any
+) -> None:
     """The 401 of the second hop is answered with a rotation."""
     sandbox.fail_next(on="me", status=401, body=EXPIRED.body)
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to=/api/auth/me")
@@ -150,7 +172,9 @@ def test_an_expiry_between_two_hops_is_not_noticed(client: EveryClient, sandbox:
 
 
 @each_client
-def test_a_redirect_after_a_resend_carries_the_new_token(client: EveryClient, sandbox: Sandbox, arguments: Any) -> None:
+def test_a_redirect_after_a_resend_carries_the_new_token(
+    client: EveryClient, sandbox: Sandbox, arguments: Any
+) -> None:
     """The hop goes on with the pair that the first answer brought, not with the dead one."""
     sandbox.expire()
     answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to=/api/auth/me")
@@ -198,7 +222,12 @@ class Recorder(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         self.sent.append(request)
         response = requests.Response()
-        response.status_code, response._content, response.request, response.url = 200, b"{}", request, str(request.url)
+        response.status_code, response._content, response.request, response.url = (
+            200,
+            b"{}",
+            request,
+            str(request.url),
+        )
         return response
 
 
@@ -214,14 +243,23 @@ def test_requests_sends_nothing_to_a_lookalike(url: str, old_file: Path) -> None
             session.get(url)
         except requests.RequestException:
             assert recorder.sent == []
-    # requests takes a backslash for the end of the host, as browsers do: then it is the API that gets a strange path, and the token.
-    assert all("Authorization" not in request.headers or _goes_to_the_api(str(request.url)) for request in recorder.sent)
+    # requests takes a backslash for the end of the host, as browsers do: then it is the API that gets a
+    # strange path, and the token.
+    assert all(
+        "Authorization" not in request.headers or _goes_to_the_api(str(request.url))
+        for request in recorder.sent
+    )
 
 
 def _goes_to_the_api(url: str) -> bool:
     """As urllib3, which opens the connection, reads it."""
     read = parse_url(url)
-    return (read.scheme, read.auth, read.host, read.port) == ("https", None, "api.agenticdeveloperhub.com", None)
+    return (read.scheme, read.auth, read.host, read.port) == (
+        "https",
+        None,
+        "api.agenticdeveloperhub.com",
+        None,
+    )
 
 
 @pytest.mark.parametrize("url", LOOKALIKES)
@@ -307,15 +345,28 @@ def test_the_client_agrees_about_the_host(url: str) -> None:
         "https://api.agenticdeveloperhub.com:port",
     ],
 )
-def test_a_base_url_that_anyone_could_listen_to_is_refused(client: EveryClient, url: str, old_file: Path) -> None:
-    """Neither https nor loopback: a ConfigurationError when the object is built, which does not repeat a password."""
+def test_a_base_url_that_anyone_could_listen_to_is_refused(
+    client: EveryClient, url: str, old_file: Path
+) -> None:
+    """Neither https nor loopback: a ConfigurationError when the object is built, which does not repeat a
+    password.
+    """
     with pytest.raises(ConfigurationError) as caught:
         auth_of(client, old_file, url)
     assert caught.value.setting == "base_url"
     assert "pa55word" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "http://127.9.9.9", "https://10.0.0.1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8080",
+        "http://localhost",
+        "http://[::1]:8080",
+        "http://127.9.9.9",
+        "https://10.0.0.1",
+    ],
+)
 def test_loopback_may_be_plain(url: str, old_file: Path) -> None:
     """A sandbox needs no certificate."""
     assert url.rpartition("/")[2] in repr(auth_of(CLIENTS[0], old_file, url))
@@ -325,7 +376,9 @@ def test_loopback_may_be_plain(url: str, old_file: Path) -> None:
 
 
 @each_client
-def test_the_refresh_follows_no_redirect(client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
+def test_the_refresh_follows_no_redirect(
+    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+) -> None:
     """307 asks to send the same body elsewhere: with the refresh token and the client secret in it, never."""
     sandbox.fail_next(on="refresh", status=307, headers={"Location": stranger.url + "/"})
     sandbox.fail_next(on="revoke", status=308, headers={"Location": stranger.url + "/"})
@@ -338,7 +391,9 @@ def test_the_refresh_follows_no_redirect(client: EveryClient, sandbox: Sandbox, 
 
 
 @each_client
-def test_a_carrier_of_the_callers_follows_no_redirect(client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any) -> None:
+def test_a_carrier_of_the_callers_follows_no_redirect(
+    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+) -> None:
     """Not even one that would, by its own settings."""
     sandbox.fail_next(on="refresh", status=307, headers={"Location": stranger.url + "/"})
     with _carrier(client) as carrier, pytest.raises(RefreshFailed):
@@ -363,7 +418,13 @@ def test_the_refresh_brings_nothing_of_the_users(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     with RawServer() as api, _carrier(client) as carrier:
-        auth = client.auth(old_file, client_id="id", client_secret="s3cret-value", base_url=api.url, refresh_via=None if own else carrier)
+        auth = client.auth(
+            old_file,
+            client_id="id",
+            client_secret="s3cret-value",
+            base_url=api.url,
+            refresh_via=None if own else carrier,
+        )
         answer = client.get(auth, api.url + "/api/x", headers={"X-Of-The-Caller": "1", "Cookie": "a=b"})
     assert answer.status_code == 200
     (refresh,) = api.to("/api/auth/refresh")
@@ -371,8 +432,12 @@ def test_the_refresh_brings_nothing_of_the_users(
     assert json.loads(refresh.body)["refresh_token"] == OLD["refresh_token"]
 
 
-def test_the_refresh_ends_in_no_cache(sandbox: Sandbox, arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`requests_cache.install_cache` puts a caching class in place of every Session; the refresh passes through none."""
+def test_the_refresh_ends_in_no_cache(
+    sandbox: Sandbox, arguments: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`requests_cache.install_cache` puts a caching class in place of every Session; the refresh passes
+    through none.
+    """
     cached: list[str] = []
 
     class CachedSession(requests.Session):
@@ -383,7 +448,10 @@ def test_the_refresh_ends_in_no_cache(sandbox: Sandbox, arguments: Any, monkeypa
     monkeypatch.setattr(requests, "Session", CachedSession)
     monkeypatch.setattr(requests.sessions, "Session", CachedSession)
     sandbox.expire()
-    assert requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE).status_code == 200
+    assert (
+        requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments), timeout=PATIENCE).status_code
+        == 200
+    )
     AdhAuth(**arguments).revoke()
     assert cached == [sandbox.url + "/api/auth/me"]
     assert (sandbox.counts.rotations, sandbox.counts.revocations) == (1, 1)
@@ -400,7 +468,9 @@ class _Counting(HTTPAdapter):
 
 
 def _retrying() -> _Counting:
-    return _Counting(max_retries=Retry(total=3, status_forcelist=[503], allowed_methods=None, backoff_factor=0))
+    return _Counting(
+        max_retries=Retry(total=3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    )
 
 
 def test_the_refresh_goes_through_no_retry_layer_of_the_callers(sandbox: Sandbox, arguments: Any) -> None:
@@ -428,7 +498,9 @@ def test_unless_refresh_via_says_so(sandbox: Sandbox, arguments: Any) -> None:
 
 
 def test_the_refresh_goes_by_the_proxy_of_the_call(old_file: Path) -> None:
-    """In requests the refresh takes over the proxies of the call that it answers, so that a script behind one needs nothing."""
+    """In requests the refresh takes over the proxies of the call that it answers, so that a script behind one
+    needs nothing.
+    """
     paths: list[str] = []
 
     def proxy(seen: Seen) -> Answer:
@@ -468,12 +540,21 @@ def bundle(authority: trustme.CA, tmp_path: Path) -> str:
 
 def _tls_arguments(sandbox: Sandbox, tmp_path: Path) -> dict[str, Any]:
     path = sandbox.write_token_file(tmp_path / "tls.json")
-    return {"token_file": path, "client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": sandbox.url}
+    return {
+        "token_file": path,
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "base_url": sandbox.url,
+    }
 
 
 @each_client
-def test_an_unknown_certificate_gets_no_secret(client: EveryClient, authority: trustme.CA, tmp_path: Path) -> None:
-    """Neither the token nor the refresh is sent to a server that cannot prove who it is, and the error says why."""
+def test_an_unknown_certificate_gets_no_secret(
+    client: EveryClient, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Neither the token nor the refresh is sent to a server that cannot prove who it is, and the error says
+    why.
+    """
     with Sandbox(ssl_context=_served_with(authority, "127.0.0.1")) as sandbox:
         auth = client.auth(**_tls_arguments(sandbox, tmp_path))
         with pytest.raises(RefreshFailed, match="certificate verify failed") as caught:
@@ -515,7 +596,9 @@ def test_a_private_ca_of_the_environment_works(
 
 
 def test_a_private_ca_of_the_session_works(authority: trustme.CA, bundle: str, tmp_path: Path) -> None:
-    """In requests the refresh takes over `verify` of the call that it answers, and later ones that of the last call seen."""
+    """In requests the refresh takes over `verify` of the call that it answers, and later ones that of the
+    last call seen.
+    """
     with Sandbox(ssl_context=_served_with(authority, "127.0.0.1")) as sandbox, requests.Session() as session:
         session.auth = auth = AdhAuth(**_tls_arguments(sandbox, tmp_path))
         session.verify = bundle
@@ -533,7 +616,11 @@ def test_the_new_pair_is_not_sent_to_the_stranger_either(old_file: Path, strange
 
     def api(seen: Seen) -> Answer:
         first = rotating(seen)
-        return Answer(302, {"Location": stranger.url + "/"}) if first.status == 200 and seen.method == "GET" else first
+        return (
+            Answer(302, {"Location": stranger.url + "/"})
+            if first.status == 200 and seen.method == "GET"
+            else first
+        )
 
     for client in CLIENTS:
         old_file.write_text(json.dumps(OLD))

@@ -1,4 +1,6 @@
-"""Other hands: on the token file while a refresh is in flight, on the lock, on the process itself (fork, pools), on one object."""
+"""Other hands: on the token file while a refresh is in flight, on the lock, on the process itself (fork,
+pools), on one object.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def refresh_in_flight(sandbox: Sandbox) -> Iterator[tuple[Hold, Future[int]]]:
 
 
 def test_file_replaced_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A sign-in that lands during a refresh wins: the pair of the old session is not written over it, and the call goes on with it."""
+    """A sign-in that lands during a refresh wins: the pair of the old session is not written over it, and the
+    call goes on with it.
+    """
     with refresh_in_flight(sandbox) as (hold, answer):
         sandbox.write_token_file(token_file)
         newer = token_file.read_bytes()
@@ -52,7 +56,9 @@ def test_file_replaced_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_file_saved_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A sign-in through `TokenFile.save` waits for the refresh in flight, and is what stands in the file in the end."""
+    """A sign-in through `TokenFile.save` waits for the refresh in flight, and is what stands in the file in
+    the end.
+    """
     with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
         newer = Tokens.from_response(sandbox.sign_in())
         saved = threads.submit(TokenFile(token_file).save, newer)
@@ -64,7 +70,9 @@ def test_file_saved_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_file_deleted_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A file that is removed during a refresh stays removed: no session comes back to life, and the caller is told."""
+    """A file that is removed during a refresh stays removed: no session comes back to life, and the caller is
+    told.
+    """
     with refresh_in_flight(sandbox) as (hold, answer):
         token_file.unlink()
         hold.release()
@@ -75,7 +83,9 @@ def test_file_deleted_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_sign_out_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A sign-out through `TokenFile.delete` waits for the refresh in flight, and then nothing of the session is left on disk."""
+    """A sign-out through `TokenFile.delete` waits for the refresh in flight, and then nothing of the session
+    is left on disk.
+    """
     with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
         deleted = threads.submit(TokenFile(token_file).delete)
         hold.release()
@@ -85,7 +95,9 @@ def test_sign_out_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_revoked_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A revocation waits for the refresh in flight and revokes the token that came of it, not the one that it replaced."""
+    """A revocation waits for the refresh in flight and revokes the token that came of it, not the one that it
+    replaced.
+    """
     with refresh_in_flight(sandbox) as (hold, answer), ThreadPoolExecutor(1) as threads:
         revoked = threads.submit(auth_for(sandbox).revoke)
         hold.release()
@@ -111,9 +123,7 @@ def test_file_destroyed_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 @pytest.fixture
 def lock_held(token_file: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process holds the lock."""
-    code = (
-        f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
-    )
+    code = f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
     with child(code) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -121,7 +131,9 @@ def lock_held(token_file: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
-    """A lock that is not given back in `lock_timeout` seconds is an error that names the lock file; nobody is called."""
+    """A lock that is not given back in `lock_timeout` seconds is an error that names the lock file; nobody is
+    called.
+    """
     sandbox.expire()
     with pytest.raises(LockTimeout, match=r"tokens\.json\.lock") as caught:
         get(sandbox, auth_for(sandbox, lock_timeout=0.5))
@@ -134,8 +146,12 @@ def test_lock_held_too_long(sandbox: Sandbox, token_file: Path, lock_held: subpr
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "moved away"])
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_lock_file_removed_in_flight(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, stage: str, how: str) -> None:
-    """A cleaner of old files takes it while its holder waits for the server: a second process still waits, and the token is sent once."""
+def test_lock_file_removed_in_flight(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, stage: str, how: str
+) -> None:
+    """A cleaner of old files takes it while its holder waits for the server: a second process still waits,
+    and the token is sent once.
+    """
     lock, refused = Path(f"{token_file}.lock"), threading.Event()
 
     def is_held(path: str, real: Callable[[str], bool] = disk.is_held) -> bool:
@@ -146,7 +162,10 @@ def test_lock_file_removed_in_flight(sandbox: Sandbox, token_file: Path, monkeyp
 
     monkeypatch.setattr(disk, "is_held", is_held)
     sandbox.expire()
-    with sandbox.hold_next(at=stage) as hold, child(ONE_CALL + "call()", sandbox.environment(token_file)) as holder:
+    with (
+        sandbox.hold_next(at=stage) as hold,
+        child(ONE_CALL + "call()", sandbox.environment(token_file)) as holder,
+    ):
         hold.wait(PATIENCE)
         if how == "moved away":
             lock.rename(f"{lock}~")
@@ -154,12 +173,18 @@ def test_lock_file_removed_in_flight(sandbox: Sandbox, token_file: Path, monkeyp
             lock.unlink()
         if how == "replaced":
             lock.touch(0o600)
-        with child(ONE_CALL + "call()", sandbox.environment(token_file)) as second, ThreadPoolExecutor(1) as threads:
+        with (
+            child(ONE_CALL + "call()", sandbox.environment(token_file)) as second,
+            ThreadPoolExecutor(1) as threads,
+        ):
             third = threads.submit(get, sandbox, auth_for(sandbox))
             wait_until(lambda: sandbox.counts.unauthorized == 3)
             assert refused.wait(PATIENCE)
             hold.release()
-            assert [process.communicate(timeout=PATIENCE)[0].strip() for process in (holder, second)] == ["200", "200"]
+            assert [process.communicate(timeout=PATIENCE)[0].strip() for process in (holder, second)] == [
+                "200",
+                "200",
+            ]
             assert third.result(PATIENCE) == 200
     assert sandbox.counts.refresh_calls == 1
     assert_nothing_lost(sandbox, token_file)
@@ -195,7 +220,9 @@ def test_a_locked_plant_in_the_room_stops_nobody(sandbox: Sandbox, token_file: P
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_one_last_look(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_last_look(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
@@ -207,7 +234,9 @@ def test_one_last_look(sandbox: Sandbox, token_file: Path, lock_held: subprocess
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_file_that_changes_while_the_lock_is_held(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+def test_file_that_changes_while_the_lock_is_held(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]
+) -> None:
     """A waiter goes on as soon as there is a newer pair; it does not wait for the lock as well."""
     sandbox.expire()
     with ThreadPoolExecutor(1) as threads:
@@ -227,7 +256,8 @@ def _replace(path: Path, tokens: Tokens) -> None:
 
 # Fork.
 
-#: A process that forks while its thread waits for a refresh; the child calls with the object that it inherited.
+#: A process that forks while its thread waits for a refresh; the child calls with the object that it
+#: inherited.
 FORKING = (
     ONE_CALL
     + """
@@ -246,7 +276,9 @@ os.waitpid(pid, 0)
 
 
 def test_fork_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """A child that is forked during a refresh works: it waits for its parent's pair, not for a thread that it does not have."""
+    """A child that is forked during a refresh works: it waits for its parent's pair, not for a thread that it
+    does not have.
+    """
     sandbox.expire()
     with sandbox.hold_next() as hold, child(FORKING, sandbox.environment(token_file)) as parent:
         _fork(parent, hold)
@@ -257,7 +289,9 @@ def test_fork_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_parent_killed_after_the_fork(sandbox: Sandbox, token_file: Path) -> None:
-    """A forked child keeps no hold on the lock of its parent: when that one is killed, the child goes on at once."""
+    """A forked child keeps no hold on the lock of its parent: when that one is killed, the child goes on at
+    once.
+    """
     sandbox.expire()
     sandbox.fail_next(drop="before")  # or the killed parent's token would be spent, which no client can help
     with sandbox.hold_next(at="before") as hold, child(FORKING, sandbox.environment(token_file)) as parent:
@@ -296,12 +330,18 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_pool(sandbox: Sandbox, token_file: Path, tmp_path: Path, method: str) -> None:
-    """A `multiprocessing` pool shares one session, whether its auth object was inherited, pickled or made anew."""
+    """A `multiprocessing` pool shares one session, whether its auth object was inherited, pickled or made
+    anew.
+    """
     script = tmp_path / "pool.py"
     script.write_text(POOL)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **sandbox.environment(token_file)}
     process = subprocess.Popen(
-        [sys.executable, str(script), method], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), method],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None
@@ -335,7 +375,9 @@ def test_objects_by_the_dozen(sandbox: Sandbox, token_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda auth: pickle.loads(pickle.dumps(auth))], ids=["copy", "deepcopy", "pickle"]
+    "copied",
+    [copy.copy, copy.deepcopy, lambda auth: pickle.loads(pickle.dumps(auth))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_copy_made_in_flight(sandbox: Sandbox, token_file: Path, copied: Callable[[Any], Any]) -> None:
     """A copy made while its original waits for a refresh works, and shares that refresh."""
@@ -363,13 +405,19 @@ def _at_once(call: Callable[[], int], count: int) -> list[int]:
         return list(threads.map(one, range(count)))
 
 
-# A clock that stands still, as tests have it (freezegun and time-machine patch both of these, before our import or after it).
+# A clock that stands still, as tests have it (freezegun and time-machine patch both of these, before our
+# import or after it).
 
 FROZEN = "import time\ntime.monotonic = lambda: 5.0\ntime.time = lambda: 1_700_000_000.0\n" + ONE_CALL
 
 
 @pytest.mark.parametrize(
-    "call", ["AdhAuth(lock_timeout=0.3).refresh()", "AdhAuth(lock_timeout=0.3).revoke()", "token_file.TokenFile().save(pair)"]
+    "call",
+    [
+        "AdhAuth(lock_timeout=0.3).refresh()",
+        "AdhAuth(lock_timeout=0.3).revoke()",
+        "token_file.TokenFile().save(pair)",
+    ],
 )
 def test_a_wait_for_the_lock_ends_on_a_clock_that_stands_still(
     sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], call: str
@@ -387,7 +435,9 @@ except LockTimeout as error: print(error.waited)
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_a_lock_is_taken_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]) -> None:
+def test_a_lock_is_taken_on_a_clock_that_stands_still(
+    sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str]
+) -> None:
     """A waiter tries again and again, and not once."""
     sandbox.expire()
     with child(FROZEN + "call()", sandbox.environment(token_file)) as process:

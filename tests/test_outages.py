@@ -71,7 +71,9 @@ PASSING: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 @pytest.mark.parametrize("faults", PASSING.values(), ids=PASSING)
-def test_trouble_that_passes(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, faults: Any) -> None:
+def test_trouble_that_passes(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, faults: Any
+) -> None:
     """A blip is ridden out with a few tries, and the caller sees nothing of it."""
     for fault in faults:
         sandbox.fail_next(**fault)
@@ -100,7 +102,9 @@ def test_pause_that_was_asked_for(sandbox: Sandbox, token_file: Path, short_paus
 
 
 def test_pause_that_is_too_long(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
-    """A `Retry-After` beyond the deadline is not waited for; the error tells it, and until then no client calls again."""
+    """A `Retry-After` beyond the deadline is not waited for; the error tells it, and until then no client
+    calls again.
+    """
     sandbox.expire()
     sandbox.fail_next(status=429, retry_after=300)
     auth = auth_for(sandbox)
@@ -124,7 +128,9 @@ def _refresh_times(sandbox: Sandbox) -> list[float]:
 def test_lost_reply_on_a_server_with_grace(
     sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
 ) -> None:
-    """A reply that is lost after the commit is asked for once more, which a server with a grace window answers."""
+    """A reply that is lost after the commit is asked for once more, which a server with a grace window
+    answers.
+    """
     sandbox.grace = 60
     sandbox.fail_next(drop=drop)
     assert call() == 200
@@ -133,12 +139,18 @@ def test_lost_reply_on_a_server_with_grace(
 
 
 @pytest.mark.parametrize("drop", ["after", "midway"])
-def test_lost_reply_on_a_strict_server(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str) -> None:
-    """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third time."""
+def test_lost_reply_on_a_strict_server(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
+) -> None:
+    """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third
+    time.
+    """
     before, started = token_file.read_bytes(), time.time()
     sandbox.fail_next(drop=drop)
     for ask in (call, auth_for(sandbox).refresh):
-        with pytest.raises(ReauthorizationRequired, match=r"reply to an earlier try was lost at \d{4}-\d\d-\d\d ") as caught:
+        with pytest.raises(
+            ReauthorizationRequired, match=r"reply to an earlier try was lost at \d{4}-\d\d-\d\d "
+        ) as caught:
             ask()
         assert started - 1 <= (caught.value.reply_lost_at or 0) <= time.time()
     assert sandbox.counts.refresh_calls == 2
@@ -149,7 +161,9 @@ def test_lost_reply_on_a_strict_server(sandbox: Sandbox, token_file: Path, call:
 
 
 def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
-    """An endpoint that nobody listens at costs an error in a few seconds and no token; its return needs no restart."""
+    """An endpoint that nobody listens at costs an error in a few seconds and no token; its return needs no
+    restart.
+    """
     auth, before = auth_for(sandbox), token_file.read_bytes()
     sandbox.expire()
     sandbox.stop()
@@ -163,8 +177,12 @@ def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_answers_503_for_good(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None) -> None:
-    """An endpoint that stays in trouble is called as often as there are pauses and once more; the pair is as it was."""
+def test_answers_503_for_good(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None
+) -> None:
+    """An endpoint that stays in trouble is called as often as there are pauses and once more; the pair is as
+    it was.
+    """
     before = token_file.read_bytes()
     sandbox.fail_next(None, status=503)
     with pytest.raises(RefreshFailed) as caught:
@@ -179,7 +197,9 @@ def test_answers_503_for_good(sandbox: Sandbox, token_file: Path, call: Callable
 
 
 def test_never_answers(sandbox: Sandbox, token_file: Path) -> None:
-    """The documented bound, in real time: an endpoint that takes the call and says nothing is given up on after `REFRESH_DEADLINE`."""
+    """The documented bound, in real time: an endpoint that takes the call and says nothing is given up on
+    after `REFRESH_DEADLINE`.
+    """
     auth = auth_for(sandbox)
     sandbox.expire()
     with sandbox.hold_next(at="before"):
@@ -205,7 +225,9 @@ USELESS = {
 
 
 @pytest.mark.parametrize("body", USELESS.values(), ids=USELESS)
-def test_reply_of_no_use(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, body: bytes) -> None:
+def test_reply_of_no_use(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, body: bytes
+) -> None:
     """A reply that holds no pair is a failed refresh, whatever its status; the stored pair stays."""
     before = token_file.read_bytes()
     sandbox.fail_next(None, status=200, body=body)
@@ -216,7 +238,9 @@ def test_reply_of_no_use(sandbox: Sandbox, token_file: Path, call: Callable[[], 
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_client_that_the_server_refuses(sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]) -> None:
+def test_client_that_the_server_refuses(
+    sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
+) -> None:
     """`invalid_client` is about the configuration, said at once, and no reason to sign in again."""
     before = token_file.read_bytes()
     sandbox.expire()
@@ -244,7 +268,9 @@ def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> 
 
 
 def test_refused_and_unchanged(sandbox: Sandbox, token_file: Path, call: Callable[[], int]) -> None:
-    """`invalid_grant` is final for that very token: no try follows, in this client or another, until somebody signs in."""
+    """`invalid_grant` is final for that very token: no try follows, in this client or another, until somebody
+    signs in.
+    """
     before = token_file.read_bytes()
     sandbox.fail_next(status=400, body=b'{"code": "invalid_grant", "message": "no"}')
     for _ in range(3):
@@ -271,31 +297,44 @@ def test_refused_and_changed(sandbox: Sandbox, token_file: Path, call: Callable[
 
 
 @pytest.mark.parametrize("asked", [40, 3600])
-def test_a_pause_that_is_too_long_to_wait_for_is_told(sandbox: Sandbox, token_file: Path, call: Callable[[], int], asked: int) -> None:
-    """The error says until when nobody tries again, and where; whoever asks meanwhile gets the same, and no call is made."""
+def test_a_pause_that_is_too_long_to_wait_for_is_told(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], asked: int
+) -> None:
+    """The error says until when nobody tries again, and where; whoever asks meanwhile gets the same, and no
+    call is made.
+    """
     sandbox.fail_next(status=503, retry_after=asked)
     started = time.time()
     for ask in (call, auth_for(sandbox).refresh):
-        with pytest.raises(RefreshFailed, match=rf"at {sandbox.url} failed: HTTP 503.*nobody tries again before \d{{4}}-") as caught:
+        with pytest.raises(
+            RefreshFailed, match=rf"at {sandbox.url} failed: HTTP 503.*nobody tries again before \d{{4}}-"
+        ) as caught:
             ask()
-        told = datetime.fromisoformat(re.findall(r"before (\S+ [\d:]+[+-][\d:]+)", str(caught.value))[0]).timestamp()
+        told = datetime.fromisoformat(
+            re.findall(r"before (\S+ [\d:]+[+-][\d:]+)", str(caught.value))[0]
+        ).timestamp()
         assert started + min(asked, 60) - 1 <= told <= time.time() + min(asked, 60)
         assert caught.value.retry_after == asked
     assert sandbox.counts.refresh_calls == 1
 
 
-def test_a_reply_that_may_be_lost_is_told(sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None) -> None:
+def test_a_reply_that_may_be_lost_is_told(
+    sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None
+) -> None:
     """Then nobody can promise that the session is good, and the error does not."""
     sandbox.fail_next(None, status=503)
     with pytest.raises(
-        RefreshFailed, match="most likely still good; if that try has used up the token, the next one will ask for a new sign-in"
+        RefreshFailed,
+        match="most likely still good; if that try has used up the token, the next one will ask for a new sign-in",
     ):
         call()
 
 
 @pytest.mark.parametrize("code", ["invalid_request", "access_denied", "invalid_grants", "token_expired"])
 def test_other_codes_are_no_logout(sandbox: Sandbox, token_file: Path, short_pauses: None, code: str) -> None:
-    """Only the code `invalid_grant` is terminal: any other leaves the session as it is (Shopify/hydrogen#3916)."""
+    """Only the code `invalid_grant` is terminal: any other leaves the session as it is
+    (Shopify/hydrogen#3916).
+    """
     sandbox.expire()
     sandbox.fail_next(status=400, body=json.dumps({"code": code, "message": "invalid_grant"}).encode())
     with pytest.raises(RefreshFailed, match="still good"):
@@ -305,7 +344,8 @@ def test_other_codes_are_no_logout(sandbox: Sandbox, token_file: Path, short_pau
 
 # The herd.
 
-#: A process that waits for the word, calls in as many threads as it was told, and prints the errors' classes; then once more.
+#: A process that waits for the word, calls in as many threads as it was told, and prints the errors' classes;
+#: then once more.
 HERD = (
     ONE_CALL
     + """
@@ -332,7 +372,9 @@ def herd(sandbox: Sandbox, token_file: Path) -> Iterator[Callable[[int, int], li
 
         def made(processes: int, threads: int) -> list[subprocess.Popen[str]]:
             code = HERD.replace("{threads}", str(threads))
-            started = [stack.enter_context(child(code, sandbox.environment(token_file))) for _ in range(processes)]
+            started = [
+                stack.enter_context(child(code, sandbox.environment(token_file))) for _ in range(processes)
+            ]
             assert [_line(process) for process in started] == ["ready"] * processes
             return started
 
@@ -352,8 +394,12 @@ def _line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_herd_meets_an_outage(sandbox: Sandbox, token_file: Path, herd: Callable[[int, int], list[subprocess.Popen[str]]]) -> None:
-    """16 processes with 2 threads each share one outage: at most 24 refresh calls in all, and a typed error for everyone within 60 s."""
+def test_herd_meets_an_outage(
+    sandbox: Sandbox, token_file: Path, herd: Callable[[int, int], list[subprocess.Popen[str]]]
+) -> None:
+    """16 processes with 2 threads each share one outage: at most 24 refresh calls in all, and a typed error
+    for everyone within 60 s.
+    """
     processes = herd(16, 2)
     sandbox.expire()
     sandbox.fail_next(None, status=503)
@@ -368,7 +414,9 @@ def test_herd_meets_an_outage(sandbox: Sandbox, token_file: Path, herd: Callable
 def test_herd_meets_a_dead_refresh_token(
     sandbox: Sandbox, token_file: Path, herd: Callable[[int, int], list[subprocess.Popen[str]]]
 ) -> None:
-    """8 processes with a dead refresh token cost the server one call; a new sign-in lifts the refusal at once, without a restart."""
+    """8 processes with a dead refresh token cost the server one call; a new sign-in lifts the refusal at
+    once, without a restart.
+    """
     processes = herd(8, 2)
     sandbox.expire()
     sandbox.fail_next(None, status=400, body=b'{"code": "invalid_grant"}')
@@ -384,7 +432,9 @@ def test_herd_meets_a_dead_refresh_token(
 def test_who_comes_while_an_attempt_is_under_way_shares_its_failure(
     sandbox: Sandbox, token_file: Path, short_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller that finds an attempt under way waits for it and has its outcome: the failure is not tried again on its behalf."""
+    """A caller that finds an attempt under way waits for it and has its outcome: the failure is not tried
+    again on its behalf.
+    """
     refused = threading.Event()
     take = RotationLock.take
 
@@ -410,7 +460,9 @@ def test_who_comes_while_an_attempt_is_under_way_shares_its_failure(
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_threads_share_one_failure(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_one_failure(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Threads that wait for one attempt share its failure, each with an exception of its own."""
     monkeypatch.setattr(attempt, "PAUSES", ())
     auth, waiting, wait = auth_for(sandbox), threading.Semaphore(0), Job.wait
@@ -432,7 +484,9 @@ def test_threads_share_one_failure(sandbox: Sandbox, token_file: Path, monkeypat
 
 
 def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
-    """A refresh ahead of time that fails is the caller's trouble only once the token is dead, and not started by every request."""
+    """A refresh ahead of time that fails is the caller's trouble only once the token is dead, and not started
+    by every request.
+    """
     auth = auth_for(sandbox, refresh_ahead=4000.0)
     near_its_end(token_file)
     sandbox.fail_next(None, status=503)
@@ -446,7 +500,9 @@ def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short
 
 
 def test_errors_are_typed_for_all(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
-    """What is raised out of a call is ours and the client's at once, so that the `except` clauses of existing scripts keep working."""
+    """What is raised out of a call is ours and the client's at once, so that the `except` clauses of existing
+    scripts keep working.
+    """
     sandbox.expire()
     sandbox.fail_next(None, status=503)
     with pytest.raises(requests.RequestException) as caught:

@@ -1,4 +1,6 @@
-"""What Windows and macOS do otherwise, tried on this machine: the system's name and its refusals are given, the rest is real."""
+"""What Windows and macOS do otherwise, tried on this machine: the system's name and its refusals are given,
+the rest is real.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", [r"C:\Users\Ann Ex\adh\tokens.json", r"C:\adh\tokens.json"])
 def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> None:
     """The path is quoted as Windows quotes it: cmd.exe takes a single quote for a letter."""
-    assert places.sign_in(path) == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
+    assert (
+        places.sign_in(path) == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
+    )
 
 
 @pytest.mark.parametrize("mark", "&|<>^()@!;,=`'%")
@@ -49,9 +53,15 @@ def test_a_printed_command_can_be_pasted_into_a_posix_shell() -> None:
 
 @pytest.mark.parametrize("name", ["tokens.json", "a & b.json"])
 def test_the_sandbox_points_cmd_at_itself(
-    name: str, tmp_path: Path, windows: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    windows: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """All its lines can be pasted: `set "NAME=value"` takes `&` and a blank for part of the value, and `rem` is a comment."""
+    """All its lines can be pasted: `set "NAME=value"` takes `&` and a blank for part of the value, and `rem`
+    is a comment.
+    """
     from adh_auth import serve
 
     monkeypatch.setattr(serve, "_wait", lambda: None)
@@ -71,7 +81,9 @@ def _refusal(winerror: int) -> PermissionError:
 
 
 @pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
-def test_the_sandbox_is_as_patient_as_the_library(winerror: int, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sandbox_is_as_patient_as_the_library(
+    winerror: int, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A session that is written while somebody reads the file is refused for a moment, and then written."""
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     before, refusals, replace = path.read_bytes(), [_refusal(winerror) for _ in range(4)], os.replace
@@ -103,7 +115,9 @@ def test_the_sandbox_leaves_nothing_beside_a_file_that_stays_refused(
 # status.
 
 
-def test_status_shows_no_mode_that_means_nothing(token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_no_mode_that_means_nothing(
+    token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Windows makes a mode up, 0666 for every file that can be written, and names no owner."""
     assert cli.main(["status", "--token-file", str(token_file)]) == 0
     said = capsys.readouterr().out
@@ -113,7 +127,9 @@ def test_status_shows_no_mode_that_means_nothing(token_file: Path, windows: None
     assert (facts["mode"], facts["owner"]) == (None, None)
 
 
-def test_status_still_tells_what_stops_the_next_rotation(token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_still_tells_what_stops_the_next_rotation(
+    token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file with Windows' read-only attribute can't be replaced."""
     token_file.chmod(0o400)
     assert cli.main(["status", "--token-file", str(token_file)]) == 0
@@ -124,7 +140,8 @@ def test_status_still_tells_what_stops_the_next_rotation(token_file: Path, windo
 
 # A reader that has gone.
 
-#: The command line with a stdout that refuses what is written as Windows does where the other end of the pipe is closed.
+#: The command line with a stdout that refuses what is written as Windows does where the other end of the pipe
+#: is closed.
 _GONE = """
 import contextlib, errno, io, os, sys
 from adh_auth import cli
@@ -145,8 +162,12 @@ _REFUSE = "raise OSError(errno.EINVAL, 'Invalid argument')"
 
 @pytest.mark.parametrize(("write", "flush"), [(_REFUSE, "pass"), ("pass", _REFUSE)], ids=["write", "flush"])
 @pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json")], ids=" ".join)
-def test_a_reader_that_has_gone_is_no_error_on_windows(arguments: tuple[str, ...], write: str, flush: str, token_file: Path) -> None:
-    """Windows says EINVAL where other systems say EPIPE: `adh-auth … | more`, ended early, ends without a word."""
+def test_a_reader_that_has_gone_is_no_error_on_windows(
+    arguments: tuple[str, ...], write: str, flush: str, token_file: Path
+) -> None:
+    """Windows says EINVAL where other systems say EPIPE: `adh-auth … | more`, ended early, ends without a
+    word.
+    """
     said = _ran(_GONE.format(platform="win32", write=write, flush=flush), *arguments, token_file=token_file)
     # argparse swallows what its printing of the help meets, from 3.12 on
     assert said.returncode in ((0, 141) if arguments == ("--help",) else (141,))
@@ -167,7 +188,8 @@ def _ran(code: str, *arguments: str, token_file: Path) -> subprocess.CompletedPr
 
 # The proxies of macOS' settings.
 
-#: A fork whose child calls the API with a client that asks for no proxies. macOS' own answer would end the process, as it does there.
+#: A fork whose child calls the API with a client that asks for no proxies. macOS' own answer would end the
+#: process, as it does there.
 _FORKED = """
 import os, sys, urllib.request
 import requests, requests.utils, httpx, httpx2
@@ -208,12 +230,16 @@ if not child:
     os._exit(0)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-_EVERY_CALL = pytest.mark.parametrize("how", ["requests", "httpx", "httpx2", "requests, refresh", "httpx, refresh"])
+_EVERY_CALL = pytest.mark.parametrize(
+    "how", ["requests", "httpx", "httpx2", "requests, refresh", "httpx, refresh"]
+)
 
 
 @_EVERY_CALL
 def test_a_forked_child_does_not_ask_macos_for_proxies(how: str, sandbox: Sandbox, token_file: Path) -> None:
-    """Such a question ends a forked child there (python/cpython#105912): a client that needs no proxy is refreshed without it."""
+    """Such a question ends a forked child there (python/cpython#105912): a client that needs no proxy is
+    refreshed without it.
+    """
     sandbox.expire()
     said = _forked(how, sandbox, token_file)
     assert (said.returncode, said.stdout) == (0, "200\n"), said.stderr
@@ -242,14 +268,24 @@ def _forked(how: str, sandbox: Sandbox, token_file: Path, **more: str) -> subpro
 
 
 @pytest.mark.parametrize(
-    ("name", "client", "versions"), [("AdhHttpxAuth", "httpx", ">=0.27,<1"), ("AdhHttpx2Auth", "httpx2", ">=2")], ids=["httpx", "httpx2"]
+    ("name", "client", "versions"),
+    [("AdhHttpxAuth", "httpx", ">=0.27,<1"), ("AdhHttpx2Auth", "httpx2", ">=2")],
+    ids=["httpx", "httpx2"],
 )
 @pytest.mark.parametrize("part", ["Auth", PARTS[0], PARTS[-1]])
-def test_a_client_without_our_parts_is_named_with_its_version(name: str, client: str, versions: str, part: str) -> None:
-    """httpx 1.0 is another library, without `Auth`: the error says which version is installed and which will do."""
+def test_a_client_without_our_parts_is_named_with_its_version(
+    name: str, client: str, versions: str, part: str
+) -> None:
+    """httpx 1.0 is another library, without `Auth`: the error says which version is installed and which will
+    do.
+    """
     code = f"import {client}\ndel {client}.{part}\n{client}.__version__ = '1.0.dev6'\nfrom adh_auth import {name}"
     said = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert said.stderr.splitlines()[-1] == (
         f'ImportError: {name} needs {client}{versions}, and {client} 1.0.dev6 has no {part}: pip install "{client}{versions}"'

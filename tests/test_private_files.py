@@ -1,4 +1,6 @@
-"""Nobody else reads the session from the disk, and nothing that lies in its place hangs us, fools us or is overwritten."""
+"""Nobody else reads the session from the disk, and nothing that lies in its place hangs us, fools us or is
+overwritten.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def is_untouched(victim: Path) -> bool:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o277, 0o777])
-def test_every_file_is_private_under_any_umask(mask: int, tmp_path: Path, sandbox: Sandbox, umask: Callable[[int], int]) -> None:
+def test_every_file_is_private_under_any_umask(
+    mask: int, tmp_path: Path, sandbox: Sandbox, umask: Callable[[int], int]
+) -> None:
     """After a sign-in and a refresh each file is 0600 and the folder that was made for them 0700."""
     umask(mask)
     folder = tmp_path / "made" / "here"
@@ -79,7 +83,9 @@ def test_every_file_is_private_under_any_umask(mask: int, tmp_path: Path, sandbo
 def test_every_file_is_private_from_birth(
     tmp_path: Path, sandbox: Sandbox, umask: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not a moment too late: even where nothing is changed after its making, under an umask that leaves all bits."""
+    """Not a moment too late: even where nothing is changed after its making, under an umask that leaves all
+    bits.
+    """
     umask(0)
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
@@ -107,7 +113,9 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loose", [0o644, 0o640, 0o604, 0o666])
-def test_a_loose_file_is_tightened_at_the_next_write(loose: int, token_file: Path, auth: AdhAuth, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loose_file_is_tightened_at_the_next_write(
+    loose: int, token_file: Path, auth: AdhAuth, caplog: pytest.LogCaptureFixture
+) -> None:
     """With one warning, which says what the mode was; reading alone changes nothing."""
     token_file.chmod(loose)
     assert auth.tokens
@@ -175,8 +183,12 @@ def _socket(path: Path) -> None:
             os.chdir(here)
 
 
-@pytest.mark.parametrize("put", [_fifo, _folder, _device, _gigabyte, _socket], ids=lambda put: put.__name__[1:])
-def test_what_is_no_token_file_is_refused(put: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    "put", [_fifo, _folder, _device, _gigabyte, _socket], ids=lambda put: put.__name__[1:]
+)
+def test_what_is_no_token_file_is_refused(
+    put: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox
+) -> None:
     """No hang and no gigabyte in memory: an error that names the file, and what lies there stays."""
     token_file.unlink()
     put(token_file)
@@ -194,7 +206,9 @@ def test_what_is_no_token_file_is_refused(put: Callable[[Path], None], token_fil
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_grows_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The size that it had when it was opened is no promise."""
     path = tmp_path / "tokens.json"
     _gigabyte(path)
@@ -213,7 +227,9 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".record"])
-def test_a_planted_symlink_leads_nowhere(suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox) -> None:
+def test_a_planted_symlink_leads_nowhere(
+    suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox
+) -> None:
     """The file that it leads to is neither written, emptied nor made private, and the token not spent."""
     os.symlink(victim, f"{token_file}{suffix}")
     with pytest.raises(TokenFileError):
@@ -232,8 +248,12 @@ def test_a_planted_symlink_in_the_room_is_removed(token_file: Path, auth: AdhAut
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".record"])
-def test_a_planted_second_name_is_not_written_through(suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox) -> None:
-    """A hard link to another file of ours, in the place of a file that we write: that one is neither emptied nor overwritten."""
+def test_a_planted_second_name_is_not_written_through(
+    suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox
+) -> None:
+    """A hard link to another file of ours, in the place of a file that we write: that one is neither emptied
+    nor overwritten.
+    """
     os.link(victim, f"{token_file}{suffix}")
     with pytest.raises(TokenFileError, match="second name"):
         auth.refresh()
@@ -243,8 +263,12 @@ def test_a_planted_second_name_is_not_written_through(suffix: str, token_file: P
 
 @pytest.mark.parametrize("suffix", [".lock", ".record", ".new"])
 @pytest.mark.parametrize("put", [_fifo, _folder, _device], ids=lambda put: put.__name__[1:])
-def test_nothing_beside_it_hangs_us(suffix: str, put: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox) -> None:
-    """A FIFO, a folder or a device there: a pair or a typed error, and never a token that was spent for nothing."""
+def test_nothing_beside_it_hangs_us(
+    suffix: str, put: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox
+) -> None:
+    """A FIFO, a folder or a device there: a pair or a typed error, and never a token that was spent for
+    nothing.
+    """
     put(Path(f"{token_file}{suffix}"))
     before = TokenFile(token_file).load()
     try:
@@ -275,7 +299,12 @@ def _behind_a_symlink(room: Path) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [pytest.param(_owned_by_a_stranger, marks=gives_away), _readable_by_others, _with_a_second_name, _behind_a_symlink],
+    [
+        pytest.param(_owned_by_a_stranger, marks=gives_away),
+        _readable_by_others,
+        _with_a_second_name,
+        _behind_a_symlink,
+    ],
     ids=lambda plant: plant.__name__[1:],
 )
 def test_a_planted_pair_is_not_taken_for_one_left_behind(
@@ -283,7 +312,9 @@ def test_a_planted_pair_is_not_taken_for_one_left_behind(
 ) -> None:
     """After a kill the room is looked into; a pair that somebody else has put there would sign us in as him."""
     stored = TokenFile(token_file).load()
-    TokenFile(token_file).note(Record(number=1, about=fingerprint(stored.refresh_token), state=SENDING, at=1.0, pid=1, host="here"))
+    TokenFile(token_file).note(
+        Record(number=1, about=fingerprint(stored.refresh_token), state=SENDING, at=1.0, pid=1, host="here")
+    )
     room = Path(f"{token_file}.new")
     room.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
     room.chmod(0o600)
@@ -293,7 +324,9 @@ def test_a_planted_pair_is_not_taken_for_one_left_behind(
 
 
 def test_a_look_at_a_plant_makes_it_no_more_credible(token_file: Path) -> None:
-    """Whether its file system could have made it private is tried; a plant that is private from then on would be believed."""
+    """Whether its file system could have made it private is tried; a plant that is private from then on would
+    be believed.
+    """
     room = Path(f"{token_file}.new")
     room.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
     room.chmod(0o646)
@@ -303,7 +336,9 @@ def test_a_look_at_a_plant_makes_it_no_more_credible(token_file: Path) -> None:
 
 
 def test_a_room_that_is_in_use_is_not_taken(tmp_path: Path) -> None:
-    """Two rotations at once, as the lock file of one was removed before it had its room: the second is refused, the first goes on."""
+    """Two rotations at once, as the lock file of one was removed before it had its room: the second is
+    refused, the first goes on.
+    """
     target = str(tmp_path / "tokens.json")
     room = disk.Room(target, 100)
     with pytest.raises(BlockingIOError, match="another process"):
@@ -328,12 +363,16 @@ def _fifo_there(victim: Path, room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "plant", [_symlink_to, pytest.param(_strangers_file, marks=gives_away), _fifo_there], ids=lambda plant: plant.__name__[1:]
+    "plant",
+    [_symlink_to, pytest.param(_strangers_file, marks=gives_away), _fifo_there],
+    ids=lambda plant: plant.__name__[1:],
 )
 def test_the_only_copy_is_not_written_into_a_plant(
     plant: Callable[[Path, str], None], tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pair whose rename was refused is written again and again; what has come in the room's place meanwhile is refused."""
+    """A pair whose rename was refused is written again and again; what has come in the room's place meanwhile
+    is refused.
+    """
     room = disk.Room(str(tmp_path / "tokens.json"), 100)
     room.fill(b"a pair")
     with monkeypatch.context() as patched, pytest.raises(OSError, match="busy"):
@@ -367,10 +406,14 @@ def test_a_reader_never_meets_a_half_written_file(tmp_path: Path) -> None:
     writer.start()
     while not done.is_set():
         read = file.load()
-        assert (read.access_token, read.refresh_token) in [(pair.access_token, pair.refresh_token) for pair in pairs]
+        assert (read.access_token, read.refresh_token) in [
+            (pair.access_token, pair.refresh_token) for pair in pairs
+        ]
         assert mode(file.path) == 0o600
     writer.join()
 
 
 def _auth(sandbox: Sandbox, path: Path) -> AdhAuth:
-    return AdhAuth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    return AdhAuth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )

@@ -86,7 +86,8 @@ def test_eight_processes_of_four_threads_share_one_file(tmp_path: Path) -> None:
         workers = []
         for kind in kinds:
             argued = code.replace(
-                "sys.argv = ['w', *sys.argv[1:]]", f"sys.argv = ['w', {kind!r}, {sandbox.url + '/api/auth/me'!r}, '{LOAD}']"
+                "sys.argv = ['w', *sys.argv[1:]]",
+                f"sys.argv = ['w', {kind!r}, {sandbox.url + '/api/auth/me'!r}, '{LOAD}']",
             )
             workers.append(children.enter_context(child(argued, sandbox.environment(path))))
         for worker in workers:

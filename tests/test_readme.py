@@ -49,7 +49,10 @@ from fastapi.testclient import TestClient
 with TestClient(app) as browser:
     assert browser.get("/whoami").json()["name"]
 """
-NUMBERED = [pytest.param(number, marks=[pytest.mark.clients] if THEIRS.search(code) else []) for number, code in enumerate(PYTHON)]
+NUMBERED = [
+    pytest.param(number, marks=[pytest.mark.clients] if THEIRS.search(code) else [])
+    for number, code in enumerate(PYTHON)
+]
 
 
 @pytest.mark.parametrize("number", NUMBERED)
@@ -80,7 +83,13 @@ def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tm
         if "adh_auth" in _entry_points():
             del command[6:8]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(sandbox, token_file), capture_output=True, text=True, timeout=PATIENCE, check=False
+        command,
+        cwd=tmp_path,
+        env=environment(sandbox, token_file),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -98,9 +107,13 @@ def test_something_runnable_comes_early() -> None:
     assert "-m pytest" in head
 
 
-def test_the_shell_blocks_name_commands_that_exist(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+def test_the_shell_blocks_name_commands_that_exist(
+    sandbox: Sandbox, token_file: Path, tmp_path: Path
+) -> None:
     """Every `adh-auth` command of a shell block, and of the table, has a --help that answers."""
-    named = set(re.findall(r"adh-auth ([a-z]+)", "\n".join(SHELL) + README[README.index("## Command line") :]))
+    named = set(
+        re.findall(r"adh-auth ([a-z]+)", "\n".join(SHELL) + README[README.index("## Command line") :])
+    )
     assert {"login", "status", "token", "demo"} <= named
     for command in sorted(named):
         done = adh(command, "--help", env=sandbox.environment(token_file), cwd=tmp_path)
@@ -114,14 +127,20 @@ def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     import requests
 
-    answer: Any = requests.get(sandbox.url + "/api/auth/me", headers={"Authorization": f"Bearer {done.stdout.strip()}"}, timeout=PATIENCE)
+    answer: Any = requests.get(
+        sandbox.url + "/api/auth/me",
+        headers={"Authorization": f"Bearer {done.stdout.strip()}"},
+        timeout=PATIENCE,
+    )
     assert answer.status_code == 200
 
 
 def test_every_link_within_leads_somewhere() -> None:
     """A link to a section finds its heading."""
     anchors = {
-        re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines() if line.startswith("#")
+        re.sub(r"[^a-z0-9_ -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
     }
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
 
@@ -131,7 +150,10 @@ def test_the_faults_table_names_tests_that_exist() -> None:
     section = README[README.index("## What can go wrong") : README.index("## Security")]
     named = re.findall(r"`(test_\w+)\.(test_\w+)`", section)
     for file, function in named:
-        assert f"def {function}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"), (file, function)
+        assert f"def {function}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"), (
+            file,
+            function,
+        )
     assert len(named) > 20
 
 
@@ -151,7 +173,11 @@ def _public_names() -> Iterator[str]:
     for kind in (AdhAuth, AdhHttpxAuth, Tokens, Sandbox, Hold, *_errors(AdhAuthError)):
         for base in kind.__mro__:
             if base.__module__.startswith("adh_auth"):
-                yield from (name for name in [*vars(base), *base.__annotations__] if not name.startswith("_") and name not in INTERNAL)
+                yield from (
+                    name
+                    for name in [*vars(base), *base.__annotations__]
+                    if not name.startswith("_") and name not in INTERNAL
+                )
     yield from (*Counts.__dataclass_fields__, *Call.__dataclass_fields__)
     yield from ("load", "save", "delete", "path")
 

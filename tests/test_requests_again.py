@@ -1,4 +1,6 @@
-"""AdhAuth in requests: what a request keeps when it is sent again, and request objects that are sent more than once."""
+"""AdhAuth in requests: what a request keeps when it is sent again, and request objects that are sent more
+than once.
+"""
 
 from __future__ import annotations
 
@@ -93,8 +95,12 @@ def test_an_adopted_pair_that_has_expired_is_rotated_away_from(
     assert sandbox.counts.rotations == 2
 
 
-def test_a_refreshed_pair_is_the_last_that_is_tried(sandbox: Sandbox, session: requests.Session, arguments: dict[str, Any]) -> None:
-    """An API that calls every token expired gets the adopted pair and the refreshed one, and its 401 goes to the caller."""
+def test_a_refreshed_pair_is_the_last_that_is_tried(
+    sandbox: Sandbox, session: requests.Session, arguments: dict[str, Any]
+) -> None:
+    """An API that calls every token expired gets the adopted pair and the refreshed one, and its 401 goes to
+    the caller.
+    """
     prepared = session.prepare_request(me(sandbox))
     AdhAuth(**arguments).refresh()
     sandbox.fail_next(None, on="me", status=401, body=EXPIRED)
@@ -106,7 +112,9 @@ def test_a_refreshed_pair_is_the_last_that_is_tried(sandbox: Sandbox, session: r
 
 
 def test_an_auth_that_is_put_on_again_watches_once(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """A retry decorator that signs a request object anew each time leaves one hook, and a 401 costs one refresh."""
+    """A retry decorator that signs a request object anew each time leaves one hook, and a 401 costs one
+    refresh.
+    """
     prepared = me(sandbox).prepare()
     for _ in range(3):
         prepared.prepare_auth(AdhAuth(**arguments))
@@ -118,7 +126,9 @@ def test_an_auth_that_is_put_on_again_watches_once(sandbox: Sandbox, arguments: 
 
 
 def test_a_late_401_to_a_request_that_has_moved_on(tmp_path: Path) -> None:
-    """Two threads send one request object, which is redirected: the late 401 of the old token does not spend the new one."""
+    """Two threads send one request object, which is redirected: the late 401 of the old token does not spend
+    the new one.
+    """
     late, first = threading.Event(), threading.Event()
 
     def api(seen: Seen) -> Answer:
@@ -136,7 +146,9 @@ def test_a_late_401_to_a_request_that_has_moved_on(tmp_path: Path) -> None:
         session.auth = AdhAuth(path, client_id="i", client_secret="s", base_url=server.url)
         prepared = session.prepare_request(requests.Request("GET", server.url + "/api/moved"))
         statuses: list[int] = []
-        slow = threading.Thread(target=lambda: statuses.append(session.send(prepared, timeout=PATIENCE).status_code))
+        slow = threading.Thread(
+            target=lambda: statuses.append(session.send(prepared, timeout=PATIENCE).status_code)
+        )
         slow.start()
         assert first.wait(PATIENCE)
         assert session.send(prepared, timeout=PATIENCE).status_code == 200
@@ -159,8 +171,12 @@ def raising(response: requests.Response, **_: Any) -> None:
     response.raise_for_status()
 
 
-def test_hooks_that_raise_do_not_hide_an_expiry(sandbox: Sandbox, auth: AdhAuth, session: requests.Session) -> None:
-    """`raise_for_status` as a hook of the session, of the request, or on a request that is signed by hand afterwards sees the 200."""
+def test_hooks_that_raise_do_not_hide_an_expiry(
+    sandbox: Sandbox, auth: AdhAuth, session: requests.Session
+) -> None:
+    """`raise_for_status` as a hook of the session, of the request, or on a request that is signed by hand
+    afterwards sees the 200.
+    """
     by_hand = requests.Request("GET", sandbox.url + "/api/auth/me", hooks={"response": raising}).prepare()
     by_hand.prepare_auth(auth)
     sandbox.expire()
@@ -204,7 +220,9 @@ def sent_cookies(tmp_path: Path, session: requests.Session, **options: Any) -> l
 @pytest.mark.parametrize("how", ["headers", "session.headers", "bytes"])
 @pytest.mark.parametrize("with_jar", [False, True])
 def test_the_callers_own_cookie_header_survives(tmp_path: Path, how: str, with_jar: bool) -> None:
-    """It is sent again as it was, and alone, as in the first send: requests puts no cookie of a jar beside it."""
+    """It is sent again as it was, and alone, as in the first send: requests puts no cookie of a jar beside
+    it.
+    """
     own: Any = b"sid=mine" if how == "bytes" else "sid=mine"
     with requests.Session() as session:
         if with_jar:
@@ -222,7 +240,9 @@ def test_a_cookie_that_the_401_sets_goes_along(tmp_path: Path, how: str) -> None
     with requests.Session() as session:
         if how == "session":
             session.cookies["jar"] = "1"
-        first, second = sent_cookies(tmp_path, session, **({"cookies": {"jar": "1"}} if how == "call" else {}))
+        first, second = sent_cookies(
+            tmp_path, session, **({"cookies": {"jar": "1"}} if how == "call" else {})
+        )
     assert first == (None if how == "none" else "jar=1")
     assert set((second or "").split("; ")) == ({"fresh=1"} if how == "none" else {"jar=1", "fresh=1"})
 
@@ -272,8 +292,12 @@ def secrets_of(sandbox: Sandbox, token_file: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickled_response_holds_no_secret(sandbox: Sandbox, session: requests.Session, token_file: Path, protocol: int) -> None:
-    """joblib, a cache on disk, the result of a pool: neither the client secret nor a token goes along, whatever came before the 200."""
+def test_a_pickled_response_holds_no_secret(
+    sandbox: Sandbox, session: requests.Session, token_file: Path, protocol: int
+) -> None:
+    """joblib, a cache on disk, the result of a pool: neither the client secret nor a token goes along,
+    whatever came before the 200.
+    """
     known = secrets_of(sandbox, token_file)
     plain = session.get(sandbox.url + "/api/auth/me")
     sandbox.expire()
@@ -288,7 +312,9 @@ def test_a_pickled_response_holds_no_secret(sandbox: Sandbox, session: requests.
         assert again.request.url == answer.request.url
 
 
-def test_a_pickled_response_is_readable_elsewhere(session: requests.Session, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_pickled_response_is_readable_elsewhere(
+    session: requests.Session, sandbox: Sandbox, tmp_path: Path
+) -> None:
     """Where no ADH_* is set, and even where this library is not installed."""
     (tmp_path / "pickle").write_bytes(pickle.dumps(session.get(sandbox.url + "/api/auth/me")))
     code = (
@@ -328,13 +354,17 @@ def ended(token_file: Path, sandbox: Sandbox) -> None:
     sandbox.expire()
 
 
-def test_head_refreshes_by_the_stored_expiry(sandbox: Sandbox, session: requests.Session, ended: None) -> None:
+def test_head_refreshes_by_the_stored_expiry(
+    sandbox: Sandbox, session: requests.Session, ended: None
+) -> None:
     """The code is in the body, which HEAD does not have: the expiry on file tells."""
     assert session.head(sandbox.url + "/api/auth/me").status_code == 200
     assert sandbox.counts.rotations == 1
 
 
-def test_a_bare_401_costs_one_refresh_for_a_pair(sandbox: Sandbox, session: requests.Session, ended: None) -> None:
+def test_a_bare_401_costs_one_refresh_for_a_pair(
+    sandbox: Sandbox, session: requests.Session, ended: None
+) -> None:
     """A resource that says 401 for another reason, and says no more, costs one refresh and no second one."""
     sandbox.fail_next(None, on="me", status=401, body=b"")
     for method in ("HEAD", "GET", "HEAD"):
@@ -342,7 +372,9 @@ def test_a_bare_401_costs_one_refresh_for_a_pair(sandbox: Sandbox, session: requ
     assert sandbox.counts.rotations == 1
 
 
-def test_a_bare_401_before_the_stored_expiry_is_the_callers(sandbox: Sandbox, session: requests.Session, auth: AdhAuth) -> None:
+def test_a_bare_401_before_the_stored_expiry_is_the_callers(
+    sandbox: Sandbox, session: requests.Session, auth: AdhAuth
+) -> None:
     """The file says that the token lives, so a 401 that says nothing is about something else."""
     auth.refresh()
     sandbox.fail_next(on="me", status=401, body=b"")
@@ -350,7 +382,9 @@ def test_a_bare_401_before_the_stored_expiry_is_the_callers(sandbox: Sandbox, se
     assert sandbox.counts.rotations == 1
 
 
-def test_a_401_with_a_body_and_no_code_is_the_callers(sandbox: Sandbox, session: requests.Session, ended: None) -> None:
+def test_a_401_with_a_body_and_no_code_is_the_callers(
+    sandbox: Sandbox, session: requests.Session, ended: None
+) -> None:
     """Who writes a body has said what is wrong: the clock does not tell then."""
     sandbox.fail_next(on="me", status=401, body=b"no")
     assert session.get(sandbox.url + "/api/auth/me").status_code == 401
@@ -386,10 +420,17 @@ def test_every_way_to_send_no_body(framing: str, tmp_path: Path) -> None:
 
 
 def unfinished(ending: str, head: bytes = b"", body: bytes = b'{"cod') -> Answer:
-    """A 401 of which less comes than is announced; then the connection is closed, or nothing happens any more."""
+    """A 401 of which less comes than is announced; then the connection is closed, or nothing happens any
+    more.
+    """
 
     def write(wire: Any, closing: threading.Event) -> None:
-        wire.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n" + head + b"\r\n" + body)
+        wire.write(
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+            + head
+            + b"\r\n"
+            + body
+        )
         wire.flush()
         if ending == "stalls":
             closing.wait(PATIENCE)
@@ -407,7 +448,11 @@ def call(tmp_path: Path, first: Answer, **options: Any) -> requests.Response:
     path = tmp_path / "tokens.json"
     TokenFile(path).save(pair_of(OLD))
     with RawServer(api) as server:
-        auth = AdhAuth(path, client_id="i", client_secret="s", base_url=server.url) if options.pop("signed", True) else None
+        auth = (
+            AdhAuth(path, client_id="i", client_secret="s", base_url=server.url)
+            if options.pop("signed", True)
+            else None
+        )
         answer = requests.get(server.url + "/api/x", auth=auth, **options)
         if options.get("stream"):
             with pytest.raises(requests.RequestException):
@@ -417,7 +462,9 @@ def call(tmp_path: Path, first: Answer, **options: Any) -> requests.Response:
 
 @pytest.mark.parametrize("ending", ["breaks off", "stalls"])
 def test_a_401_that_breaks_off_is_the_callers(tmp_path: Path, ending: str) -> None:
-    """It is handed over, and reading it fails as it does without us: at once where the body is waited for, later for a stream."""
+    """It is handed over, and reading it fails as it does without us: at once where the body is waited for,
+    later for a stream.
+    """
     assert call(tmp_path, unfinished(ending), stream=True, timeout=0.5).status_code == 401
     errors = []
     for signed in (True, False):
@@ -427,7 +474,9 @@ def test_a_401_that_breaks_off_is_the_callers(tmp_path: Path, ending: str) -> No
     assert errors[0] is errors[1]
 
 
-def test_a_stream_waits_for_a_stalling_401_no_longer_than_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_waits_for_a_stalling_401_no_longer_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a time-out of the caller's own, too, a streamed 401 is handed over after a while."""
     monkeypatch.setattr("adh_auth.requests_body.PEEK_SECONDS", 0.2)
     assert call(tmp_path, unfinished("stalls"), stream=True).status_code == 401
@@ -436,10 +485,16 @@ def test_a_stream_waits_for_a_stalling_401_no_longer_than_it_takes(tmp_path: Pat
 @pytest.mark.parametrize("ending", ["breaks off", "stalls"])
 @pytest.mark.parametrize("code_in", ["header", "body"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_code_that_is_known_needs_no_more_bytes(tmp_path: Path, ending: str, code_in: str, stream: bool) -> None:
+def test_a_code_that_is_known_needs_no_more_bytes(
+    tmp_path: Path, ending: str, code_in: str, stream: bool
+) -> None:
     """Where the header has the code, or as much of the body as has come, nobody waits for the rest of it."""
     header = code_in == "header"
-    first = unfinished(ending, b'WWW-Authenticate: Bearer error="token_expired"\r\n' if header else b"", b"" if header else EXPIRED)
+    first = unfinished(
+        ending,
+        b'WWW-Authenticate: Bearer error="token_expired"\r\n' if header else b"",
+        b"" if header else EXPIRED,
+    )
     answer = call_through(tmp_path, first, stream)
     assert answer.status_code == 200
     assert [past.content for past in answer.history] == [b""]
@@ -455,13 +510,17 @@ def call_through(tmp_path: Path, first: Answer, stream: bool) -> requests.Respon
 
     with RawServer(api) as server:
         auth = AdhAuth(path, client_id="i", client_secret="s", base_url=server.url)
-        answer = requests.get(server.url + "/api/x", auth=auth, stream=stream)  # no time-out: it must not be needed
+        answer = requests.get(
+            server.url + "/api/x", auth=auth, stream=stream
+        )  # no time-out: it must not be needed
         assert answer.json() == {"id": "usr"}
         return answer
 
 
 def test_a_long_401_is_read_whole_in_every_way(sandbox: Sandbox, session: requests.Session) -> None:
-    """`raw.read()`, `raw.read1()`, `iter_content(None)` and `iter_lines` give all of a 401 that was looked into, and end."""
+    """`raw.read()`, `raw.read1()`, `iter_content(None)` and `iter_lines` give all of a 401 that was looked
+    into, and end.
+    """
     body = b'{"code": "other",\n"pad": "' + b"x" * 100_000 + b'"}'
     ways: list[Any] = [
         lambda answer: answer.raw.read(),
@@ -480,8 +539,12 @@ def test_a_long_401_is_read_whole_in_every_way(sandbox: Sandbox, session: reques
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("pad", [0, 100_000])
-def test_a_401_gives_its_connection_back_before_the_refresh(sandbox: Sandbox, arguments: dict[str, Any], stream: bool, pad: int) -> None:
-    """A pool of one that blocks when it is empty, and carries the refresh itself, does not wait for its own 401."""
+def test_a_401_gives_its_connection_back_before_the_refresh(
+    sandbox: Sandbox, arguments: dict[str, Any], stream: bool, pad: int
+) -> None:
+    """A pool of one that blocks when it is empty, and carries the refresh itself, does not wait for its own
+    401.
+    """
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=1, pool_block=True))
         session.auth = AdhAuth(**arguments, refresh_via=session)
@@ -499,4 +562,7 @@ def test_a_401_of_the_callers_gives_its_connection_back(tmp_path: Path) -> None:
     with RawServer(lambda _: as_json({"code": "other"}, 401)) as server, requests.Session() as session:
         session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=1, pool_block=True))
         session.auth = AdhAuth(path, client_id="i", client_secret="s", base_url=server.url)
-        assert [session.get(server.url + "/api/x", timeout=PATIENCE).status_code for _ in range(2)] == [401, 401]
+        assert [session.get(server.url + "/api/x", timeout=PATIENCE).status_code for _ in range(2)] == [
+            401,
+            401,
+        ]

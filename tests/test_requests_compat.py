@@ -1,4 +1,6 @@
-"""What requests and urllib3 show behind their public interface: `requests_compat` against the installed releases."""
+"""What requests and urllib3 show behind their public interface: `requests_compat` against the installed
+releases.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_read_piece_of_a_file_like_body() -> None:
 
     raw = urllib3.HTTPResponse(body=Plain(), preload_content=False)  # type: ignore[arg-type]
     assert compat.read_piece(raw, 3) == b"pie"
-    assert compat.read_piece(urllib3.HTTPResponse(body=io.BytesIO(b"piece"), preload_content=False), 3) == b"pie"
+    assert (
+        compat.read_piece(urllib3.HTTPResponse(body=io.BytesIO(b"piece"), preload_content=False), 3) == b"pie"
+    )
 
 
 def test_with_body_keeps_the_cookies(server: RawServer) -> None:
@@ -104,7 +108,9 @@ FRAMINGS = {
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_read_gives_what_has_arrived_and_ends_in_time(framing: str, tls: bool) -> None:
-    """`read_piece` does not wait for as much as was asked for, and the next one waits no longer than it is let, on every connection."""
+    """`read_piece` does not wait for as much as was asked for, and the next one waits no longer than it is
+    let, on every connection.
+    """
 
     def write(wire: Any, closing: threading.Event) -> None:
         wire.write(b"HTTP/1.1 200 OK\r\n" + FRAMINGS[framing])
@@ -152,13 +158,17 @@ def test_the_callers_timeout_is_put_back(server: RawServer) -> None:
 
 
 def test_on_connections(server: RawServer) -> None:
-    """Each new connection of a pool is shown before it is used, with its socket to come, and each request before it is sent."""
+    """Each new connection of a pool is shown before it is used, with its socket to come, and each request
+    before it is sent.
+    """
     seen: list[Any] = []
 
     class Adapter(HTTPAdapter):
         def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
             pool = super().get_connection_with_tls_context(*arguments, **named)
-            compat.on_connections(pool, lambda made: seen.append(made.sock), lambda: seen.append(len(server.seen)))
+            compat.on_connections(
+                pool, lambda made: seen.append(made.sock), lambda: seen.append(len(server.seen))
+            )
             return pool
 
     adapter = Adapter()

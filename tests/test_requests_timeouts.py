@@ -41,7 +41,9 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_callers_timeout_bounds_the_wait(sandbox: Sandbox, session: requests.Session, form: str) -> None:
-    """Each call answers within its own time-out with an error that says to try again; the refresh goes on and is made once."""
+    """Each call answers within its own time-out with an error that says to try again; the refresh goes on and
+    is made once.
+    """
     url = sandbox.url + "/api/auth/me"
     sandbox.expire()
     with sandbox.hold_next(on="refresh") as hold:
@@ -57,13 +59,19 @@ def test_the_callers_timeout_bounds_the_wait(sandbox: Sandbox, session: requests
     assert sandbox.counts.refresh_calls == 1
 
 
-@pytest.mark.parametrize("timeout", [None, (SHORT, None), Timeout(connect=SHORT)], ids=["none", "connect", "connect only"])
+@pytest.mark.parametrize(
+    "timeout", [None, (SHORT, None), Timeout(connect=SHORT)], ids=["none", "connect", "connect only"]
+)
 def test_without_a_timeout_the_call_waits(sandbox: Sandbox, session: requests.Session, timeout: Any) -> None:
     """A caller who has set no bound for reading waits for the refresh, however long it takes."""
     sandbox.expire()
     with sandbox.hold_next(on="refresh") as hold:
         statuses: list[int] = []
-        caller = threading.Thread(target=lambda: statuses.append(session.get(sandbox.url + "/api/auth/me", timeout=timeout).status_code))
+        caller = threading.Thread(
+            target=lambda: statuses.append(
+                session.get(sandbox.url + "/api/auth/me", timeout=timeout).status_code
+            )
+        )
         caller.start()
         hold.wait(PATIENCE)
         caller.join(2 * SHORT)
@@ -75,7 +83,14 @@ def test_without_a_timeout_the_call_waits(sandbox: Sandbox, session: requests.Se
 
 def test_read_timeout() -> None:
     """The read part of a time-out in every form that requests takes."""
-    assert [read_timeout(value) for value in (None, 2, 0.5, (3, None), (None, 4), (3, 0.5))] == [None, 2.0, 0.5, None, 4.0, 0.5]
+    assert [read_timeout(value) for value in (None, 2, 0.5, (3, None), (None, 4), (3, 0.5))] == [
+        None,
+        2.0,
+        0.5,
+        None,
+        4.0,
+        0.5,
+    ]
     assert read_timeout(Timeout(connect=3)) is None
     assert read_timeout(Timeout(connect=3, read=2.5)) == 2.5
     assert read_timeout(Timeout(total=9, read=None)) == pytest.approx(9, abs=1)
@@ -99,14 +114,18 @@ def dead(sandbox: Sandbox, session: requests.Session) -> None:
 
 
 def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: requests.Session) -> None:
-    """It is never sent with a token that is known to be expired, whatever the time-out: it could not be sent again."""
+    """It is never sent with a token that is known to be expired, whatever the time-out: it could not be sent
+    again.
+    """
     with sandbox.hold_next(on="refresh") as hold:
         dead(sandbox, session)
         before = sandbox.counts.requests
         answers: list[requests.Response] = []
 
         def upload() -> None:
-            answers.append(session.post(sandbox.url + "/api/echo", data=iter([b"one", b"two"]), timeout=SHORT))
+            answers.append(
+                session.post(sandbox.url + "/api/echo", data=iter([b"one", b"two"]), timeout=SHORT)
+            )
 
         caller = threading.Thread(target=upload)
         caller.start()
@@ -120,7 +139,9 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
 
 def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, session: requests.Session) -> None:
-    """What one thread does with time-outs says nothing of another's: one that has none sends nothing that is known to fail."""
+    """What one thread does with time-outs says nothing of another's: one that has none sends nothing that is
+    known to fail.
+    """
     ready, go = threading.Event(), threading.Event()
     statuses: list[int] = []
 
@@ -146,7 +167,9 @@ def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, sessi
 
 
 def test_head_after_a_call_that_gave_up(sandbox: Sandbox, session: requests.Session) -> None:
-    """The API has said before that the token is expired, so that an answer to HEAD need not say it, and no expiry on file is needed."""
+    """The API has said before that the token is expired, so that an answer to HEAD need not say it, and no
+    expiry on file is needed.
+    """
     with sandbox.hold_next(on="refresh") as hold:
         dead(sandbox, session)
         with pytest.raises(RefreshFailed):
@@ -169,20 +192,28 @@ def test_a_refusal_on_record_needs_no_call(sandbox: Sandbox, session: requests.S
     assert sandbox.counts == before
 
 
-def test_the_first_call_of_a_dead_pair_by_the_clock(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path) -> None:
-    """With refresh_ahead and an expiry that is past, the first call does not know of its time-out yet, and keeps it all the same."""
+def test_the_first_call_of_a_dead_pair_by_the_clock(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path
+) -> None:
+    """With refresh_ahead and an expiry that is past, the first call does not know of its time-out yet, and
+    keeps it all the same.
+    """
     pair = TokenFile(token_file).load()
     TokenFile(token_file).save(type(pair)(pair.access_token, pair.refresh_token, expires_at=1.0))
     sandbox.expire()
     with sandbox.hold_next(on="refresh"):
         started = time.monotonic()
         with pytest.raises(RefreshFailed):
-            requests.get(sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_ahead=60), timeout=SHORT)
+            requests.get(
+                sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_ahead=60), timeout=SHORT
+            )
         assert time.monotonic() - started < FIRST_MOMENT + SHORT + 5
 
 
 def test_a_pause_on_record_needs_no_call(sandbox: Sandbox, session: requests.Session) -> None:
-    """While the endpoint has asked for a pause, a call with a time-out fails before it is sent, as does one without."""
+    """While the endpoint has asked for a pause, a call with a time-out fails before it is sent, as does one
+    without.
+    """
     sandbox.expire()
     sandbox.fail_next(None, status=503, retry_after=50)
     with pytest.raises(RefreshFailed, match="503"):

@@ -1,4 +1,6 @@
-"""One sweep over everything a program may print, log, keep or hand on, in every fault: no token, no secret, no code is in any of it."""
+"""One sweep over everything a program may print, log, keep or hand on, in every fault: no token, no secret,
+no code is in any of it.
+"""
 
 from __future__ import annotations
 
@@ -71,17 +73,33 @@ class Sweep:
 
     def leaks(self, secrets: Mapping[str, str]) -> list[str]:
         """Where a secret, or a good part of one, is to be found."""
-        parts = {name: {secret, secret[-10:], secret.removeprefix("adh_rt_").removeprefix("adh_")[:10]} for name, secret in secrets.items()}
+        parts = {
+            name: {secret, secret[-10:], secret.removeprefix("adh_rt_").removeprefix("adh_")[:10]}
+            for name, secret in secrets.items()
+        }
         return sorted(
-            {f"{name} in {where}" for where, text in self.texts for name, found in parts.items() if any(part in text for part in found)}
+            {
+                f"{name} in {where}"
+                for where, text in self.texts
+                for name, found in parts.items()
+                if any(part in text for part in found)
+            }
         )
 
     def error(self, error: BaseException | None, where: str) -> None:
-        """An error as it is printed, its attributes, what hangs on it, its frames of ours with their locals, and its whole chain."""
+        """An error as it is printed, its attributes, what hangs on it, its frames of ours with their locals,
+        and its whole chain.
+        """
         if error is None or id(error) in self._seen:
             return
         self._seen.add(id(error))
-        self.add(f"{where}: {type(error).__name__}", str(error), repr(error), repr(error.args), "".join(traceback.format_exception(error)))
+        self.add(
+            f"{where}: {type(error).__name__}",
+            str(error),
+            repr(error),
+            repr(error.args),
+            "".join(traceback.format_exception(error)),
+        )
         self.frames(error.__traceback__, where)
         if isinstance(error, adh_auth.AdhAuthError):
             self.add(f"{where}: pickle of {type(error).__name__}", pickle.dumps(error, 0))
@@ -103,7 +121,11 @@ class Sweep:
         """A request that is kept for whoever looks back."""
         if request is not None:
             self.add(
-                f"{where}: kept request", repr(request), repr(dict(request.headers)), str(request.url), getattr(request, "body", b"") or b""
+                f"{where}: kept request",
+                repr(request),
+                repr(dict(request.headers)),
+                str(request.url),
+                getattr(request, "body", b"") or b"",
             )
 
     def response(self, response: Any, where: str, *, final: bool = True) -> None:
@@ -118,16 +140,22 @@ class Sweep:
             self.response(past, where + ", history", final=False)
 
     def objects(self, start: object, where: str) -> None:
-        """`repr` and `str` of an object of ours, and of every one of ours that hangs on it, through whatever holds it."""
+        """`repr` and `str` of an object of ours, and of every one of ours that hangs on it, through whatever
+        holds it.
+        """
         waiting, known = [start], set()
         while waiting:
             item = waiting.pop()
             if id(item) in known or isinstance(item, (type, types.ModuleType, types.FrameType)):
                 continue
             known.add(id(item))
-            if type(item).__module__.startswith("adh_auth") or isinstance(item, (functools.partial, BaseException)):
+            if type(item).__module__.startswith("adh_auth") or isinstance(
+                item, (functools.partial, BaseException)
+            ):
                 self.add(f"{where}: {type(item).__name__}", _repr(item), str(item))
-            if type(item).__module__.startswith(("adh_auth", "functools", "builtins")) and not isinstance(item, types.FunctionType):
+            if type(item).__module__.startswith(("adh_auth", "functools", "builtins")) and not isinstance(
+                item, types.FunctionType
+            ):
                 waiting += gc.get_referents(item)
 
 
@@ -151,7 +179,9 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # HTTP/2's own header compression logs what it compresses; that is not ours to stop.
         if not record.name.startswith("hpack"):
-            self._sweep.add(f"log of {record.name}", self.format(record), repr(record.args), repr(record.exc_info))
+            self._sweep.add(
+                f"log of {record.name}", self.format(record), repr(record.args), repr(record.exc_info)
+            )
             if record.exc_info:
                 self._sweep.error(record.exc_info[1], f"log of {record.name}")
 
@@ -160,7 +190,10 @@ class _Log(logging.Handler):
 def watched(sweep: Sweep) -> Iterator[None]:
     """Every logger at DEBUG, every warning, uncaught errors of threads."""
     handler = _Log(sweep)
-    loggers = [logging.root, *(item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger))]
+    loggers = [
+        logging.root,
+        *(item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger)),
+    ]
     levels = [(item, item.level) for item in loggers]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -181,7 +214,11 @@ def secrets_of(sandbox: Sandbox) -> dict[str, str]:
     """All generations of everything that the server has ever given out, and the client's secret."""
     ledger = sandbox._ledger
     found = {"client secret": sandbox.client_secret}
-    for kind, given in (("access token", ledger._access), ("refresh token", ledger._refresh), ("code", ledger._codes)):
+    for kind, given in (
+        ("access token", ledger._access),
+        ("refresh token", ledger._refresh),
+        ("code", ledger._codes),
+    ):
         found |= {f"{kind} {number}": token for number, token in enumerate(given)}
     return found
 
@@ -221,7 +258,9 @@ def _echoing(status: int) -> Fault:
     def fault(sandbox: Sandbox, path: Path) -> None:
         tokens = TokenFile(path).load()
         said = f"{tokens.refresh_token} of {sandbox.client_secret} is unknown"
-        body = json.dumps({"code": tokens.refresh_token, "error": said, "message": said, "error_description": said}).encode()
+        body = json.dumps(
+            {"code": tokens.refresh_token, "error": said, "message": said, "error_description": said}
+        ).encode()
         sandbox.expire()
         sandbox.fail_next(3, on="refresh", status=status, body=body)
 
@@ -261,7 +300,9 @@ FAULTS: dict[str, Fault] = {
     "refused": _refresh_fails(status=400, body=b'{"error": {"code": "invalid_grant"}}'),
     "refresh 400 invalid_grant": _refresh_fails(status=400, body=b'{"code": "invalid_grant"}'),
     "refresh 401 invalid_client": _refresh_fails(status=401, body=b'{"code": "invalid_client"}'),
-    "refresh 400 other": _refresh_fails(status=400, body=b'{"code": "invalid_request", "field": "refresh_token"}'),
+    "refresh 400 other": _refresh_fails(
+        status=400, body=b'{"code": "invalid_request", "field": "refresh_token"}'
+    ),
     "refresh 429": _refresh_fails(status=429, retry_after=0),
     "refresh 503": _refresh_fails(status=503),
     "refresh 502 page": _refresh_fails(status=502, body=b"<html>Bad gateway</html>"),
@@ -280,7 +321,9 @@ FAULTS: dict[str, Fault] = {
     "401 at a redirect": _fails(1, on="api", status=401, body=_EXPIRED),
     "401 of another code": _fails(2, on="me", status=401, body=b'{"code": "nope"}'),
     "the API drops": _fails(4, on="me", drop="midway"),
-    "the API drops the resend": _in_turn(_fails(1, on="me", status=401, body=_EXPIRED), _fails(1, on="me", drop="midway")),
+    "the API drops the resend": _in_turn(
+        _fails(1, on="me", status=401, body=_EXPIRED), _fails(1, on="me", drop="midway")
+    ),
     "cut file": _file_holds(lambda data: data[:-5]),
     "file with a broken token": _file_holds(lambda data: data.replace(b'"adh_', b'"\\nadh_')),
     "file that is a list": _file_holds(lambda data: b"[" + data + b"]"),
@@ -288,12 +331,16 @@ FAULTS: dict[str, Fault] = {
     "no file": lambda sandbox, path: path.unlink(),
     "read-only file": _read_only,
     "loose file": _loose,
-    "somebody else's file": lambda sandbox, path: os.chown(path, STRANGER, -1) if CAN_GIVE_AWAY else path.unlink(),
+    "somebody else's file": lambda sandbox, path: (
+        os.chown(path, STRANGER, -1) if CAN_GIVE_AWAY else path.unlink()
+    ),
 }
 
 
 def use(client: EveryClient, auth: Any, sandbox: Sandbox, sweep: Sweep, where: str) -> None:
-    """A call, one through a redirect, a forced refresh and what is left of it; with hooks that keep all they see."""
+    """A call, one through a redirect, a forced refresh and what is left of it; with hooks that keep all they
+    see.
+    """
     for path in ("/api/auth/me", "/api/redirect?to=/api/auth/me"):
         try:
             sweep.response(client.get(auth, sandbox.url + path, **_hooks(client, sweep, where)), where)
@@ -306,7 +353,11 @@ def use(client: EveryClient, auth: Any, sandbox: Sandbox, sweep: Sweep, where: s
             sweep.error(error, where)
     sweep.objects(auth, where)
     with suppress(OSError):
-        sweep.add(f"{where}: record", Path(auth.token_file + ".record").read_bytes(), Path(auth.token_file + ".lock").read_bytes())
+        sweep.add(
+            f"{where}: record",
+            Path(auth.token_file + ".record").read_bytes(),
+            Path(auth.token_file + ".lock").read_bytes(),
+        )
 
 
 def _of_a_task(auth: Any) -> list[Callable[[], Any]]:
@@ -337,7 +388,9 @@ def _hooks(client: EveryClient, sweep: Sweep, where: str) -> dict[str, Any]:
 
 
 def auth_of(client: EveryClient, sandbox: Sandbox, path: Path, **more: Any) -> Any:
-    return client.auth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url, **more)
+    return client.auth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url, **more
+    )
 
 
 def sweep_over(client: EveryClient, sandbox: Sandbox, tmp_path: Path, faults: Mapping[str, Fault]) -> Sweep:
@@ -352,8 +405,12 @@ def sweep_over(client: EveryClient, sandbox: Sandbox, tmp_path: Path, faults: Ma
 
 
 @each_client
-def test_no_secret_in_any_fault(client: EveryClient, sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Logs, reprs, errors with their chains and frames, history, hooks, warnings, records and outputs hold none of any generation."""
+def test_no_secret_in_any_fault(
+    client: EveryClient, sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Logs, reprs, errors with their chains and frames, history, hooks, warnings, records and outputs hold
+    none of any generation.
+    """
     sweep = sweep_over(client, sandbox, tmp_path, FAULTS)
     sweep.add("output", *capfd.readouterr())
     assert sweep.leaks(secrets_of(sandbox)) == []
@@ -446,7 +503,13 @@ def test_no_secret_when_the_lock_is_held(client: EveryClient, sandbox: Sandbox, 
 def test_no_secret_when_an_object_is_not_built(cls: Any, wrong: dict[str, Any]) -> None:
     """Arguments stand in the frames of an error; the client secret stands in none of ours."""
     sweep = Sweep()
-    arguments = {"token_file": "t.json", "client_id": "id", "client_secret": SECRET, "base_url": "https://api.example.com", **wrong}
+    arguments = {
+        "token_file": "t.json",
+        "client_id": "id",
+        "client_secret": SECRET,
+        "base_url": "https://api.example.com",
+        **wrong,
+    }
     with pytest.raises((adh_auth.AdhAuthError, TypeError)) as caught:
         cls(**arguments)
     sweep.error(caught.value, "construction")
@@ -465,7 +528,9 @@ ACCESS, REFRESH = "adh_Kq8vXw2NfRt5", "adh_rt_Zy7bLm4PdGh9"
         lambda path: Tokens.from_response({"access_token": ACCESS}),
         lambda path: Tokens.from_response([ACCESS, REFRESH]),  # type: ignore[arg-type]
         lambda path: Tokens.from_response(json.dumps({"access_token": ACCESS})),  # type: ignore[arg-type]
-        lambda path: Stored.from_bytes(f'{{"access_token": "{ACCESS}", "refresh_token": "{REFRESH}"'.encode()),
+        lambda path: Stored.from_bytes(
+            f'{{"access_token": "{ACCESS}", "refresh_token": "{REFRESH}"'.encode()
+        ),
         lambda path: Stored.from_bytes(f'["{ACCESS}"]'.encode()),
         lambda path: TokenFile(path).save(Tokens(ACCESS, REFRESH)),
         lambda path: TokenFile(path / "x" / "t.json").save(Tokens(ACCESS, REFRESH)),
@@ -501,7 +566,9 @@ def test_no_secret_in_the_hands_of_the_wrong_client(sandbox: Sandbox, arguments:
 
 
 @pytest.mark.parametrize("cls", [AdhAuth, AdhHttpxAuth, AdhHttpx2Auth])
-def test_a_pickle_carries_no_tokens(cls: Any, sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_carries_no_tokens(
+    cls: Any, sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the client secret only if it was passed as an argument."""
     for name, value in sandbox.environment(token_file).items():
         monkeypatch.setenv(name, value)
@@ -510,7 +577,11 @@ def test_a_pickle_carries_no_tokens(cls: Any, sandbox: Sandbox, token_file: Path
         auth.refresh()
     sweep = Sweep()
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        sweep.add("pickle", pickle.dumps(from_environment, protocol), pickle.dumps(copy.deepcopy(from_environment), protocol))
+        sweep.add(
+            "pickle",
+            pickle.dumps(from_environment, protocol),
+            pickle.dumps(copy.deepcopy(from_environment), protocol),
+        )
     assert sweep.leaks(secrets_of(sandbox)) == []
     sweep.add("pickle", pickle.dumps(passed))
     assert sweep.leaks(secrets_of(sandbox)) == ["client secret in pickle"]
@@ -579,7 +650,9 @@ def test_no_command_but_token_prints_a_secret(name: str, sandbox: Sandbox, token
     assert sweep.leaks(secrets_of(sandbox)) == []
 
 
-@pytest.mark.parametrize("change", [lambda text: text, lambda text: text[:-9], lambda text: text.replace('"adh_', '"\\u00e9')])
+@pytest.mark.parametrize(
+    "change", [lambda text: text, lambda text: text[:-9], lambda text: text.replace('"adh_', '"\\u00e9')]
+)
 def test_save_repeats_nothing(change: Callable[[str], str], sandbox: Sandbox, tmp_path: Path) -> None:
     """A reply on stdin, whole or broken, is not printed back."""
     reply = json.dumps(sandbox.sign_in())
@@ -589,7 +662,9 @@ def test_save_repeats_nothing(change: Callable[[str], str], sandbox: Sandbox, tm
 
 
 def test_login_shows_neither_code_nor_tokens(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The authorization code, spent or refused, the PKCE verifier's secret counterparts and the first pair stay out of all outputs."""
+    """The authorization code, spent or refused, the PKCE verifier's secret counterparts and the first pair
+    stay out of all outputs.
+    """
     from .command_line import started
 
     for fault in (None, 503):
@@ -597,7 +672,9 @@ def test_login_shows_neither_code_nor_tokens(sandbox: Sandbox, tmp_path: Path) -
             sandbox.fail_next(None, on="exchange", status=fault)
         environment = {**sandbox.environment(tmp_path / f"{fault}.json"), "PYTHONUNBUFFERED": "1"}
         sandbox.redirect_uris = ("http://localhost:8765/callback", *sandbox.redirect_uris)
-        with started("login", "--no-browser", "--paste", "--timeout", "20", env=environment, stdin=-1) as process:
+        with started(
+            "login", "--no-browser", "--paste", "--timeout", "20", env=environment, stdin=-1
+        ) as process:
             assert process.stdin
             assert process.stdout
             assert process.stderr

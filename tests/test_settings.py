@@ -22,7 +22,11 @@ from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, T
 from .support import ROOT
 
 CLASSES = (AdhAuth, AdhHttpxAuth, AdhHttpx2Auth)
-FULL: dict[str, Any] = {"client_id": "id", "client_secret": "s3cret-value", "base_url": "https://api.example.com"}
+FULL: dict[str, Any] = {
+    "client_id": "id",
+    "client_secret": "s3cret-value",
+    "base_url": "https://api.example.com",
+}
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -47,8 +51,12 @@ def test_everything_from_the_environment(cls: Any, monkeypatch: pytest.MonkeyPat
     assert cls().token_file == str(tmp_path / "elsewhere.json")
 
 
-def test_a_default_never_depends_on_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A relative XDG_CONFIG_HOME is ignored, a relative ADH_TOKEN_FILE refused, and an argument means the folder of now."""
+def test_a_default_never_depends_on_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A relative XDG_CONFIG_HOME is ignored, a relative ADH_TOKEN_FILE refused, and an argument means the
+    folder of now.
+    """
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
     assert TokenFile().path == tmp_path / ".config" / "adh" / "tokens.json"
     monkeypatch.setenv("ADH_TOKEN_FILE", "tokens.json")
@@ -85,7 +93,12 @@ def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
 
 @pytest.mark.parametrize(
     ("cls", "carrier"),
-    [(AdhAuth, httpx.Client()), (AdhHttpxAuth, requests.Session()), (AdhHttpx2Auth, httpx.Client()), (AdhAuth, object())],
+    [
+        (AdhAuth, httpx.Client()),
+        (AdhHttpxAuth, requests.Session()),
+        (AdhHttpx2Auth, httpx.Client()),
+        (AdhAuth, object()),
+    ],
 )
 def test_a_carrier_of_another_kind_is_refused(cls: Any, carrier: Any) -> None:
     """`refresh_via` must be a client of the same library."""
@@ -105,7 +118,9 @@ def test_building_one_costs_nothing(cls: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_it_pickles_and_copies(cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle carries the secret only if it was passed, and never the tokens; a copy is as good as the original."""
+    """A pickle carries the secret only if it was passed, and never the tokens; a copy is as good as the
+    original.
+    """
     auth = cls(tmp_path / "t.json", **FULL)
     for other in (pickle.loads(pickle.dumps(auth)), copy.copy(auth), copy.deepcopy(auth)):
         assert type(other) is cls
@@ -125,7 +140,11 @@ def test_repr_shows_no_secret(cls: Any) -> None:
 
 def test_a_class_in_the_wrong_hands_names_the_right_one() -> None:
     """AdhAuth in httpx, AdhHttpxAuth in requests or httpx2, and so on: a TypeError that says what to use."""
-    clients: dict[str, Any] = {"AdhAuth": requests.Session(), "AdhHttpxAuth": httpx.Client(), "AdhHttpx2Auth": httpx2.Client()}
+    clients: dict[str, Any] = {
+        "AdhAuth": requests.Session(),
+        "AdhHttpxAuth": httpx.Client(),
+        "AdhHttpx2Auth": httpx2.Client(),
+    }
     for cls in CLASSES:
         for right, client in clients.items():
             if right == cls.__name__:
@@ -142,7 +161,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert os.path.basename(adh_auth.__file__ or "") == "__init__.py"
 
 
-#: A user without a passwd entry, as containers have them. What is needed is imported before, for this user may not read the library.
+#: A user without a passwd entry, as containers have them. What is needed is imported before, for this user
+#: may not read the library.
 HOMELESS = """
 import os, sys
 import requests
@@ -158,7 +178,11 @@ except ConfigurationError as error: print(error.setting, error)
 @pytest.mark.parametrize(
     ("environment", "arguments", "told"),
     [
-        ({}, [], "ADH_TOKEN_FILE no home folder is known for this user, so there is no default token file: set ADH_TOKEN_FILE"),
+        (
+            {},
+            [],
+            "ADH_TOKEN_FILE no home folder is known for this user, so there is no default token file: set ADH_TOKEN_FILE",
+        ),
         ({"HOME": ""}, [], "ADH_TOKEN_FILE no home folder is known"),
         ({"HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
         ({"XDG_CONFIG_HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
@@ -171,7 +195,11 @@ except ConfigurationError as error: print(error.setting, error)
 )
 def test_no_home_folder(environment: dict[str, str], arguments: list[str], told: str) -> None:
     """Nobody gave a path, so the error speaks of none: it names the variable that helps."""
-    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CONFIG_HOME", "ADH_TOKEN_FILE")}
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HOME", "XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
+    }
     said = subprocess.run(
         [sys.executable, "-c", HOMELESS, *arguments],
         env={**bare, "PYTHONPATH": str(ROOT), **environment},
@@ -185,7 +213,9 @@ def test_no_home_folder(environment: dict[str, str], arguments: list[str], told:
 
 def test_the_command_line_says_that_there_is_no_home() -> None:
     """As it says everything: in one line, with an exit code."""
-    bare = {name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "ADH_TOKEN_FILE")}
+    bare = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
+    }
     said = subprocess.run(
         [sys.executable, "-m", "adh_auth", "status"],
         env={**bare, "PYTHONPATH": str(ROOT), "HOME": ""},

@@ -23,7 +23,16 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from adh_auth import AdhAuth, AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFile, TokenFileError, login
+from adh_auth import (
+    AdhAuth,
+    AdhAuthError,
+    ConfigurationError,
+    ReauthorizationRequired,
+    RefreshFailed,
+    TokenFile,
+    TokenFileError,
+    login,
+)
 from adh_auth.callback import Callback, Listener, _Visit, place_of
 from adh_auth.places import sign_in
 from adh_auth.sign_in import _as_a_sentence
@@ -89,8 +98,16 @@ def session(arguments: dict[str, Any], redirect_uri: str) -> dict[str, Any]:
     return {**arguments, "redirect_uri": redirect_uri, "timeout": PATIENCE}
 
 
-def test_signs_in(sandbox: Sandbox, session: dict[str, Any], browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file is made, private, in a folder that is made too; browser and user are told, and nobody is shown a token."""
+def test_signs_in(
+    sandbox: Sandbox,
+    session: dict[str, Any],
+    browser: Browser,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The file is made, private, in a folder that is made too; browser and user are told, and nobody is shown
+    a token.
+    """
     session["token_file"] = tmp_path / "new" / "tokens.json"
     tokens = login(**session, scope="profile:read discussions:write")
     assert TokenFile(session["token_file"]).load() == tokens
@@ -107,7 +124,9 @@ def test_signs_in(sandbox: Sandbox, session: dict[str, Any], browser: Browser, t
 
 
 def test_pkce_and_state_are_fresh(session: dict[str, Any], browser: Browser) -> None:
-    """Each sign-in has a state and a verifier of its own, of 32 random bytes, and sends the S256 challenge only."""
+    """Each sign-in has a state and a verifier of its own, of 32 random bytes, and sends the S256 challenge
+    only.
+    """
     login(**session)
     login(**session)
     first, second = (parse_qs(urlsplit(address).query) for address in browser.addresses)
@@ -119,7 +138,9 @@ def test_pkce_and_state_are_fresh(session: dict[str, Any], browser: Browser) -> 
     assert "code_verifier" not in first
 
 
-def test_replaces_the_session_and_keeps_unknown_keys(sandbox: Sandbox, session: dict[str, Any], token_file: Path, browser: Browser) -> None:
+def test_replaces_the_session_and_keeps_unknown_keys(
+    sandbox: Sandbox, session: dict[str, Any], token_file: Path, browser: Browser
+) -> None:
     """A new sign-in takes the place of the old session; keys of others stay in the file."""
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "note": "mine"}))
     old = TokenFile(token_file).load()
@@ -189,7 +210,9 @@ def two_states(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
 
 
 def odd_error(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(re.sub(r"code=[^&]+", "error=<script>alert(1)</script>", back(address)))
+    browser.script = lambda address: visit(
+        re.sub(r"code=[^&]+", "error=<script>alert(1)</script>", back(address))
+    )
 
 
 def code_used_twice(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
@@ -199,7 +222,9 @@ def code_used_twice(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> No
         client = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret}
         proof = {"code": code, "redirect_uri": sandbox.redirect_uris[0], "code_verifier": "v" * 43}
         requests.post(
-            sandbox.url + "/api/oauth/signin/exchange", json={"grant_type": "authorization_code", **proof, **client}, timeout=PATIENCE
+            sandbox.url + "/api/oauth/signin/exchange",
+            json={"grant_type": "authorization_code", **proof, **client},
+            timeout=PATIENCE,
         )
         return visit(callback)
 
@@ -219,7 +244,9 @@ def code_for_another_redirect(sandbox: Sandbox, session: dict[str, Any], browser
 
 
 def wrong_verifier(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(re.sub(r"code_challenge=[^&]+", f"code_challenge={'x' * 43}", address))
+    browser.script = lambda address: visit(
+        re.sub(r"code_challenge=[^&]+", f"code_challenge={'x' * 43}", address)
+    )
 
 
 def wrong_secret(_: Sandbox, session: dict[str, Any], browser: Browser) -> None:
@@ -227,7 +254,9 @@ def wrong_secret(_: Sandbox, session: dict[str, Any], browser: Browser) -> None:
 
 
 def invalid_request(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
-    sandbox.fail_next(on="exchange", status=400, body=b'{"code": "invalid_request", "message": "", "field": "redirect_uri"}')
+    sandbox.fail_next(
+        on="exchange", status=400, body=b'{"code": "invalid_request", "message": "", "field": "redirect_uri"}'
+    )
 
 
 def rate_limited(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
@@ -271,7 +300,9 @@ FAILURES: list[tuple[Any, type[AdhAuthError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arrange", "kind", "words"), FAILURES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("arrange", "kind", "words"), FAILURES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_each_failure_is_a_clear_line(
     sandbox: Sandbox,
     session: dict[str, Any],
@@ -283,7 +314,9 @@ def test_each_failure_is_a_clear_line(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It says what happened, on one line and in the browser; the old file is untouched, and no secret is told anywhere."""
+    """It says what happened, on one line and in the browser; the old file is untouched, and no secret is told
+    anywhere.
+    """
     caplog.set_level(logging.DEBUG, "adh_auth")
     before = token_file.read_bytes()
     arrange(sandbox, session, browser)
@@ -347,7 +380,10 @@ def _taken(host: str, port: int) -> socket.socket:
         pytest.skip(f"needs the address {host}: switch it on")
 
 
-@pytest.mark.parametrize("uri", ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"])
+@pytest.mark.parametrize(
+    "uri",
+    ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"],
+)
 def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser, uri: str) -> None:
     """Any other redirect URI can only be pasted, and the error says so."""
     with pytest.raises(ConfigurationError, match="--paste"):
@@ -365,7 +401,9 @@ def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser,
         ("timeout", float("nan")),
     ],
 )
-def test_arguments_that_cannot_work(session: dict[str, Any], browser: Browser, argument: str, value: object) -> None:
+def test_arguments_that_cannot_work(
+    session: dict[str, Any], browser: Browser, argument: str, value: object
+) -> None:
     """They are refused before anything is done."""
     with pytest.raises(ConfigurationError) as raised:
         login(**{**session, argument: value})
@@ -383,17 +421,25 @@ def test_a_file_that_cannot_be_written(session: dict[str, Any], browser: Browser
     assert browser.addresses == []
 
 
-def test_a_lock_that_cannot_be_opened(session: dict[str, Any], browser: Browser, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_opened(
+    session: dict[str, Any], browser: Browser, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file is written under the lock: one that belongs to somebody else is found out before, too."""
     lock, access = f"{token_file}.lock", os.access
     Path(lock).touch()
-    monkeypatch.setattr(os, "access", lambda path, mode: path != lock and access(path, mode))  # no mode stops root
-    with pytest.raises(TokenFileError, match=re.escape(f"can't be written: {lock} can't be written by this user (mode ")):
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != lock and access(path, mode)
+    )  # no mode stops root
+    with pytest.raises(
+        TokenFileError, match=re.escape(f"can't be written: {lock} can't be written by this user (mode ")
+    ):
         login(**session)
     assert browser.addresses == []
 
 
-def test_a_file_that_cannot_be_written_in_the_end(session: dict[str, Any], browser: Browser, token_file: Path) -> None:
+def test_a_file_that_cannot_be_written_in_the_end(
+    session: dict[str, Any], browser: Browser, token_file: Path
+) -> None:
     """The new pair is lost then, and the error's frames, which had it in hand, are not handed on."""
 
     def browse(address: str) -> requests.Response:
@@ -421,11 +467,15 @@ def test_a_file_that_cannot_be_written_in_the_end(session: dict[str, Any], brows
     ],
 )
 def test_an_error_becomes_a_sentence(message: str, text: str) -> None:
-    """On the page it begins with a capital, unless it begins with an address or a file's name: another spelling is another name."""
+    """On the page it begins with a capital, unless it begins with an address or a file's name: another
+    spelling is another name.
+    """
     assert _as_a_sentence(message) == text
 
 
-def test_the_page_leaves_addresses_as_they_are(sandbox: Sandbox, session: dict[str, Any], browser: Browser) -> None:
+def test_the_page_leaves_addresses_as_they_are(
+    sandbox: Sandbox, session: dict[str, Any], browser: Browser
+) -> None:
     """An endpoint that can't be reached is named as the user wrote it."""
     sandbox.fail_next(on="exchange", drop="after")
     with pytest.raises(RefreshFailed):
@@ -437,12 +487,19 @@ def test_the_page_leaves_addresses_as_they_are(sandbox: Sandbox, session: dict[s
 
 
 def test_only_a_callback_is_taken_for_one(session: dict[str, Any], browser: Browser) -> None:
-    """A look at the icon, a bare visit, another method, and a connection that says nothing don't end or stop the sign-in."""
+    """A look at the icon, a bare visit, another method, and a connection that says nothing don't end or stop
+    the sign-in.
+    """
 
     def browse(address: str) -> requests.Response:
         uri = urlsplit(session["redirect_uri"])
         with socket.create_connection(("127.0.0.1", uri.port or 0)):
-            for path in ("/favicon.ico", "/callback", "/callback/?code=x&state=y", "/callback?" + "a=b&" * 60):
+            for path in (
+                "/favicon.ico",
+                "/callback",
+                "/callback/?code=x&state=y",
+                "/callback?" + "a=b&" * 60,
+            ):
                 assert requests.get(f"http://{uri.netloc}{path}", timeout=PATIENCE).status_code == 404
             assert requests.post(session["redirect_uri"], timeout=PATIENCE).status_code == 501
             return visit(address)
@@ -482,7 +539,9 @@ def test_an_interrupted_sign_in_says_so_in_the_browser(redirect_uri: str) -> Non
         pass
 
 
-def test_the_page_is_on_its_way_before_the_port_is_closed(redirect_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_on_its_way_before_the_port_is_closed(
+    redirect_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The program may end right after a sign-in: it first waits until the browser has its page."""
     awaited = threading.Event()
 
@@ -531,7 +590,9 @@ def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
     return sandbox.environment(token_file)
 
 
-def test_the_command(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
+def test_the_command(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
+) -> None:
     """`adh-auth login --no-browser` prints the address, waits for it to come back, and greets."""
     before = token_file.read_bytes()
     with started("login", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
@@ -543,7 +604,9 @@ def test_the_command(sandbox: Sandbox, environment: dict[str, str], redirect_uri
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_the_command_opens_the_browser(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
+def test_the_command_opens_the_browser(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
+) -> None:
     """The user's own browser is opened, one that runs in the foreground as well as any other."""
     browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
     with started("login", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
@@ -554,28 +617,54 @@ def test_the_command_opens_the_browser(sandbox: Sandbox, environment: dict[str, 
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_the_command_speaks_json(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
-    """`--json` leaves stdout to one object, the pair's facts and the user; a person is told the address and greeted on stderr."""
-    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+def test_the_command_speaks_json(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
+) -> None:
+    """`--json` leaves stdout to one object, the pair's facts and the user; a person is told the address and
+    greeted on stderr.
+    """
+    with started(
+        "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
+    ) as command:
         visit(_address_in(command.stderr))
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     facts, tokens = json.loads(said), TokenFile(token_file).load()
     assert facts["seconds_left"] == pytest.approx(3600, abs=PATIENCE)
     assert facts["user"]["id"] == "usr_sandbox"
-    assert (facts["token_file"], facts["expires_at"], facts["scope"]) == (str(token_file), tokens.expires_at, tokens.scope)
+    assert (facts["token_file"], facts["expires_at"], facts["scope"]) == (
+        str(token_file),
+        tokens.expires_at,
+        tokens.scope,
+    )
     assert sorted(facts) == sorted(
-        ["token_file", "access_token_fingerprint", "refresh_token_fingerprint", "scope", "expires_at", "seconds_left", "user"]
+        [
+            "token_file",
+            "access_token_fingerprint",
+            "refresh_token_fingerprint",
+            "scope",
+            "expires_at",
+            "seconds_left",
+            "user",
+        ]
     )
     assert "Hello Sandbox User" in told
-    assert not [secret for secret in (tokens.access_token, tokens.refresh_token, sandbox.client_secret) if secret in said + told]
+    assert not [
+        secret
+        for secret in (tokens.access_token, tokens.refresh_token, sandbox.client_secret)
+        if secret in said + told
+    ]
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_the_command_speaks_json_though_nobody_greets(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str) -> None:
+def test_the_command_speaks_json_though_nobody_greets(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str
+) -> None:
     """Trouble with the greeting is no failure of the sign-in: the user is null then."""
     sandbox.fail_next(None, on="me", status=503)
-    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+    with started(
+        "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
+    ) as command:
         visit(_address_in(command.stderr))
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
@@ -584,9 +673,13 @@ def test_the_command_speaks_json_though_nobody_greets(sandbox: Sandbox, environm
 
 
 def test_a_browser_does_not_mix_with_json(environment: dict[str, str], redirect_uri: str) -> None:
-    """What a browser writes to its stdout (Chrome: "Opening in existing browser session.") goes to stderr as well."""
+    """What a browser writes to its stdout (Chrome: "Opening in existing browser session.") goes to stderr as
+    well.
+    """
     browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; print(\"Opening\", flush=True); requests.get(sys.argv[1])' %s"
-    with started("login", "--json", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}) as command:
+    with started(
+        "login", "--json", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}
+    ) as command:
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"]["id"] == "usr_sandbox"
@@ -603,20 +696,29 @@ def test_a_pasted_address_and_json(sandbox: Sandbox, environment: dict[str, str]
         command.stdin.write(back(_address_in(command.stderr)))
         command.stdin.close()
         command.stdin = None
-        assert "Paste that address here: " in command.stderr.read()  # communicate() would miss what came along with the address
+        assert (
+            "Paste that address here: " in command.stderr.read()
+        )  # communicate() would miss what came along with the address
         said, _ = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"]["id"] == "usr_sandbox"
 
 
-def test_a_command_that_fails_says_nothing_in_json(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str) -> None:
+def test_a_command_that_fails_says_nothing_in_json(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str
+) -> None:
     """An error leaves stdout empty: one line on stderr, after what was said there before, and exit 1."""
     sandbox.deny_next()
-    with started("login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
+    with started(
+        "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
+    ) as command:
         visit(_address_in(command.stderr))
         said, rest = command.communicate(timeout=PATIENCE)
         assert (command.returncode, said) == (1, "")
-    assert rest.strip() == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
+    assert (
+        rest.strip()
+        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
+    )
 
 
 @pytest.mark.parametrize("closed", [1, 2])
@@ -627,7 +729,9 @@ def test_a_closed_stream_does_not_cost_the_sign_in(
     before = token_file.read_bytes()
     browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; requests.get(sys.argv[1])' %s"
     arguments = ("login", "--json", "--redirect-uri", redirect_uri)
-    with started(*arguments, env={**environment, "BROWSER": browser}, preexec_fn=lambda: os.close(closed)) as command:
+    with started(
+        *arguments, env={**environment, "BROWSER": browser}, preexec_fn=lambda: os.close(closed)
+    ) as command:
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert said == "" if closed == 1 else json.loads(said)["user"]["id"] == "usr_sandbox"
@@ -635,7 +739,9 @@ def test_a_closed_stream_does_not_cost_the_sign_in(
     assert token_file.read_bytes() != before
 
 
-def test_a_command_that_fails(sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path) -> None:
+def test_a_command_that_fails(
+    sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
+) -> None:
     """One line on stderr, exit 1, and the old token file untouched."""
     before = token_file.read_bytes()
     sandbox.deny_next()
@@ -643,7 +749,10 @@ def test_a_command_that_fails(sandbox: Sandbox, environment: dict[str, str], red
         visit(_address_in(command.stdout))
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 1
-    assert complaint == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was\n"
+    assert (
+        complaint
+        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was\n"
+    )
     assert token_file.read_bytes() == before
 
 
@@ -660,7 +769,9 @@ def test_an_interrupted_command(environment: dict[str, str], redirect_uri: str, 
 
 
 @pytest.mark.parametrize("redirect", ["http://localhost:8765/callback", "https://app.example/callback"])
-def test_a_pasted_address(sandbox: Sandbox, environment: dict[str, str], redirect: str, token_file: Path) -> None:
+def test_a_pasted_address(
+    sandbox: Sandbox, environment: dict[str, str], redirect: str, token_file: Path
+) -> None:
     """`--paste` listens nowhere, and takes the address that the browser ends on, whichever it is."""
     sandbox.redirect_uris = [redirect]
     options = ("--no-browser", "--paste", "--redirect-uri", redirect)
@@ -672,7 +783,10 @@ def test_a_pasted_address(sandbox: Sandbox, environment: dict[str, str], redirec
     assert_nothing_lost(sandbox, token_file)
 
 
-@pytest.mark.parametrize(("typed", "words"), [("", "no code"), ("hello\n", "no code"), ("http://x/?code=1&state=2\n", "wrong state")])
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("", "no code"), ("hello\n", "no code"), ("http://x/?code=1&state=2\n", "wrong state")],
+)
 def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str, words: str) -> None:
     """One line, exit 1, and the old token file untouched."""
     before = token_file.read_bytes()
@@ -693,7 +807,9 @@ def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str
 )
 def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str) -> None:
     """Whoever pastes the code alone is told what to paste, and the code is not repeated."""
-    with started("login", "--no-browser", "--paste", "--redirect-uri", redirect, env=environment, stdin=-1) as command:
+    with started(
+        "login", "--no-browser", "--paste", "--redirect-uri", redirect, env=environment, stdin=-1
+    ) as command:
         said, complaint = command.communicate("c0de-of-mine\n", timeout=PATIENCE)
         assert command.returncode == 1
     assert complaint == (

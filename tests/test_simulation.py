@@ -1,4 +1,6 @@
-"""Every interleaving: the real rotation code, stepped through every order in which two clients can take their steps, with every fault."""
+"""Every interleaving: the real rotation code, stepped through every order in which two clients can take their
+steps, with every fault.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", FULL)
 def test_every_order(name: str, record_property: Callable[[str, object], None]) -> None:
-    """In no order of steps is a token sent twice, a pair lost outside the one window, a waiter left waiting or an old session revived."""
+    """In no order of steps is a token sent twice, a pair lost outside the one window, a waiter left waiting
+    or an old session revived.
+    """
     report = explore(FULL[name])
     record_property("simulation", f"{name}: {report}")
     assert report.orders > report.states > report.runs > 10
@@ -71,17 +75,34 @@ def _drops(attempt: Attempt, fresh: Stored, why: str) -> Any:
 
 #: A line that guards something, taken out, and what the simulation finds then.
 MISTAKES = {
-    "no look at what a killed process has left": (steps, "_recover", _never_recovers, "sent twice|lost outside"),
+    "no look at what a killed process has left": (
+        steps,
+        "_recover",
+        _never_recovers,
+        "sent twice|lost outside",
+    ),
     "no decision under the lock": (steps, "decide", _always_refreshes, "where one would do"),
-    "a lock that excludes nobody": (SimulatedStore, "take", _takes_what_is_held, "without the lock|sent twice"),
+    "a lock that excludes nobody": (
+        SimulatedStore,
+        "take",
+        _takes_what_is_held,
+        "without the lock|sent twice",
+    ),
     "a lock that is not given back": (SimulatedStore, "release", _forgets, "deadlock"),
-    "a pair that does not say which token it replaces": (Stored, "in_place_of", _unmarked, "sent twice|lost outside"),
+    "a pair that does not say which token it replaces": (
+        Stored,
+        "in_place_of",
+        _unmarked,
+        "sent twice|lost outside",
+    ),
     "a pair that is dropped when the disk refuses it": (Attempt, "_keep", _drops, "sent twice|lost outside"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_found(monkeypatch: pytest.MonkeyPatch, mistake: tuple[object, str, object, str]) -> None:
+def test_mistakes_are_found(
+    monkeypatch: pytest.MonkeyPatch, mistake: tuple[object, str, object, str]
+) -> None:
     """The simulation finds the order of steps in which a mistake costs something, and tells it."""
     owner, name, wrong, found = mistake
     monkeypatch.setattr(owner, name, wrong)
@@ -91,14 +112,20 @@ def test_mistakes_are_found(monkeypatch: pytest.MonkeyPatch, mistake: tuple[obje
 
 
 def test_no_recovery_rests_on_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is a courtesy to those who wait: where none is ever written, nothing is lost that is not lost with one."""
+    """The record is a courtesy to those who wait: where none is ever written, nothing is lost that is not
+    lost with one.
+    """
     monkeypatch.setattr(SimulatedStore, "note", _forgets)
     assert explore(Rules()).outcomes["True"] > 100
 
 
 def test_write_over_a_newer_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rename that does not look whether the file still holds what was spent is found by the sign-in that it undoes."""
-    monkeypatch.setattr(SimulatedStore, "_install_over", lambda store, fresh, spent: store._install(fresh) or True)
+    """A rename that does not look whether the file still holds what was spent is found by the sign-in that it
+    undoes.
+    """
+    monkeypatch.setattr(
+        SimulatedStore, "_install_over", lambda store, fresh, spent: store._install(fresh) or True
+    )
     with pytest.raises(Broken, match="an old session came back"):
         explore(Rules(faults=0, signs_in=True))
 

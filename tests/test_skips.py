@@ -29,13 +29,27 @@ def test_no_skip_is_no_line() -> None:
 
 def test_every_reason_says_what_it_needs() -> None:
     """A reason is `needs WHAT: HOW`, or `needs WHAT` where no command brings it."""
-    reasons = {reason for path in (ROOT / "tests").glob("*.py") for reason in _reasons(ast.parse(path.read_text(encoding="utf-8")))}
+    reasons = {
+        reason
+        for path in (ROOT / "tests").glob("*.py")
+        for reason in _reasons(ast.parse(path.read_text(encoding="utf-8")))
+    }
     assert reasons
     assert [reason for reason in reasons if not reason.startswith("needs ")] == []
 
 
 def _reasons(tree: ast.AST) -> list[str]:
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
-    calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ("skip", "skipif")]
-    said = [value for call in calls for value in (*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "reason"))]
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    calls = [
+        call
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("skip", "skipif")
+    ]
+    said = [
+        value
+        for call in calls
+        for value in (*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "reason"))
+    ]
     return [value.value for value in said if isinstance(value, ast.Constant) and isinstance(value.value, str)]

@@ -44,14 +44,21 @@ def facts(token_file: Path, code: int = 0) -> dict[str, Any]:
 def rows(token_file: Path) -> dict[str, str]:
     """What ``status`` tells a person, by its labels."""
     said = adh("status", "--token-file", str(token_file)).stdout
-    return {label.strip(): text.strip() for label, text in (line.split("  ", 1) for line in said.splitlines())}
+    return {
+        label.strip(): text.strip() for label, text in (line.split("  ", 1) for line in said.splitlines())
+    }
 
 
 def noted(token_file: Path, state: str, **more: Any) -> TokenFile:
     """The token file, with an attempt on its refresh token on record."""
     file = TokenFile(token_file)
     about = fingerprint(file.load().refresh_token)
-    file.note(replace(Record(number=7, about=about, state=state, at=time.time() - 90, pid=4242, host="elsewhere"), **more))
+    file.note(
+        replace(
+            Record(number=7, about=about, state=state, at=time.time() - 90, pid=4242, host="elsewhere"),
+            **more,
+        )
+    )
     return file
 
 
@@ -70,7 +77,10 @@ def test_a_good_session_is_told_in_a_few_lines(token_file: Path) -> None:
     assert told["last trouble"] == "none"
 
 
-@pytest.mark.parametrize(("left", "text"), [(7300, "in 2 h 1 min"), (-130, "2 min ago"), (-200_000, "2 d 7 h ago"), (None, "not stored")])
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [(7300, "in 2 h 1 min"), (-130, "2 min ago"), (-200_000, "2 d 7 h ago"), (None, "not stored")],
+)
 def test_the_expiry_is_told_both_ways(left: float | None, text: str, token_file: Path) -> None:
     """The expiry stands there as a moment and as a distance from now."""
     reply = json.loads(token_file.read_bytes())
@@ -88,7 +98,9 @@ def test_the_expiry_is_told_both_ways(left: float | None, text: str, token_file:
         (FAILED, "the next request tries to refresh it"),
     ],
 )
-def test_an_expiry_that_is_over_promises_no_more_than_is_true(state: str, promise: str, token_file: Path) -> None:
+def test_an_expiry_that_is_over_promises_no_more_than_is_true(
+    state: str, promise: str, token_file: Path
+) -> None:
     """A refused refresh token brings no new pair, and one that failed may fail again."""
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 90}))
     if state:
@@ -105,7 +117,9 @@ def test_it_tells_who_rotated_last(env: dict[str, str], token_file: Path) -> Non
     assert told["at"] == pytest.approx(time.time(), abs=PATIENCE)
 
 
-def test_a_refresh_in_flight_is_seen_while_it_lasts(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+def test_a_refresh_in_flight_is_seen_while_it_lasts(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
     """A refresh on its way is told with its process, is no trouble, and is over when it is over."""
     with sandbox.hold_next() as hold, started("refresh", env=env) as process:
         hold.wait()
@@ -118,8 +132,12 @@ def test_a_refresh_in_flight_is_seen_while_it_lasts(env: dict[str, str], sandbox
     assert facts(token_file)["refresh_in_flight"] is None
 
 
-def test_a_refresh_whose_process_was_killed_is_not_in_flight(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """The kernel frees the lock of the dead: what is left is a trouble with a next step, and the session counts as good."""
+def test_a_refresh_whose_process_was_killed_is_not_in_flight(
+    env: dict[str, str], sandbox: Sandbox, token_file: Path
+) -> None:
+    """The kernel frees the lock of the dead: what is left is a trouble with a next step, and the session
+    counts as good.
+    """
     with sandbox.hold_next(at="before") as hold:
         with started("refresh", env=env) as process:
             hold.wait()
@@ -133,9 +151,13 @@ def test_a_refresh_whose_process_was_killed_is_not_in_flight(env: dict[str, str]
 
 
 def test_a_pair_that_was_left_beside_the_file_is_found(token_file: Path) -> None:
-    """A process that was killed between writing the pair and renaming it has lost nothing, and `status` knows."""
+    """A process that was killed between writing the pair and renaming it has lost nothing, and `status`
+    knows.
+    """
     file = noted(token_file, SENDING)
-    fresh = Stored.from_bytes(token_file.read_bytes()).rotated({"access_token": "adh_n", "refresh_token": "adh_rt_n"}, time.time())
+    fresh = Stored.from_bytes(token_file.read_bytes()).rotated(
+        {"access_token": "adh_n", "refresh_token": "adh_rt_n"}, time.time()
+    )
     beside = Path(f"{token_file}.new")
     beside.write_bytes(fresh.to_bytes())
     beside.chmod(0o600)
@@ -144,7 +166,9 @@ def test_a_pair_that_was_left_beside_the_file_is_found(token_file: Path) -> None
 
 
 def test_the_only_copy_of_a_pair_is_told(token_file: Path) -> None:
-    """While a process holds a pair that it can't write, the user hears not to end it; afterwards, what is left to try."""
+    """While a process holds a pair that it can't write, the user hears not to end it; afterwards, what is
+    left to try.
+    """
     file = noted(token_file, UNSAVED, reason="the disk is full", pid=os.getpid())
     with file.locked(PATIENCE):
         told = facts(token_file)
@@ -194,7 +218,9 @@ def test_a_refused_client_is_told_what_to_check(env: dict[str, str], token_file:
 
 @pytest.mark.parametrize("asked", [40, 3600])
 def test_a_pause_that_the_server_asked_for_is_told(asked: float, token_file: Path) -> None:
-    """It is told until when nobody asks again: as long as the server wished, and no longer than anybody heeds it."""
+    """It is told until when nobody asks again: as long as the server wished, and no longer than anybody heeds
+    it.
+    """
     at = time.time()
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": at - 90}))
     noted(token_file, FAILED, reason="HTTP 429", at=at, not_before=at + asked)
@@ -220,7 +246,10 @@ def test_a_pause_is_told_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, to
     noted(token_file, FAILED, at=over, not_before=over + 3600)
     told = facts(token_file)["trouble"]
     assert told["not_before"] is None
-    assert told["next_step"] == "the session is still good: the next request that meets an expired token tries again"
+    assert (
+        told["next_step"]
+        == "the session is still good: the next request that meets an expired token tries again"
+    )
 
 
 @pytest.mark.parametrize("state", [SENDING, FAILED, REFUSED, UNSAVED, DONE])
@@ -230,7 +259,9 @@ def test_a_record_of_another_token_is_no_trouble(state: str, token_file: Path) -
     assert facts(token_file)["trouble"] is None
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b'{"at": 1e300, "rotated_at": 1e300, "rotated_by": 1, "number": 1}', b"\xff" * 99])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"{", b'{"at": 1e300, "rotated_at": 1e300, "rotated_by": 1, "number": 1}', b"\xff" * 99]
+)
 def test_a_broken_record_breaks_nothing(garbage: bytes, token_file: Path) -> None:
     """The record is a courtesy: whatever stands in it, the session is told."""
     Path(f"{token_file}.record").write_bytes(garbage)
@@ -287,14 +318,18 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("state", ["", SENDING, UNSAVED, REFUSED])
 def test_looking_changes_nothing(state: str, token_file: Path, tmp_path: Path) -> None:
-    """On a read-only folder everything is told, and no file is made or opened for writing, the lock's included."""
+    """On a read-only folder everything is told, and no file is made or opened for writing, the lock's
+    included.
+    """
     if state:
         noted(token_file, state)
     before = sorted(tmp_path.iterdir())
     tmp_path.chmod(0o500)
     try:
         command = [sys.executable, "-c", _WITHOUT_WRITING, "status", "--token-file", str(token_file)]
-        said = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False)
+        said = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
+        )
         assert (said.returncode, said.stderr) == (1 if state == REFUSED else 0, "")
         assert said.stdout.startswith("signed in")
         assert sorted(tmp_path.iterdir()) == before
@@ -313,9 +348,14 @@ def _given_away(path: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs modes and owners: run it on a POSIX system")
-@pytest.mark.parametrize(("name", "mode"), [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)],
+)
 def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, token_file: Path) -> None:
-    """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as it is."""
+    """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as
+    it is.
+    """
     need_ordinary_rights()
     if not CAN_GIVE_AWAY:
         mode &= 0o400
@@ -341,15 +381,27 @@ def test_a_lock_that_everybody_may_write_is_no_trouble(token_file: Path) -> None
 
 
 def _seen_without_rights(token_file: Path, *options: str) -> str:
-    command = [sys.executable, "-c", DROP + _WITHOUT_WRITING, "status", "--token-file", str(token_file), *options]
-    said = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        DROP + _WITHOUT_WRITING,
+        "status",
+        "--token-file",
+        str(token_file),
+        *options,
+    ]
+    said = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
+    )
     assert (said.returncode, said.stderr) == (0, "")
     return said.stdout
 
 
 def _states(folder: Path) -> dict[str, tuple[int, ...]]:
     states = {path.name: path.stat() for path in folder.iterdir()}
-    return {name: (state.st_mode, state.st_uid, state.st_ino, state.st_mtime_ns) for name, state in states.items()}
+    return {
+        name: (state.st_mode, state.st_uid, state.st_ino, state.st_mtime_ns) for name, state in states.items()
+    }
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")

@@ -1,4 +1,6 @@
-"""The command line in odd surroundings: streams that are missing or refuse, warnings that are errors, locales that know little."""
+"""The command line in odd surroundings: streams that are missing or refuse, warnings that are errors, locales
+that know little.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,9 @@ def test_the_demo_works(name: str, env: dict[str, str]) -> None:
     assert _run(name, env, "demo --seconds 1") == ([0], b"")
 
 
-@pytest.mark.parametrize("name", [name for name in SURROUNDINGS if name not in ("no console", "no streams", "no stdin")])
+@pytest.mark.parametrize(
+    "name", [name for name in SURROUNDINGS if name not in ("no console", "no streams", "no stdin")]
+)
 def test_a_reply_is_saved(name: str, sandbox: Sandbox, env: dict[str, str]) -> None:
     """`adh-auth save` takes bytes, whatever the locale."""
     reply = json.dumps({**sandbox.sign_in(), "name": "日本"}, ensure_ascii=False).encode()
@@ -150,7 +154,15 @@ def test_what_is_pasted_may_be_any_bytes(name: str, env: dict[str, str]) -> None
 
 
 def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:
-    """What some code of C writes to descriptor 1 or 2 lands nowhere, and not in the file that was opened next."""
+    """What some code of C writes to descriptor 1 or 2 lands nowhere, and not in the file that was opened
+    next.
+    """
     code = "import os, sys\nfrom adh_auth import streams\nwith streams.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))"
-    said = subprocess.run([sys.executable, "-c", code], env=environment(), preexec_fn=_closing((0, 1, 2)), timeout=PATIENCE, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        preexec_fn=_closing((0, 1, 2)),
+        timeout=PATIENCE,
+        check=False,
+    )
     assert said.returncode == 3

@@ -1,4 +1,6 @@
-"""The program around us: threads that outlive main, exit handlers, no threads to be had, sub-interpreters, frozen and moved clocks."""
+"""The program around us: threads that outlive main, exit handlers, no threads to be had, sub-interpreters,
+frozen and moved clocks.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +65,14 @@ FOUR_THREADS = "for _ in range(4): threading.Thread(target=call).start()\n"
 
 @each_client
 def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """A script that starts threads and returns is not ending: those who wait for another's refresh get its pair."""
+    """A script that starts threads and returns is not ending: those who wait for another's refresh get its
+    pair.
+    """
     sandbox.expire()
-    with sandbox.hold_next() as hold, child(client + CALL + FOUR_THREADS, sandbox.environment(token_file)) as process:
+    with (
+        sandbox.hold_next() as hold,
+        child(client + CALL + FOUR_THREADS, sandbox.environment(token_file)) as process,
+    ):
         hold.wait(PATIENCE)
         wait_until(lambda: sandbox.counts.unauthorized == 4)
         hold.release()
@@ -75,7 +82,9 @@ def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file:
 
 
 @each_client
-def test_threads_that_outlive_main_ride_out_an_outage(sandbox: Sandbox, token_file: Path, client: str) -> None:
+def test_threads_that_outlive_main_ride_out_an_outage(
+    sandbox: Sandbox, token_file: Path, client: str
+) -> None:
     """What passes in a moment is ridden out there as anywhere."""
     sandbox.expire()
     sandbox.fail_next(status=503)
@@ -83,7 +92,9 @@ def test_threads_that_outlive_main_ride_out_an_outage(sandbox: Sandbox, token_fi
     assert sandbox.counts.refresh_calls == 2
 
 
-def test_threads_that_outlive_main_keep_a_pair_until_it_is_written(sandbox: Sandbox, token_file: Path) -> None:
+def test_threads_that_outlive_main_keep_a_pair_until_it_is_written(
+    sandbox: Sandbox, token_file: Path
+) -> None:
     """A disk that fails for a moment after the spend costs nothing while a thread works on."""
     code = f"""
 from adh_auth import disk
@@ -132,7 +143,10 @@ def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client
     if trouble != "beside":
         assert _told(code, sandbox, token_file) == ["200"]
         return
-    with sandbox.hold_next() as hold, child(client + CALL + "call()", sandbox.environment(token_file)) as other:
+    with (
+        sandbox.hold_next() as hold,
+        child(client + CALL + "call()", sandbox.environment(token_file)) as other,
+    ):
         hold.wait(PATIENCE)
         with child(code, sandbox.environment(token_file)) as process:
             wait_until(lambda: sandbox.counts.unauthorized == 2)
@@ -145,8 +159,12 @@ def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("where", ["exit handler", "thread that outlives main"])
 @pytest.mark.parametrize("client", [CALLS["httpx"], CALLS["httpx2"]], ids=["httpx", "httpx2"])
-def test_a_task_at_the_end_of_the_program(sandbox: Sandbox, token_file: Path, client: str, where: str, backend: str) -> None:
-    """A loop that runs on, or begins, once main has returned refreshes, too; Python 3.12 starts no thread for it then."""
+def test_a_task_at_the_end_of_the_program(
+    sandbox: Sandbox, token_file: Path, client: str, where: str, backend: str
+) -> None:
+    """A loop that runs on, or begins, once main has returned refreshes, too; Python 3.12 starts no thread for
+    it then.
+    """
     code = f"""
 import atexit, anyio
 async def work():
@@ -167,10 +185,18 @@ atexit.register(run) if {where!r} == "exit handler" else threading.Thread(target
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path, number: int) -> None:
-    """Not even where the exit handler itself has to do the refresh (Python 3.12 starts no threads then) does Ctrl-C lose the pair."""
-    code = CALL + "import atexit, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nAuth()\natexit.register(call)\n"
+    """Not even where the exit handler itself has to do the refresh (Python 3.12 starts no threads then) does
+    Ctrl-C lose the pair.
+    """
+    code = (
+        CALL
+        + "import atexit, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nAuth()\natexit.register(call)\n"
+    )
     sandbox.expire()
-    with sandbox.hold_next() as hold, child(CALLS["requests"] + code, sandbox.environment(token_file)) as process:
+    with (
+        sandbox.hold_next() as hold,
+        child(CALLS["requests"] + code, sandbox.environment(token_file)) as process,
+    ):
         hold.wait(PATIENCE)
         process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -182,8 +208,14 @@ def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path
 
 
 def test_revoke_at_the_end_of_the_program(sandbox: Sandbox, token_file: Path) -> None:
-    """A revocation that nobody waits for any more does not keep the program for the sake of another process's refresh."""
-    code = CALLS["requests"] + CALL + "auth = Auth()\nthreading.Thread(target=auth.revoke, daemon=True).start()\nsys.stdin.readline()\n"
+    """A revocation that nobody waits for any more does not keep the program for the sake of another process's
+    refresh.
+    """
+    code = (
+        CALLS["requests"]
+        + CALL
+        + "auth = Auth()\nthreading.Thread(target=auth.revoke, daemon=True).start()\nsys.stdin.readline()\n"
+    )
     with TokenFile(token_file).locked(PATIENCE), child(code, sandbox.environment(token_file)) as process:
         assert process.stdin is not None
         process.stdin.write("\n")
@@ -240,7 +272,9 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_threads")
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_without_a_thread(sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient) -> None:
+def test_without_a_thread(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient
+) -> None:
     """The refresh is done by its caller, or by a thread that the event loop has already."""
     sandbox.expire()
     assert client.get(client.auth(**arguments), sandbox.url + "/api/auth/me").status_code == 200
@@ -248,7 +282,9 @@ def test_without_a_thread(sandbox: Sandbox, arguments: dict[str, Any], token_fil
 
 
 @pytest.mark.usefixtures("no_threads")
-def test_without_a_thread_no_loop_is_blocked(sandbox: Sandbox, arguments: dict[str, Any], family: Family, anyio_backend: str) -> None:
+def test_without_a_thread_no_loop_is_blocked(
+    sandbox: Sandbox, arguments: dict[str, Any], family: Family, anyio_backend: str
+) -> None:
     """Other tasks run while the refresh is in flight."""
 
     async def main() -> int:
@@ -294,7 +330,9 @@ def test_without_a_thread_others_are_not_kept_waiting(sandbox: Sandbox, token_fi
 
 @pytest.mark.usefixtures("no_threads")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_without_a_thread_an_unsaved_pair_is_written_later(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_an_unsaved_pair_is_written_later(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The caller comes back with its answer while the disk fails, and a later request writes the pair."""
     fill = disk.Room.fill
     bad = [True]
@@ -323,7 +361,9 @@ def test_without_a_thread_an_unsaved_pair_is_written_later(sandbox: Sandbox, tok
 
 @pytest.mark.usefixtures("no_threads")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
 
     def failing(self: disk.Room, data: bytes) -> None:
@@ -376,9 +416,18 @@ def test_a_frozen_clock_does_not_stop_a_job(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("step", "counted"), [(-5.0, 0.0), (5.0, 5.0), (LONGEST_STEP - 0.001, LONGEST_STEP - 0.001), (LONGEST_STEP, 0.0), (1.7e9, 0.0)]
+    ("step", "counted"),
+    [
+        (-5.0, 0.0),
+        (5.0, 5.0),
+        (LONGEST_STEP - 0.001, LONGEST_STEP - 0.001),
+        (LONGEST_STEP, 0.0),
+        (1.7e9, 0.0),
+    ],
 )
-def test_a_moved_clock_does_not_end_a_job(monkeypatch: pytest.MonkeyPatch, step: float, counted: float) -> None:
+def test_a_moved_clock_does_not_end_a_job(
+    monkeypatch: pytest.MonkeyPatch, step: float, counted: float
+) -> None:
     """A step that no call of ours takes is a clock that was moved."""
     readings = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: readings[-1])
@@ -395,18 +444,28 @@ TOOLS = {
     "time-machine": "import time_machine\nmoved = time_machine.travel(later, tick=False)\n",
     "time-machine, ticking": "import time_machine\nmoved = time_machine.travel(later, tick=True)\n",
 }
-LATER = "import datetime\nlater = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=2)\n"
+LATER = (
+    "import datetime\nlater = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=2)\n"
+)
 
 
 #: Each tool in requests, before and after the import of the library; in the others one of each.
 MOVES = [
     *(("requests", tool, late) for tool in TOOLS for late in (False, True)),
-    *((client, tool, late) for client in ("httpx", "httpx2") for tool, late in (("freezegun", False), ("time-machine, ticking", True))),
+    *(
+        (client, tool, late)
+        for client in ("httpx", "httpx2")
+        for tool, late in (("freezegun", False), ("time-machine, ticking", True))
+    ),
 ]
 
 
-@pytest.mark.parametrize(("client", "tool", "late"), MOVES, ids=lambda value: {False: "before", True: "after"}.get(value, value))
-def test_a_test_that_moves_the_clock(sandbox: Sandbox, token_file: Path, client: str, tool: str, late: bool) -> None:
+@pytest.mark.parametrize(
+    ("client", "tool", "late"), MOVES, ids=lambda value: {False: "before", True: "after"}.get(value, value)
+)
+def test_a_test_that_moves_the_clock(
+    sandbox: Sandbox, token_file: Path, client: str, tool: str, late: bool
+) -> None:
     """Past the expiry, ten requests cost one refresh; and back in real time everything goes on, and ends."""
     if tool.startswith("time-machine"):
         pytest.importorskip("time_machine", reason="needs time-machine: pip install time-machine")
@@ -431,14 +490,23 @@ def test_a_clock_that_ticks_with_each_question(sandbox: Sandbox, token_file: Pat
     """freezegun's `auto_tick_seconds` lets every limit of seconds pass at once: a 401 is read all the same."""
     code = "from freezegun import freeze_time\nwith freeze_time(later, auto_tick_seconds=15):\n    for _ in range(3): call()\n"
     sandbox.expire()
-    told = _told(client + CALL.replace("timeout=60", "timeout=None") + LATER.replace("hours=2", "seconds=1") + code, sandbox, token_file)
+    told = _told(
+        client + CALL.replace("timeout=60", "timeout=None") + LATER.replace("hours=2", "seconds=1") + code,
+        sandbox,
+        token_file,
+    )
     assert told == ["200"] * 3
     assert_nothing_lost(sandbox, token_file)
 
 
 def test_an_outage_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
-    """A job that waits for a frozen clock would hold the lock for ever; the tries and their pauses end by what was slept."""
-    code = TOOLS["freezegun"] + "from adh_auth import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
+    """A job that waits for a frozen clock would hold the lock for ever; the tries and their pauses end by
+    what was slept.
+    """
+    code = (
+        TOOLS["freezegun"]
+        + "from adh_auth import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
+    )
     sandbox.expire()
     sandbox.fail_next(None, status=503)
     (told,) = _told(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
@@ -462,7 +530,8 @@ def test_a_lock_that_is_held_under_a_frozen_clock(sandbox: Sandbox, token_file: 
 def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
     """A signal handler that raises while a job is waited for, or started, leaves no thread that never ends."""
     if what == "start" and sys.version_info[:2] == (3, 14):
-        # There an interrupt between a `with` and its body leaves threading's own lock taken: threads of nobody but threading hang alike.
+        # There an interrupt between a `with` and its body leaves threading's own lock taken: threads of
+        # nobody but threading hang alike.
         pytest.skip("needs a Python whose own threads survive an interrupted start: run it on 3.13 or 3.15")
     code = f"""
 import random, signal, threading, time
@@ -511,7 +580,9 @@ def test_a_wait_on_its_edge() -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_an_object_is_freed_without_the_collector(sandbox: Sandbox, arguments: dict[str, Any], client: EveryClient) -> None:
+def test_an_object_is_freed_without_the_collector(
+    sandbox: Sandbox, arguments: dict[str, Any], client: EveryClient
+) -> None:
     """An auth object for each request leaves no circle behind, after a rotation neither."""
     gc.collect()
     gc.disable()

@@ -55,7 +55,9 @@ class Caller:
     def close(self) -> None:
         self.connection.close()
 
-    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         self.connection.request(method, path, body, dict(headers or {}))
         response = self.connection.getresponse()
         return Answer(response.status, response.headers, response.read())
@@ -70,18 +72,27 @@ class Caller:
         return self.call("POST", path, json.dumps(payload), {"Content-Type": "application/json"})
 
     def refresh(self, refresh_token: str, /, **changes: Any) -> Answer:
-        return self.post("/api/auth/refresh", self.client("refresh_token", refresh_token=refresh_token) | changes)
+        return self.post(
+            "/api/auth/refresh", self.client("refresh_token", refresh_token=refresh_token) | changes
+        )
 
     def revoke(self, token: str, /, **changes: Any) -> Answer:
         return self.post("/api/auth/revoke", self.client("", token=token) | changes)
 
     def exchange(self, code: str, /, **changes: Any) -> Answer:
-        payload = self.client("authorization_code", code=code, redirect_uri=REDIRECT_URI, code_verifier=VERIFIER)
+        payload = self.client(
+            "authorization_code", code=code, redirect_uri=REDIRECT_URI, code_verifier=VERIFIER
+        )
         return self.post("/api/oauth/signin/exchange", payload | changes)
 
     def client(self, grant_type: str, **payload: str) -> dict[str, Any]:
         grant = {"grant_type": grant_type} if grant_type else {}
-        return {**grant, **payload, "client_id": self.sandbox.client_id, "client_secret": self.sandbox.client_secret}
+        return {
+            **grant,
+            **payload,
+            "client_id": self.sandbox.client_id,
+            "client_secret": self.sandbox.client_secret,
+        }
 
     def start(self, **changes: str) -> Answer:
         query = {
@@ -140,12 +151,23 @@ def test_me(sandbox: Sandbox, caller: Caller) -> None:
 def test_no_token(caller: Caller) -> None:
     """Without a bearer token the answer is `unauthorized`, with an unknown one `invalid_token`."""
     assert (caller.me().status, caller.me().json["code"]) == (401, "unauthorized")
-    assert caller.call("GET", "/api/auth/me", headers={"Authorization": "Basic YTpi"}).json["code"] == "unauthorized"
+    assert (
+        caller.call("GET", "/api/auth/me", headers={"Authorization": "Basic YTpi"}).json["code"]
+        == "unauthorized"
+    )
     assert (caller.me("adh_wrong").status, caller.me("adh_wrong").json["code"]) == (401, "invalid_token")
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/auth/me", "/api/things", "/api/stream", "/api/redirect?to=/x", "/api/status/200", "/api/cookie?a=b"]
+    "path",
+    [
+        "/api/auth/me",
+        "/api/things",
+        "/api/stream",
+        "/api/redirect?to=/x",
+        "/api/status/200",
+        "/api/cookie?a=b",
+    ],
 )
 def test_everything_needs_a_token(caller: Caller, path: str) -> None:
     """No path under /api that is not part of signing in answers without a token."""
@@ -170,7 +192,8 @@ def test_token_life(sandbox: Sandbox, caller: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token_life", "text"), [(3600.0, '"expires_in": 3600,'), (60, '"expires_in": 60,'), (0.25, '"expires_in": 0.25,')]
+    ("token_life", "text"),
+    [(3600.0, '"expires_in": 3600,'), (60, '"expires_in": 60,'), (0.25, '"expires_in": 0.25,')],
 )
 def test_expires_in(token_life: float, text: str) -> None:
     """`expires_in` is an integer whenever the life is a whole number of seconds."""
@@ -201,7 +224,11 @@ def test_header_shape(sandbox: Sandbox, caller: Caller) -> None:
     sandbox.expire()
     sandbox.error_shape = "header"
     answer = caller.me(token)
-    assert (answer.status, answer.body, answer.headers["WWW-Authenticate"]) == (401, b"", 'Bearer error="token_expired"')
+    assert (answer.status, answer.body, answer.headers["WWW-Authenticate"]) == (
+        401,
+        b"",
+        'Bearer error="token_expired"',
+    )
     assert caller.refresh("adh_rt_wrong").json["code"] == "invalid_grant"
 
 
@@ -227,7 +254,9 @@ def test_token_names(sandbox: Sandbox) -> None:
 
 
 def test_kills_old_access(sandbox: Sandbox, caller: Caller) -> None:
-    """If set, a rotation ends the earlier access tokens of its session and of no other, with a code that is not `token_expired`."""
+    """If set, a rotation ends the earlier access tokens of its session and of no other, with a code that is
+    not `token_expired`.
+    """
     old, neighbour = sandbox.sign_in(), sandbox.sign_in()
     sandbox.kills_old_access = True
     fresh = caller.refresh(old["refresh_token"]).json
@@ -236,7 +265,9 @@ def test_kills_old_access(sandbox: Sandbox, caller: Caller) -> None:
 
 
 def test_reuse_revokes_the_session(sandbox: Sandbox, caller: Caller) -> None:
-    """A refresh token that comes a second time costs the whole session, its newest pair included, and no other session."""
+    """A refresh token that comes a second time costs the whole session, its newest pair included, and no
+    other session.
+    """
     old, neighbour = sandbox.sign_in(), sandbox.sign_in()
     fresh = caller.refresh(old["refresh_token"]).json
     reused = caller.refresh(old["refresh_token"])
@@ -244,7 +275,9 @@ def test_reuse_revokes_the_session(sandbox: Sandbox, caller: Caller) -> None:
     assert caller.me(fresh["access_token"]).json["code"] == "invalid_token"
     assert caller.refresh(fresh["refresh_token"]).json["code"] == "invalid_grant"
     assert caller.refresh(neighbour["refresh_token"]).status == 200
-    assert sandbox.counts == Counts(requests=1, unauthorized=1, refresh_calls=4, rotations=2, refused=2, reused=1)
+    assert sandbox.counts == Counts(
+        requests=1, unauthorized=1, refresh_calls=4, rotations=2, refused=2, reused=1
+    )
 
 
 def test_unknown_token_is_no_reuse(sandbox: Sandbox, caller: Caller) -> None:
@@ -305,12 +338,18 @@ def test_revoke_all(sandbox: Sandbox, caller: Caller) -> None:
     assert caller.me(sandbox.sign_in()["access_token"]).status == 200
 
 
-@pytest.mark.parametrize("changes", [{"grant_type": "password"}, {"refresh_token": ""}, {"refresh_token": 5}, {"client_id": None}])
+@pytest.mark.parametrize(
+    "changes", [{"grant_type": "password"}, {"refresh_token": ""}, {"refresh_token": 5}, {"client_id": None}]
+)
 def test_refresh_payload(sandbox: Sandbox, caller: Caller, changes: dict[str, Any]) -> None:
     """A refresh that lacks something is an `invalid_request` that names the field, and spends nothing."""
     reply = sandbox.sign_in()
     answer = caller.refresh(reply["refresh_token"], **changes)
-    assert (answer.status, answer.json["code"], answer.json["field"]) == (400, "invalid_request", next(iter(changes)))
+    assert (answer.status, answer.json["code"], answer.json["field"]) == (
+        400,
+        "invalid_request",
+        next(iter(changes)),
+    )
     assert caller.refresh(reply["refresh_token"]).status == 200
 
 
@@ -479,7 +518,11 @@ def test_echo(sandbox: Sandbox, caller: Caller) -> None:
 def test_echo_of_odd_bodies(sandbox: Sandbox, caller: Caller, body: bytes) -> None:
     """A body that is no text, or 64 KiB and more, is measured but not repeated."""
     reply = caller.get("/api/upload", sandbox.sign_in()["access_token"], "PUT", body).json
-    assert (reply["body"], reply["length"], reply["sha256"]) == (None, len(body), hashlib.sha256(body).hexdigest())
+    assert (reply["body"], reply["length"], reply["sha256"]) == (
+        None,
+        len(body),
+        hashlib.sha256(body).hexdigest(),
+    )
 
 
 def test_chunked_request(sandbox: Sandbox, caller: Caller) -> None:
@@ -509,7 +552,9 @@ def test_head(sandbox: Sandbox, caller: Caller) -> None:
 @pytest.mark.parametrize("target", ["https://example.org/a?b=c", "/api/thing"])
 def test_redirect(sandbox: Sandbox, caller: Caller, target: str) -> None:
     """`/api/redirect` goes anywhere, with the status that is asked for."""
-    answer = caller.get(f"/api/redirect?{urlencode({'to': target, 'status': 307})}", sandbox.sign_in()["access_token"])
+    answer = caller.get(
+        f"/api/redirect?{urlencode({'to': target, 'status': 307})}", sandbox.sign_in()["access_token"]
+    )
     assert (answer.status, answer.headers["Location"]) == (307, target)
 
 
@@ -552,7 +597,12 @@ def test_elsewhere(caller: Caller, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"Content-Length: no\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nno\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nxyz\r\n"]
+    "head",
+    [
+        b"Content-Length: no\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nno\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nxyz\r\n",
+    ],
 )
 def test_broken_framing(sandbox: Sandbox, head: bytes) -> None:
     """A body that cannot be told from what follows is a 400, and the connection ends."""
@@ -585,7 +635,11 @@ def test_planned_body(sandbox: Sandbox, caller: Caller) -> None:
     reply = sandbox.sign_in()
     sandbox.fail_next(status=200, body=b"<html>", headers={"content-type": "text/html"}, retry_after="soon")
     answer = caller.refresh(reply["refresh_token"])
-    assert (answer.status, answer.body, answer.headers.get_all("Content-Type")) == (200, b"<html>", ["text/html"])
+    assert (answer.status, answer.body, answer.headers.get_all("Content-Type")) == (
+        200,
+        b"<html>",
+        ["text/html"],
+    )
     assert answer.headers["Retry-After"] == "soon"
     assert sandbox.counts.rotations == 0
 
@@ -873,14 +927,22 @@ def test_burst(sandbox: Sandbox) -> None:
 
 
 def test_tls() -> None:
-    """With an `ssl_context` the sandbox speaks https, and one client's unfinished handshake does not stop another."""
+    """With an `ssl_context` the sandbox speaks https, and one client's unfinished handshake does not stop
+    another.
+    """
     authority = trustme.CA()
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     with Sandbox(ssl_context=server_context(authority)) as sandbox, connect(sandbox):
         assert sandbox.url.startswith("https://127.0.0.1:")
-        with closing(http.client.HTTPSConnection(urlsplit(sandbox.url).netloc, timeout=10, context=trusting)) as connection:
-            connection.request("GET", "/api/auth/me", headers={"Authorization": f"Bearer {sandbox.sign_in()['access_token']}"})
+        with closing(
+            http.client.HTTPSConnection(urlsplit(sandbox.url).netloc, timeout=10, context=trusting)
+        ) as connection:
+            connection.request(
+                "GET",
+                "/api/auth/me",
+                headers={"Authorization": f"Bearer {sandbox.sign_in()['access_token']}"},
+            )
             assert connection.getresponse().status == 200
 
 
@@ -924,7 +986,11 @@ def test_log(sandbox: Sandbox, caller: Caller) -> None:
     with pytest.raises(LOST):
         caller.get("/api/thing?secret=1")
     records = [(call.method, call.path, call.status) for call in sandbox.log]
-    assert records == [("GET", "/api/oauth/signin/start", 302), ("GET", "/api/auth/me", 401), ("GET", "/api/thing", None)]
+    assert records == [
+        ("GET", "/api/oauth/signin/start", 302),
+        ("GET", "/api/auth/me", 401),
+        ("GET", "/api/thing", None),
+    ]
     assert began <= sandbox.log[0].time <= sandbox.log[-1].time <= time.monotonic()
 
 
@@ -936,7 +1002,9 @@ def test_no_secrets(sandbox: Sandbox, caller: Caller) -> None:
     shown = repr([sandbox, sandbox.log, sandbox.counts, sandbox.hold_next()])
     assert sandbox.url in shown
     assert not [
-        secret for secret in (reply["access_token"], reply["refresh_token"], code, "adh_", sandbox.client_secret) if secret in shown
+        secret
+        for secret in (reply["access_token"], reply["refresh_token"], code, "adh_", sandbox.client_secret)
+        if secret in shown
     ]
 
 
@@ -952,7 +1020,13 @@ def test_not_started() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("token_life", -1.0), ("grace", math.nan), ("refresh_seconds", math.inf), ("error_shape", "xml"), ("redirect_uris", REDIRECT_URI)],
+    [
+        ("token_life", -1.0),
+        ("grace", math.nan),
+        ("refresh_seconds", math.inf),
+        ("error_shape", "xml"),
+        ("redirect_uris", REDIRECT_URI),
+    ],
 )
 def test_settings_are_checked(name: str, value: Any) -> None:
     """A wrong setting is refused at construction and when it is set later."""
@@ -1006,17 +1080,37 @@ def test_it(adh_sandbox, tmp_path):
 
 
 def test_fixture(tmp_path: Path) -> None:
-    """The fixture runs a sandbox, signs in and points the environment at both; loading the plugin loads no server."""
+    """The fixture runs a sandbox, signs in and points the environment at both; loading the plugin loads no
+    server.
+    """
     (tmp_path / "test_user.py").write_text(PLUGIN_TEST)
     check = "import sys, adh_auth.pytest_plugin; sys.exit('adh_auth.testing' in sys.modules or 'http.server' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "adh_auth.pytest_plugin", "-p", "no:cacheprovider", str(tmp_path)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    run = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "adh_auth.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        str(tmp_path),
+    ]
     for command in ([sys.executable, "-c", check], run):
-        finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        finished = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
         assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_environment_of_a_relative_path(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_a_relative_path(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The variable takes absolute paths only: a relative one is meant from the folder that is current now."""
     monkeypatch.chdir(tmp_path)
     assert sandbox.environment("t.json")["ADH_TOKEN_FILE"] == str(tmp_path / "t.json")

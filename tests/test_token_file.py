@@ -44,9 +44,16 @@ def test_a_symlink_is_kept(tmp_path: Path) -> None:
 def test_unknown_keys_survive_a_save(tmp_path: Path) -> None:
     """Keys of the user's own are kept for ever; those of the pair before are gone."""
     path = tmp_path / "tokens.json"
-    path.write_text(json.dumps({"access_token": "x", "refresh_token": "y", "expires_in": 5, "scope": "old", "team": 7}))
+    path.write_text(
+        json.dumps({"access_token": "x", "refresh_token": "y", "expires_in": 5, "scope": "old", "team": 7})
+    )
     TokenFile(path).save(Tokens("adh_A", "adh_rt_A"))
-    assert json.loads(path.read_text()) == {"access_token": "adh_A", "refresh_token": "adh_rt_A", "token_type": "Bearer", "team": 7}
+    assert json.loads(path.read_text()) == {
+        "access_token": "adh_A",
+        "refresh_token": "adh_rt_A",
+        "token_type": "Bearer",
+        "team": 7,
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,9 @@ def test_unknown_keys_survive_a_save(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_token_file(tmp_path: Path, content: bytes, reason: str) -> None:
-    """The error names the file, the reason and the next step, quotes nothing, chains nothing, and leaves the file as it was."""
+    """The error names the file, the reason and the next step, quotes nothing, chains nothing, and leaves the
+    file as it was.
+    """
     path = tmp_path / "tokens.json"
     path.write_bytes(content)
     with pytest.raises(TokenFileError, match=reason) as caught:
@@ -90,7 +99,9 @@ def test_a_missing_file_says_how_to_sign_in(tmp_path: Path) -> None:
 
 
 def test_delete_is_the_end_of_it(tmp_path: Path) -> None:
-    """Delete removes the pair and what goes with it; a second time is fine, and so is a folder that never was."""
+    """Delete removes the pair and what goes with it; a second time is fine, and so is a folder that never
+    was.
+    """
     file = TokenFile(tmp_path / "tokens.json")
     file.save(PAIR)
     (tmp_path / "tokens.json.new").write_text("left behind")

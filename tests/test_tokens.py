@@ -12,7 +12,13 @@ import pytest
 from adh_auth import AdhAuthError, Tokens
 from adh_auth.tokens import Secret, Stored, fingerprint
 
-REPLY = {"access_token": "adh_A", "refresh_token": "adh_rt_A", "expires_in": 3600, "token_type": "Bearer", "scope": "profile:read"}
+REPLY = {
+    "access_token": "adh_A",
+    "refresh_token": "adh_rt_A",
+    "expires_in": 3600,
+    "token_type": "Bearer",
+    "scope": "profile:read",
+}
 
 
 def test_a_reply_becomes_a_pair() -> None:
@@ -56,10 +62,14 @@ def test_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
     assert (new.access_token, new.refresh_token, new.scope) == ("adh_B", "adh_rt_A", "profile:read")
 
 
-@pytest.mark.parametrize("token", [None, "", 5, [], {}, "a b", "a\r\nX: y", "a\n", "\x00", "ü", "a" * 100_000, "\ud800"])
+@pytest.mark.parametrize(
+    "token", [None, "", 5, [], {}, "a b", "a\r\nX: y", "a\n", "\x00", "ü", "a" * 100_000, "\ud800"]
+)
 @pytest.mark.parametrize("name", ["access_token", "refresh_token"])
 def test_a_token_that_would_break_out_of_its_header_is_refused(name: str, token: Any) -> None:
-    """A token that is missing, no text, or not printable ASCII is an AdhAuthError and a ValueError that does not quote it."""
+    """A token that is missing, no text, or not printable ASCII is an AdhAuthError and a ValueError that does
+    not quote it.
+    """
     with pytest.raises(AdhAuthError) as caught:
         Tokens.from_response({**REPLY, name: token})
     assert isinstance(caught.value, ValueError)
@@ -100,7 +110,9 @@ def test_a_file_saved_by_a_windows_editor_is_read(encoding: str) -> None:
 def test_unknown_keys_are_kept_for_ever() -> None:
     """A rotation changes the pair's own keys and no other, lone surrogates included."""
     stored = Stored.from_bytes(json.dumps({**REPLY, "team": {"id": 7}, "odd": "\ud800"}).encode())
-    rotated = stored.rotated({"access_token": "adh_B", "refresh_token": "adh_rt_B", "expires_in": 60}, now=1000.0)
+    rotated = stored.rotated(
+        {"access_token": "adh_B", "refresh_token": "adh_rt_B", "expires_in": 60}, now=1000.0
+    )
     again = Stored.from_bytes(rotated.to_bytes())
     assert again.mapping["team"] == {"id": 7}
     assert again.mapping["odd"] == "\ud800"
@@ -111,4 +123,7 @@ def test_unknown_keys_are_kept_for_ever() -> None:
 def test_an_old_expiry_never_stays_with_a_new_pair() -> None:
     """A reply without a usable `expires_in` removes `expires_at`: it told of the old pair."""
     stored = Stored.from_bytes(json.dumps({**REPLY, "expires_at": 1234}).encode())
-    assert "expires_at" not in stored.rotated({"access_token": "adh_B", "refresh_token": "adh_rt_B"}, now=1.0).mapping
+    assert (
+        "expires_at"
+        not in stored.rotated({"access_token": "adh_B", "refresh_token": "adh_rt_B"}, now=1.0).mapping
+    )

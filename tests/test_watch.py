@@ -1,4 +1,6 @@
-"""The cheap look at the token file: whoever changes the file, and however, the very next request carries what it holds then."""
+"""The cheap look at the token file: whoever changes the file, and however, the very next request carries what
+it holds then.
+"""
 
 from __future__ import annotations
 
@@ -65,13 +67,18 @@ def _through_requests(path: Path) -> Callable[[], str]:
 
 def _through(module: Any, auth: Any) -> Callable[[Path], Callable[[], str]]:
     def sender(path: Path) -> Callable[[], str]:
-        client = module.Client(auth=auth(path, **CLIENT), transport=module.MockTransport(lambda _: module.Response(200)))
+        client = module.Client(
+            auth=auth(path, **CLIENT), transport=module.MockTransport(lambda _: module.Response(200))
+        )
         return lambda: str(client.get(URL).request.headers["Authorization"].removeprefix("Bearer "))
 
     return sender
 
 
-SENDERS = {"requests": _through_requests, **{family.name: _through(family.module, family.auth) for family in FAMILY}}
+SENDERS = {
+    "requests": _through_requests,
+    **{family.name: _through(family.module, family.auth) for family in FAMILY},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +150,9 @@ def _link(path: Path, token: str) -> None:
 
 
 @pytest.mark.parametrize("change", [_write, _replace, _save, _move_away, _link])
-def test_any_change_is_seen_by_the_next_request(token: Callable[[], str], path: Path, change: Callable[[Path, str], Any]) -> None:
+def test_any_change_is_seen_by_the_next_request(
+    token: Callable[[], str], path: Path, change: Callable[[Path, str], Any]
+) -> None:
     """Also by the one after it, and a second change as well as the first."""
     for name in ("other", "third"):
         change(path, name)
@@ -158,7 +167,9 @@ def test_a_file_that_is_gone_is_missed_by_the_next_request(token: Callable[[], s
 
 
 def test_a_symlink_is_followed_by_every_request(path: Path) -> None:
-    """A link that is turned elsewhere changes nothing about the file that is open, so that such a file is not watched."""
+    """A link that is turned elsewhere changes nothing about the file that is open, so that such a file is not
+    watched.
+    """
     link = path.with_name("link.json")
     link.symlink_to(path)
     send = SENDERS["httpx"](link)
@@ -185,7 +196,9 @@ def _turn(link: Path, target: Path) -> None:
 
 
 def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times may be as coarse as a few milliseconds: a file that has lost its name is another one, whatever its times."""
+    """Times may be as coarse as a few milliseconds: a file that has lost its name is another one, whatever
+    its times.
+    """
     found = _believed(TokenFile(path))
     before = os.stat(path)
     _replace(path, "other")
@@ -198,7 +211,9 @@ def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pyt
 
 
 def _status(status: os.stat_result, **changed: int) -> SimpleNamespace:
-    return SimpleNamespace(**{name: getattr(status, name) for name in dir(status) if name.startswith("st_")} | changed)
+    return SimpleNamespace(
+        **{name: getattr(status, name) for name in dir(status) if name.startswith("st_")} | changed
+    )
 
 
 def _believed(file: TokenFile) -> Watch[str]:
@@ -231,8 +246,15 @@ def test_a_folder_that_is_replaced_is_seen_soon(token: Callable[[], str], path: 
 def test_a_401_is_followed_by_a_look_at_the_path(name: str, code: str, sandbox: Sandbox, path: Path) -> None:
     """Whatever the open file says: the pair that lies under the path by now is adopted, and nothing is spent."""
     sandbox.write_token_file(path)
-    arguments: dict[str, Any] = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret, "base_url": sandbox.url}
-    module, auth = {"requests": (requests.Session, AdhAuth), **{f.name: (f.module.Client, f.auth) for f in FAMILY}}[name]
+    arguments: dict[str, Any] = {
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "base_url": sandbox.url,
+    }
+    module, auth = {
+        "requests": (requests.Session, AdhAuth),
+        **{f.name: (f.module.Client, f.auth) for f in FAMILY},
+    }[name]
     with module() as client:
         client.auth = auth(path, **arguments)
         _make_busy(client.auth)
@@ -253,10 +275,14 @@ def test_a_401_is_followed_by_a_look_at_the_path(name: str, code: str, sandbox: 
     assert sandbox.counts.reused == 0
 
 
-def test_a_pair_that_could_not_be_written_is_used_at_once(sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_could_not_be_written_is_used_at_once(
+    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file did not change, and yet the next request carries the new pair."""
     sandbox.write_token_file(path)
-    auth = AdhAuth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    auth = AdhAuth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     with requests.Session() as session:
         session.auth = auth
         _make_busy(auth)
@@ -325,7 +351,9 @@ def test_an_object_for_each_request_keeps_no_file_open(path: Path, descriptors: 
     assert descriptors() == 0
 
 
-def test_many_busy_objects_leave_the_descriptors_to_the_program(path: Path, descriptors: Callable[[], int]) -> None:
+def test_many_busy_objects_leave_the_descriptors_to_the_program(
+    path: Path, descriptors: Callable[[], int]
+) -> None:
     """A few are watched, all work, and nothing is left open when they are gone."""
     kept = [AdhAuth(path, **CLIENT) for _ in range(3 * LIMIT)]
     for auth in kept:
@@ -442,7 +470,9 @@ def test_a_file_that_changed_just_now_is_not_believed(
 
 
 def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaced between the look at the path and the opening, within one tick: the state is the same, and it is another file all the same."""
+    """Replaced between the look at the path and the opening, within one tick: the state is the same, and it
+    is another file all the same.
+    """
     file = TokenFile(path)
     found = file.watch(file.state(), "what was made of it")
     gone = _status(os.fstat(found._descriptor), st_nlink=0)
@@ -453,7 +483,9 @@ def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch:
 
 
 def test_a_difference_that_means_nothing(path: Path) -> None:
-    """Somebody has read the file, and its file system keeps the time of that: one look at the path, and the file is asked again."""
+    """Somebody has read the file, and its file system keeps the time of that: one look at the path, and the
+    file is asked again.
+    """
     auth = AdhAuth(path, **CLIENT)
     _make_busy(auth)
     auth._core.watch._known = "of another time"
@@ -485,11 +517,15 @@ def test_httpx_tasks_share_one_descriptor(path: Path, descriptors: Callable[[], 
 def test_a_change_that_leaves_no_trace_is_seen_after_the_next_rotation(
     client: EveryClient, sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewritten in place, as long as before, within one tick of a clock that ticks every second or two (exFAT, HFS+, NFS)."""
+    """Rewritten in place, as long as before, within one tick of a clock that ticks every second or two
+    (exFAT, HFS+, NFS).
+    """
     for module in (token_file_module, watch):
         monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_size))
     path.write_text(first := json.dumps(sandbox.sign_in()))
-    auth = client.auth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    auth = client.auth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     url = sandbox.url + "/api/auth/me"
     assert client.get(auth, url).status_code == 200
     sandbox.expire()
@@ -501,10 +537,14 @@ def test_a_change_that_leaves_no_trace_is_seen_after_the_next_rotation(
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_a_pair_that_could_not_be_written_outlives_a_forced_refresh(sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_could_not_be_written_outlives_a_forced_refresh(
+    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the file holds meanwhile is spent: it does not take the place of the pair in memory."""
     sandbox.write_token_file(path)
-    auth = AdhAuth(path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url)
+    auth = AdhAuth(
+        path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
+    )
     bad = True
     real = os.replace
 

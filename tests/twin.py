@@ -13,7 +13,9 @@ __all__ = ["Twin"]
 
 
 class Twin:
-    """One client of either kind behind the same calls, so that a test is written once and runs as its twin, too."""
+    """One client of either kind behind the same calls, so that a test is written once and runs as its twin,
+    too.
+    """
 
     def __init__(self, kind: str, family: Family, auth: Any) -> None:
         self.kind = kind
@@ -27,7 +29,9 @@ class Twin:
                 return anyio.run(work, _Awaitable(client))
 
         async def main() -> Any:
-            async with self.family.module.AsyncClient(**{"auth": self.auth, "timeout": PATIENCE, **options}) as client:
+            async with self.family.module.AsyncClient(
+                **{"auth": self.auth, "timeout": PATIENCE, **options}
+            ) as client:
                 return await work(client)
 
         return anyio.run(main, backend=self.kind)

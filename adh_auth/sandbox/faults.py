@@ -29,7 +29,10 @@ NO_FAULT = Fault()
 
 
 class Hold:
-    """A call that stands still on the server until `release()`. As a context manager it releases on the way out."""
+    """A call that stands still on the server until `release()`.
+
+    As a context manager it releases on the way out.
+    """
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -52,7 +55,9 @@ class Hold:
     def __enter__(self) -> "Hold":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
     def __repr__(self) -> str:
@@ -71,7 +76,9 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._planned: dict[str, deque[_Planned]] = {on: deque() for on in ENDPOINTS}
-        self._holds: dict[tuple[str, str], deque[Hold]] = {(on, at): deque() for on in ENDPOINTS for at in MOMENTS}
+        self._holds: dict[tuple[str, str], deque[Hold]] = {
+            (on, at): deque() for on in ENDPOINTS for at in MOMENTS
+        }
         self._standing: set[Hold] = set()
         self._closed = threading.Event()
 
@@ -105,7 +112,10 @@ class Faults:
             return first.fault
 
     def pass_by(self, on: str, at: str) -> None:
-        """Stand still here if a hold was placed. `ConnectionAbortedError` once the server stops: the call must not go on."""
+        """Stand still here if a hold was placed.
+
+        `ConnectionAbortedError` once the server stops: the call must not go on.
+        """
         with self._lock:
             queue = self._holds.get((on, at))
             hold = queue.popleft() if queue else None

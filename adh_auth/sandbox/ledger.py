@@ -1,7 +1,7 @@
 """What the server knows: sessions, their tokens, the codes that start them, and a count of all that happened.
 
-The real server's answer to a refresh token that comes twice is not documented. This one takes the strict reading
-(RFC 9700 section 4.14.2): the whole session is revoked, unless `grace` says otherwise.
+The real server's answer to a refresh token that comes twice is not documented. This one takes the strict
+reading (RFC 9700 section 4.14.2): the whole session is revoked, unless `grace` says otherwise.
 """
 
 import base64
@@ -152,10 +152,16 @@ class Ledger:
         return code
 
     def exchange(self, code: str, redirect_uri: str, verifier: str) -> TokenReply:
-        """The first pair for a code. Any try spends the code; a second one revokes the session that the first started."""
+        """The first pair for a code.
+
+        Any try spends the code; a second one revokes the session that the first started.
+        """
         with self._lock:
             known = self._spend_code(code)
-            if time.monotonic() - known.issued_at > self._settings.code_life or redirect_uri != known.redirect_uri:
+            if (
+                time.monotonic() - known.issued_at > self._settings.code_life
+                or redirect_uri != known.redirect_uri
+            ):
                 raise Refusal(400, "invalid_grant", "The code is too old or belongs to another redirect_uri.")
             if s256(verifier) != known.challenge:
                 raise Refusal(401, "invalid_verifier", "The code_verifier does not match the code_challenge.")
@@ -208,7 +214,10 @@ class Ledger:
 
     def _issue(self, session: _Session) -> TokenReply:
         life = self._settings.token_life
-        access_token, refresh_token = "adh_" + secrets.token_urlsafe(24), "adh_rt_" + secrets.token_urlsafe(24)
+        access_token, refresh_token = (
+            "adh_" + secrets.token_urlsafe(24),
+            "adh_rt_" + secrets.token_urlsafe(24),
+        )
         access = self._access[access_token] = _Access(session, time.monotonic() + life)
         session.access.append(access)
         self._refresh[refresh_token] = _Refresh(session)
@@ -244,7 +253,9 @@ class Ledger:
         if presented is not None and presented.successor is not None:
             self._counts["reused"] += 1
             presented.session.revoked = True
-        raise Refusal(400, "invalid_grant", "The refresh token is unknown, revoked, expired or was used already.")
+        raise Refusal(
+            400, "invalid_grant", "The refresh token is unknown, revoked, expired or was used already."
+        )
 
 
 def s256(verifier: str) -> str:

@@ -20,7 +20,13 @@ _NAMED = {
     "/api/auth/revoke": "revoke",
     "/api/auth/me": "me",
 }
-_METHODS = {"start": ("GET",), "exchange": ("POST",), "refresh": ("POST",), "revoke": ("POST",), "me": ("GET", "HEAD")}
+_METHODS = {
+    "start": ("GET",),
+    "exchange": ("POST",),
+    "refresh": ("POST",),
+    "revoke": ("POST",),
+    "me": ("GET", "HEAD"),
+}
 _WITH_TOKEN = frozenset({"me", "api"})
 _USER = {"id": "usr_sandbox", "email": "sandbox@example.com", "name": "Sandbox User"}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -97,7 +103,8 @@ class Routes:
     def _refused(self, refusal: Refusal, on: str) -> Reply:
         shape = self._settings.error_shape
         if shape == "header" and not (on in _WITH_TOKEN and refusal.status == 401):
-            # RFC 6750 has this header for the 401 of a bearer token; other errors need a body to say anything.
+            # RFC 6750 has this header for the 401 of a bearer token; other errors need a body to say
+            # anything.
             shape = "code"
         return _error(refusal, shape)
 
@@ -108,11 +115,15 @@ class Routes:
         self._check_start(query)
         if self._ledger.take_denial():
             return _back(query, error="access_denied")
-        return _back(query, code=self._ledger.authorize(query["code_challenge"], query["redirect_uri"], query["scope"]))
+        return _back(
+            query, code=self._ledger.authorize(query["code_challenge"], query["redirect_uri"], query["scope"])
+        )
 
     def _exchange(self, request: Request) -> Reply:
         payload = self._payload(request, "exchange")
-        return json_reply(200, self._ledger.exchange(payload["code"], payload["redirect_uri"], payload["code_verifier"]))
+        return json_reply(
+            200, self._ledger.exchange(payload["code"], payload["redirect_uri"], payload["code_verifier"])
+        )
 
     def _refresh(self, request: Request) -> Reply:
         payload = self._payload(request, "refresh")
@@ -136,14 +147,19 @@ class Routes:
         if re.fullmatch(r"status/[2-5]\d\d", name):
             return json_reply(int(name[-3:]), {"status": int(name[-3:])})
         cookies = query.items() if name == "cookie" else ()
-        return json_reply(200, _echo(request), tuple(("Set-Cookie", _printable(f"{key}={value}; Path=/")) for key, value in cookies))
+        return json_reply(
+            200,
+            _echo(request),
+            tuple(("Set-Cookie", _printable(f"{key}={value}; Path=/")) for key, value in cookies),
+        )
 
     # What they check.
 
     def _check_start(self, query: Mapping[str, str]) -> None:
         if query.get("client_id") != self._settings.client_id:
             raise Refusal(401, "invalid_client", "The client is unknown.")
-        # Before this check nobody may be sent to the redirect_uri: it could belong to anyone (RFC 6749 section 4.1.2.1).
+        # Before this check nobody may be sent to the redirect_uri: it could belong to anyone (RFC 6749
+        # section 4.1.2.1).
         if query.get("redirect_uri") not in self._settings.redirect_uris:
             raise _invalid("redirect_uri")
         for name, value in (("response_type", "code"), ("code_challenge_method", "S256")):
@@ -162,7 +178,10 @@ class Routes:
         for name in _PAYLOAD[on]:
             if not (isinstance(payload.get(name), str) and payload[name]):
                 raise _invalid(name)
-        if (payload["client_id"], payload["client_secret"]) != (self._settings.client_id, self._settings.client_secret):
+        if (payload["client_id"], payload["client_secret"]) != (
+            self._settings.client_id,
+            self._settings.client_secret,
+        ):
             raise Refusal(401, "invalid_client", "The client is unknown or its secret is wrong.")
         return payload
 

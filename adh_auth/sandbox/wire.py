@@ -18,7 +18,8 @@ from io import BufferedIOBase
 from typing import Any
 
 _LINE_LIMIT = 65_536
-# Larger bodies are read to the end, or the next request on the connection would start in the middle of them, but not kept.
+# Larger bodies are read to the end, or the next request on the connection would start in the middle of them,
+# but not kept.
 _KEPT = 65_536
 _PIECE = 65_536
 _JOIN_SECONDS = 5.0
@@ -64,18 +65,24 @@ def json_reply(status: int, payload: Mapping[str, Any], headers: tuple[tuple[str
 class Server(ThreadingHTTPServer):
     """A thread for each connection, and a `stop()` that ends them all."""
 
-    # The default backlog of 5 turns a burst of processes into connections that are tried again a second later.
+    # The default backlog of 5 turns a burst of processes into connections that are tried again a second
+    # later.
     request_queue_size = 256
-    # On Windows the option lets a second server take a port in use (python/cpython#85307); elsewhere a restart needs it.
+    # On Windows the option lets a second server take a port in use (python/cpython#85307); elsewhere a
+    # restart needs it.
     allow_reuse_address = os.name != "nt"
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[Request], Reply], ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], answer: Callable[[Request], Reply], ssl_context: ssl.SSLContext | None
+    ) -> None:
         self.answer = answer
         self._ssl_context = ssl_context
         self._connections: dict[threading.Thread, socket.socket] = {}
         super().__init__(address, _Connection)
         # The poll interval only bounds how long stop() takes; connections wake the loop at once.
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="adh-sandbox", daemon=True)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(0.02,), name="adh-sandbox", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -98,12 +105,17 @@ class Server(ThreadingHTTPServer):
         connection, address = super().get_request()
         if self._ssl_context is None:
             return connection, address
-        # The handshake is left to the connection's own thread: a client that never finishes it would block all others.
-        return self._ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        # The handshake is left to the connection's own thread: a client that never finishes it would block
+        # all others.
+        return self._ssl_context.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        ), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         # ThreadingMixIn keeps no list of daemon threads, and stop() has to find them.
-        thread = threading.Thread(target=self._serve, args=(request, client_address), name="adh-sandbox-connection", daemon=True)
+        thread = threading.Thread(
+            target=self._serve, args=(request, client_address), name="adh-sandbox-connection", daemon=True
+        )
         self._connections[thread] = request
         thread.start()
 
@@ -120,8 +132,9 @@ class Server(ThreadingHTTPServer):
 
 
 def _end(connection: socket.socket) -> None:
-    # close() alone says nothing to the other side while a forked child holds a copy of the descriptor, and does not wake a
-    # thread that reads. SSLSocket.shutdown() would pull the TLS state out from under that thread, so the plain one is called.
+    # close() alone says nothing to the other side while a forked child holds a copy of the descriptor, and
+    # does not wake a thread that reads. SSLSocket.shutdown() would pull the TLS state out from under that
+    # thread, so the plain one is called.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
@@ -156,7 +169,8 @@ class _Connection(BaseHTTPRequestHandler):
         if reply.cut == "half":
             self.wfile.write(_first_half(head, b"".join(pieces)))
             return
-        # One write for the head and the first piece: apart, they would be two packets and two wake-ups of the client.
+        # One write for the head and the first piece: apart, they would be two packets and two wake-ups of the
+        # client.
         first, *rest = pieces or [b""]
         self.wfile.write(head + first)
         for piece in rest:
@@ -172,7 +186,10 @@ class _Connection(BaseHTTPRequestHandler):
         if self.close_connection:
             own.append(("Connection", "close"))
         pairs = [*reply.headers, *(pair for pair in own if pair[0].lower() not in given)]
-        lines = [f"HTTP/1.1 {reply.status} {_reason(reply.status)}", *(f"{name}: {value}" for name, value in pairs)]
+        lines = [
+            f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
+            *(f"{name}: {value}" for name, value in pairs),
+        ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so

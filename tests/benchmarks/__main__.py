@@ -1,4 +1,7 @@
-"""``python -m tests.benchmarks [--smoke] [--only NAME] [--markdown]``: prints one table. The peers come with the extra ``bench``."""
+"""``python -m tests.benchmarks [--smoke] [--only NAME] [--markdown]``: prints one table.
+
+The peers come with the extra ``bench``.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,24 @@ PARTS = ("per_request", "start_up", "herd", "stall", "one_loop", "threads", "gro
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that everything runs, and nothing else")
-    parser.add_argument("--only", metavar="NAME", choices=PARTS, action="append", help=f"one of {', '.join(PARTS)}; may be repeated")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes: shows that everything runs, and nothing else"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        choices=PARTS,
+        action="append",
+        help=f"one of {', '.join(PARTS)}; may be repeated",
+    )
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     options = parser.parse_args()
     rows: list[Row] = []
     for name in options.only or PARTS:
         print(f"{name} …", file=sys.stderr, flush=True)
         part = import_module(f".{name}", __package__)
-        # What the parts before have imported, the peers above all, is kept from the collector: it would go over it in the midst of this one.
+        # What the parts before have imported, the peers above all, is kept from the collector: it would go
+        # over it in the midst of this one.
         gc.collect()
         gc.freeze()
         with tempfile.TemporaryDirectory(prefix="adh-bench-") as folder:

@@ -50,7 +50,9 @@ class Crew:
 def crew_of(count: int, url: str, path: Path, client: str = "") -> Iterator[Crew]:
     """So many new processes on one token file, reaped at the end. `client`: a peer instead of ours."""
     pairs = [SPAWN.Pipe() for _ in range(count)]
-    processes = [SPAWN.Process(target=_work, args=(there, url, str(path), client), daemon=True) for _, there in pairs]
+    processes = [
+        SPAWN.Process(target=_work, args=(there, url, str(path), client), daemon=True) for _, there in pairs
+    ]
     try:
         for process in processes:
             process.start()
@@ -87,8 +89,12 @@ def _work(pipe: Connection, url: str, path: str, client: str) -> None:
         # A peer reads the file when it is built: each herd is one of processes that have just started.
         "start": start,
         "get": lambda detail: sessions["signed in"].get(url + "/api/auth/me", timeout=60),
-        "get with": lambda token: sessions["plain"].get(url + "/api/auth/me", headers={"Authorization": f"Bearer {token}"}, timeout=60),
-        "refresh": lambda token: sessions["plain"].post(url + "/api/auth/refresh", json=peers.refresh_payload(token), timeout=60),
+        "get with": lambda token: sessions["plain"].get(
+            url + "/api/auth/me", headers={"Authorization": f"Bearer {token}"}, timeout=60
+        ),
+        "refresh": lambda token: sessions["plain"].post(
+            url + "/api/auth/refresh", json=peers.refresh_payload(token), timeout=60
+        ),
     }
     pipe.send(None)
     while (order := pipe.recv()) is not None:

@@ -1,4 +1,6 @@
-"""Processes that meet one expiry at the same instant: how many refreshes, and when the last one has its answer."""
+"""Processes that meet one expiry at the same instant: how many refreshes, and when the last one has its
+answer.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,21 @@ def _rows(crew: Crew, sandbox: Remote, count: int, expiries: int) -> list[Row]:
     value = f"{ratio:.2f} ({median(herds) * 1000:.0f} ms, ideal {median(ideals) * 1000:.0f} ms, {median(cpu) * 1000:.0f} ms CPU each)"
     return [
         Row("herd", f"{what}: refresh calls", f"{max(calls)}", "1", max(calls) == min(calls) == 1),
-        Row("herd", f"{what}: last answer / ideal", value, f"≤ {LIMIT:g}" if count == 32 else "", ratio <= LIMIT if count == 32 else None),
+        Row(
+            "herd",
+            f"{what}: last answer / ideal",
+            value,
+            f"≤ {LIMIT:g}" if count == 32 else "",
+            ratio <= LIMIT if count == 32 else None,
+        ),
     ]
 
 
 def _cold_rows(sandbox: Remote, path: Path, count: int, rounds: int) -> list[Row]:
-    """The first request of each process, right after its start. The ideal is that of processes that have just started, too."""
+    """The first request of each process, right after its start.
+
+    The ideal is that of processes that have just started, too.
+    """
     ideals, herds, calls = [], [], []
     for _ in range(rounds):
         with crew_of(count, sandbox.url, path) as crew:
@@ -61,7 +72,13 @@ def _cold_rows(sandbox: Remote, path: Path, count: int, rounds: int) -> list[Row
     value = f"{ratio:.2f} ({median(herds) * 1000:.0f} ms, ideal {median(ideals) * 1000:.0f} ms)"
     return [
         Row("herd", f"{what}: refresh calls", f"{max(calls)}", "1", max(calls) == min(calls) == 1),
-        Row("herd", f"{what}: last answer / ideal", value, f"≤ {LIMIT:g}" if count == 32 else "", ratio <= LIMIT if count == 32 else None),
+        Row(
+            "herd",
+            f"{what}: last answer / ideal",
+            value,
+            f"≤ {LIMIT:g}" if count == 32 else "",
+            ratio <= LIMIT if count == 32 else None,
+        ),
     ]
 
 
@@ -75,7 +92,10 @@ def _ideal(crew: Crew, sandbox: Remote, count: int) -> float:
 
 
 def expire(crew: Crew, sandbox: Remote, count: int, *, cold: bool = False) -> tuple[int, list[Done]]:
-    """All of them meet one expiry; how many refreshes that took, and what each has done. `cold`: with the first request of their life."""
+    """All of them meet one expiry; how many refreshes that took, and what each has done.
+
+    `cold`: with the first request of their life.
+    """
     if not cold:
         crew.prepare(count, "get")
     sandbox.ask("expire")

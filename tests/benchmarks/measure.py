@@ -40,9 +40,12 @@ SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 1, 0.2, 20, 4)
 
 
 def taking_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each contender measured in each round. All take part in every round, so that a busy moment hits all; the first is a warm-up.
+    """What each contender measured in each round.
 
-    Every other round goes the other way round: what one leaves in the processor's caches helps or hurts the next.
+    All take part in every round, so that a busy moment hits all; the first is a warm-up.
+
+    Every other round goes the other way round: what one leaves in the processor's caches helps or hurts the
+    next.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
@@ -68,7 +71,9 @@ def microseconds(call: Callable[[], Any], calls: int) -> float:
 
 def write_pair(path: Path, access: str = "access-0", refresh: str = "refresh-0", **more: Any) -> Path:
     """A token file without a server behind it."""
-    path.write_text(json.dumps({"access_token": access, "refresh_token": refresh, "token_type": "Bearer", **more}))
+    path.write_text(
+        json.dumps({"access_token": access, "refresh_token": refresh, "token_type": "Bearer", **more})
+    )
     path.chmod(0o600)
     return path
 
@@ -86,8 +91,12 @@ class AtOnce(BaseAdapter):
         """There is nothing to close."""
 
 
-def session_of(auth: Any = None, adapter: BaseAdapter | None = None, session: requests.Session | None = None) -> requests.Session:
-    """A session that looks for no proxies and no .netrc, which would cost more than anything that is measured here."""
+def session_of(
+    auth: Any = None, adapter: BaseAdapter | None = None, session: requests.Session | None = None
+) -> requests.Session:
+    """A session that looks for no proxies and no .netrc, which would cost more than anything that is measured
+    here.
+    """
     made = requests.Session() if session is None else session
     made.trust_env = False
     if auth is not None:

@@ -1,8 +1,10 @@
-"""Many tasks of one loop that meet one expiry, on asyncio and on trio: how long the loop stands still, and who has to wait for a thread.
+"""Many tasks of one loop that meet one expiry, on asyncio and on trio: how long the loop stands still, and
+who has to wait for a thread.
 
-The refresh begins to take its time once all of them wait for it. The same load without an expiry waits as long, for the API's answers. The
-transport is in memory: what blocks the loop is the client's work, ours, and Python's garbage collector, which goes over all that so many tasks
-hold. Each load has a process of its own, and what was imported is kept from the collector (`gc.freeze`).
+The refresh begins to take its time once all of them wait for it. The same load without an expiry waits as
+long, for the API's answers. The transport is in memory: what blocks the loop is the client's work, ours, and
+Python's garbage collector, which goes over all that so many tasks hold. Each load has a process of its own,
+and what was imported is kept from the collector (`gc.freeze`).
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
     for backend in ("asyncio", "trio"):
         with SPAWN.Pool(1, maxtasksperchild=1) as processes:
             loads = [
-                processes.apply(_run, (backend, sizes.tasks, folder, expired)) for _ in range(sizes.slices) for expired in (False, True)
+                processes.apply(_run, (backend, sizes.tasks, folder, expired))
+                for _ in range(sizes.slices)
+                for expired in (False, True)
             ]
         rows += _rows(f"{sizes.tasks} tasks on {backend}", loads[::2], loads[1::2])
     return rows
@@ -69,7 +73,13 @@ def _rows(what: str, calm: list[Run], expired: list[Run]) -> list[Row]:
     extra = max(run.threads for run in expired) - max(run.threads for run in calm)
     return [
         Row("one loop", f"{what}: refresh calls", ", ".join(map(str, calls)), "1", calls == {1}),
-        Row("one loop", f"{what}: longest block", f"{block:.1f} ms ({usual:.1f} without an expiry)", f"≤ {LIMIT:g} ms", block <= LIMIT),
+        Row(
+            "one loop",
+            f"{what}: longest block",
+            f"{block:.1f} ms ({usual:.1f} without an expiry)",
+            f"≤ {LIMIT:g} ms",
+            block <= LIMIT,
+        ),
         Row(
             "one loop",
             f"{what}: the caller's own worker threads, while all wait",
@@ -82,7 +92,9 @@ def _rows(what: str, calm: list[Run], expired: list[Run]) -> list[Row]:
 
 
 class Api:
-    """Answers in memory: 401 to the old token, and a new pair for the refresh token, a while after the last task has begun to wait."""
+    """Answers in memory: 401 to the old token, and a new pair for the refresh token, a while after the last
+    task has begun to wait.
+    """
 
     def __init__(self, *, expired: bool) -> None:
         self._live = "access-1" if expired else "access-0"
@@ -102,7 +114,9 @@ class Api:
         assert self._all_wait.wait(60)
         time.sleep(REFRESH)
         self._refreshed.set()
-        return httpx.Response(200, json={"access_token": self._live, "refresh_token": "refresh-1", "expires_in": 3600})
+        return httpx.Response(
+            200, json={"access_token": self._live, "refresh_token": "refresh-1", "expires_in": 3600}
+        )
 
     def go_on(self) -> None:
         """All tasks wait."""
@@ -124,7 +138,13 @@ def _run(backend: str, tasks: int, folder: Path, expired: bool) -> Run:
         auth = AdhHttpxAuth(path, base_url=NOWHERE, refresh_via=carrier, **CLIENT)
         auth.tokens  # noqa: B018 - read now: what is measured is the expiry
         watch: _Watch = anyio.run(partial(_load, auth, api, tasks), backend=backend)
-    return Run(api.refreshes, watch.longest * 1000, len(watch.answers), max(watch.answers, default=0.0) * 1000, watch.threads)
+    return Run(
+        api.refreshes,
+        watch.longest * 1000,
+        len(watch.answers),
+        max(watch.answers, default=0.0) * 1000,
+        watch.threads,
+    )
 
 
 async def _load(auth: AdhHttpxAuth, api: Api, tasks: int) -> _Watch:

@@ -1,4 +1,5 @@
-"""What a user would pick instead, each set up as its manual says, and what it does when processes share one token file.
+"""What a user would pick instead, each set up as its manual says, and what it does when processes share one
+token file.
 
 None of them speaks ADH's JSON at the refresh endpoint by itself, so an adapter turns the form into it.
 A peer that is missing, or broken with what is installed here, is listed as that.
@@ -52,8 +53,14 @@ def _herd(name: str, count: int, folder: Path) -> Row:
             sandbox.ask("expire")
             done = crew.together(count, "get")
         counts = sandbox.counts
-        alive = session_of().post(sandbox.url + "/api/auth/refresh", json=refresh_payload(_load(path)["refresh_token"])).ok
-    outcomes = ", ".join(f"{number} × {outcome}" for outcome, number in Counter(one.outcome for one in done).most_common())
+        alive = (
+            session_of()
+            .post(sandbox.url + "/api/auth/refresh", json=refresh_payload(_load(path)["refresh_token"]))
+            .ok
+        )
+    outcomes = ", ".join(
+        f"{number} × {outcome}" for outcome, number in Counter(one.outcome for one in done).most_common()
+    )
     value = (
         f"session {'alive' if alive else 'DEAD'}, {counts.refresh_calls} refresh calls, {counts.reused} spent tokens sent again; "
         f"{outcomes} after {max(one.seconds for one in done) * 1000:.0f} ms"
@@ -136,10 +143,14 @@ def _oauth2client(url: str, path: Path) -> requests.Session:
     module: Any = import_module("requests_oauth2client")
     carrier = session_of()
     carrier.mount(url, _FormAsJson())
-    client = module.OAuth2Client(token_endpoint=url + "/api/auth/refresh", auth=tuple(CLIENT.values()), session=carrier, testing=True)
+    client = module.OAuth2Client(
+        token_endpoint=url + "/api/auth/refresh", auth=tuple(CLIENT.values()), session=carrier, testing=True
+    )
     pair = _load(path)
     expires_at = datetime.fromtimestamp(pair["expires_at"], timezone.utc)
-    token = module.BearerToken(pair["access_token"], refresh_token=pair["refresh_token"], expires_at=expires_at)
+    token = module.BearerToken(
+        pair["access_token"], refresh_token=pair["refresh_token"], expires_at=expires_at
+    )
 
     class Saving(module.OAuth2AccessTokenAuth):  # type: ignore[misc]
         def renew_token(self) -> None:
@@ -168,7 +179,9 @@ def _callables(url: str, path: Path) -> dict[str, Callable[[], str]]:
     pair = _load(path)
 
     def refresh() -> str:
-        reply = session_of().post(url + "/api/auth/refresh", json=refresh_payload(pair["refresh_token"]), timeout=60)
+        reply = session_of().post(
+            url + "/api/auth/refresh", json=refresh_payload(pair["refresh_token"]), timeout=60
+        )
         reply.raise_for_status()
         pair.update(reply.json())
         _save(path, pair)

@@ -1,4 +1,6 @@
-"""What each request costs: whole client calls on a transport that answers at once, against a static bearer header and the peers."""
+"""What each request costs: whole client calls on a transport that answers at once, against a static bearer
+header and the peers.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
     path = write_pair(folder / "tokens.json", expires_at=4e9)
     rows = _rows("Session.get", AdhAuth.__name__, _of_requests(path, sizes.calls), sizes)
     for module, auth in ((httpx, AdhHttpxAuth), (httpx2, AdhHttpx2Auth)):
-        rows += _rows(f"{module.__name__}.Client.get", auth.__name__, _of_client(module, auth, path, sizes.calls), sizes)
+        rows += _rows(
+            f"{module.__name__}.Client.get", auth.__name__, _of_client(module, auth, path, sizes.calls), sizes
+        )
         loop = asyncio.new_event_loop()
         try:
             contenders = _of_async_client(loop, module, auth, path, sizes.calls)
@@ -73,7 +77,9 @@ def _of_client(module: Any, auth: Any, path: Path, calls: int) -> dict[str, Call
     return {name: _timed(client.get, calls) for name, client in clients.items()}
 
 
-def _of_async_client(loop: asyncio.AbstractEventLoop, module: Any, auth: Any, path: Path, calls: int) -> dict[str, Callable[[], float]]:
+def _of_async_client(
+    loop: asyncio.AbstractEventLoop, module: Any, auth: Any, path: Path, calls: int
+) -> dict[str, Callable[[], float]]:
     async def some(get: Callable[[str], Any]) -> None:
         for _ in range(calls):
             await get(URL)

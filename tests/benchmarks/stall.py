@@ -1,4 +1,6 @@
-"""Latency across rotations: with `refresh_ahead`, without it, and with tokens that live on; slices of each in turn."""
+"""Latency across rotations: with `refresh_ahead`, without it, and with tokens that live on; slices of each in
+turn.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,26 @@ from .server import Remote, sandbox_elsewhere
 from .table import Row
 
 LIMIT = 1.1
-#: Seconds. A rotation each second and a half, far more often than any server asks for, so that p99 can see it.
+#: Seconds. A rotation each second and a half, far more often than any server asks for, so that p99 can see
+#: it.
 LIFE, AHEAD = 3.0, 1.5
 REFRESH = 0.1
 #: Seconds between two requests: the load is one that the machine can carry.
 PACE = 0.002
-KINDS = {"long-lived tokens": (3600.0, None), "refresh_ahead": (LIFE, AHEAD), "reactive": (LIFE - AHEAD, None)}
+KINDS = {
+    "long-lived tokens": (3600.0, None),
+    "refresh_ahead": (LIFE, AHEAD),
+    "reactive": (LIFE - AHEAD, None),
+}
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
     """The three loads on three sandboxes."""
     with ExitStack() as stack:
-        loads = {name: stack.enter_context(_load(folder / name, life, ahead)) for name, (life, ahead) in KINDS.items()}
+        loads = {
+            name: stack.enter_context(_load(folder / name, life, ahead))
+            for name, (life, ahead) in KINDS.items()
+        }
         for number in range(sizes.slices + 1):
             for load in loads.values():
                 load.run(sizes.slice_seconds, counted=number > 0)
@@ -62,7 +72,10 @@ class Load:
         self.rotations = self.unauthorized = 0
 
     def run(self, seconds: float, *, counted: bool) -> None:
-        """One slice. It begins with a new pair: the one of the slice before has grown old while others had their turn."""
+        """One slice.
+
+        It begins with a new pair: the one of the slice before has grown old while others had their turn.
+        """
         self._auth.refresh()
         before = self._sandbox.counts
         taken = list(self._paced(seconds))

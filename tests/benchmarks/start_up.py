@@ -1,4 +1,6 @@
-"""What the import costs after the client's own, each time in a new interpreter with compiled modules, as pip leaves them."""
+"""What the import costs after the client's own, each time in a new interpreter with compiled modules, as pip
+leaves them.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +55,21 @@ def _row(what: str, milliseconds: float, limit: float | None) -> Row:
 
 
 def _import(client: str, statement: str, folder: Path) -> Callable[[], float]:
-    code = f"import {client}, time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
+    code = (
+        f"import {client}, time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment.update(PYTHONPATH=str(ROOT), PYTHONPYCACHEPREFIX=str(folder))
 
     def once() -> float:
-        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return float(done.stdout) * 1000
 
     return once

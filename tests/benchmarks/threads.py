@@ -33,7 +33,10 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
         token = auth.tokens.access_token
         plain = session_of(lambda request: _with_header(request, token), adapter)
         ours = session_of(auth, adapter)
-        rounds = {name: _round(threads, session, url, sizes.threads) for name, session in (("static", plain), ("ours", ours))}
+        rounds = {
+            name: _round(threads, session, url, sizes.threads)
+            for name, session in (("static", plain), ("ours", ours))
+        }
         found = taking_turns(rounds, sizes.slices * 6)
         sandbox.ask("expire")
         before = sandbox.counts.refresh_calls
@@ -48,7 +51,9 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
     ]
 
 
-def _round(threads: ThreadPoolExecutor, session: requests.Session, url: str, count: int) -> Callable[[], float]:
+def _round(
+    threads: ThreadPoolExecutor, session: requests.Session, url: str, count: int
+) -> Callable[[], float]:
     def some(_: int) -> None:
         for _ in range(EACH):
             assert session.get(url, timeout=60).status_code == 200

@@ -1,4 +1,6 @@
-"""The window in which a kill costs the session on the client's side: from the last byte of the reply until the new pair is durable."""
+"""The window in which a kill costs the session on the client's side: from the last byte of the reply until
+the new pair is durable.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ REPLY = {"access_token": "a" * 40, "expires_in": 3600, "token_type": "Bearer"}
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
     """Against the least that is durable at all: write, fsync, rename, fsync of the folder."""
     path = write_pair(folder / "tokens.json")
-    found = taking_turns({"ours": lambda: _window(path), "least": lambda: _least(folder / "other.json")}, sizes.rounds // 5 + 1)
+    found = taking_turns(
+        {"ours": lambda: _window(path), "least": lambda: _least(folder / "other.json")}, sizes.rounds // 5 + 1
+    )
     ours, least = (median(found[name]) * 1000 for name in ("ours", "least"))
     value = f"{ours:.2f} ms, longest {max(found['ours']) * 1000:.2f} ms (the least that is durable: {least:.2f} ms)"
     return [Row("kill window", "last byte of the reply until the rename is durable", value)]
@@ -46,7 +50,10 @@ def _window(path: Path) -> float:
     with httpx.Client(transport=httpx.MockTransport(answer), trust_env=False) as carrier:
         auth = AdhHttpxAuth(path, base_url=NOWHERE, refresh_via=carrier, **CLIENT)
         post = noted(auth._post)
-        with patch.object(auth._core, "_find_post", lambda: post), patch.object(disk, "sync_folder", noted(disk.sync_folder)):
+        with (
+            patch.object(auth._core, "_find_post", lambda: post),
+            patch.object(disk, "sync_folder", noted(disk.sync_folder)),
+        ):
             auth.refresh()
     reply, durable = moments
     return durable - reply
