@@ -11,29 +11,19 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from .errors import (
-        AdhAuthError as AdhAuthError,
+        AdhAuthError,
+        ConfigurationError,
+        LockTimeout,
+        ReauthorizationRequired,
+        RefreshFailed,
+        TokenFileError,
     )
-    from .errors import (
-        ConfigurationError as ConfigurationError,
-    )
-    from .errors import (
-        LockTimeout as LockTimeout,
-    )
-    from .errors import (
-        ReauthorizationRequired as ReauthorizationRequired,
-    )
-    from .errors import (
-        RefreshFailed as RefreshFailed,
-    )
-    from .errors import (
-        TokenFileError as TokenFileError,
-    )
-    from .for_httpx import AdhHttpxAuth as AdhHttpxAuth
-    from .for_httpx2 import AdhHttpx2Auth as AdhHttpx2Auth
-    from .for_requests import AdhAuth as AdhAuth
-    from .sign_in import login as login
-    from .token_file import TokenFile as TokenFile
-    from .tokens import Tokens as Tokens
+    from .for_httpx import AdhHttpxAuth
+    from .for_httpx2 import AdhHttpx2Auth
+    from .for_requests import AdhAuth
+    from .sign_in.flow import login
+    from .store.token_file import TokenFile
+    from .tokens import Tokens
 
 __version__ = "0.1.0"
 
@@ -71,11 +61,11 @@ def _home_of(name: str) -> ModuleType:
     elif name == "AdhHttpx2Auth":
         from . import for_httpx2 as home
     elif name == "TokenFile":
-        from . import token_file as home
+        from .store import token_file as home
     elif name == "Tokens":
         from . import tokens as home
     elif name == "login":
-        from . import sign_in as home
+        from .sign_in import flow as home
     else:
         from . import errors as home
     return home

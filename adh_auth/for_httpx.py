@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 
-from .httpx_flow import HttpxFlow
-from .httpx_parts import require_parts
-from .plugin import Plugin
+from .clients.base import Plugin
+from .clients.httpx_flow import HttpxFlow
+from .clients.httpx_requirements import require_parts
 
 __all__ = ["AdhHttpxAuth"]
 

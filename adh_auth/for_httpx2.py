@@ -11,9 +11,9 @@ except ModuleNotFoundError as missing:
         'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"
     ) from None
 
-from .httpx_flow import HttpxFlow
-from .httpx_parts import require_parts
-from .plugin import Plugin
+from .clients.base import Plugin
+from .clients.httpx_flow import HttpxFlow
+from .clients.httpx_requirements import require_parts
 
 __all__ = ["AdhHttpx2Auth"]
 

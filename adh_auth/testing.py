@@ -29,12 +29,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import disk
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
 from .sandbox.ledger import Call, Counts, Ledger
 from .sandbox.routes import Routes
 from .sandbox.settings import Settings
 from .sandbox.wire import Server
+from .store import disk
 
 __all__ = ["Call", "Counts", "Hold", "Sandbox"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
+from .common.secret import Secret
 from .errors import MalformedTokens
-from .secret import Secret
 
 __all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
 
@@ -23,7 +23,7 @@ LONGEST_LIFE = 10 * 365 * 86400.0
 #: parser does not.
 DEEPEST = 32
 #: Bytes of a file after a rotation. Far less than what is refused as no token file
-#: (`adh_auth.disk.FILE_LIMIT`).
+#: (`adh_auth.common.limits.FILE_LIMIT`).
 LARGEST = 512 * 1024
 #: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a
 #: power failure has left beside the token file says so itself whose place it takes. Nothing depends on it

@@ -43,8 +43,10 @@ def token_file(data: bytes) -> None:
 
 def token_reply(data: bytes) -> None:
     """A reply of the refresh: a verdict, and from a pair a file that can be written and read again."""
-    from adh_auth.endpoint import REPLY_LIMIT, Reply, classify, revoked
+    from adh_auth.common.limits import REPLY_LIMIT
     from adh_auth.errors import MalformedTokens
+    from adh_auth.oauth.endpoint import Reply
+    from adh_auth.oauth.replies import classify, revoked
     from adh_auth.tokens import Stored, Tokens
 
     status, header, body = _split(data)
@@ -77,7 +79,9 @@ def token_reply(data: bytes) -> None:
 
 def unauthorized(data: bytes) -> None:
     """A 401 with its headers: a code in snake_case, or none."""
-    from adh_auth.endpoint import BODY_LIMIT, decoded, error_code, is_small
+    from adh_auth.common.limits import BODY_LIMIT
+    from adh_auth.oauth.content_encoding import decoded, is_small
+    from adh_auth.oauth.replies import error_code
 
     number, header, body = _split(data)
     encoding = ("", "gzip", "deflate", "identity", "br", "zstd", "gzip, gzip", header)[number % 8]
@@ -185,7 +189,7 @@ def _fuzz(name: str, seconds: int, corpus: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["adh_auth"]):
-        import adh_auth.endpoint
+        import adh_auth.oauth.replies
         import adh_auth.tokens  # noqa: F401 - for the parsers, watched
     # An input that takes longer than this hangs, as far as a request is concerned.
     options = [

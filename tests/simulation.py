@@ -16,13 +16,14 @@ from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
-from adh_auth import attempt, steps
-from adh_auth.attempts import NOTHING, Record
-from adh_auth.endpoint import REFRESH_PATH, Call, Reply, Unreachable
+from adh_auth.common.secret import Secret
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
-from adh_auth.plan import Plan, Step, Steps
-from adh_auth.steps import rotate_steps
-from adh_auth.tokens import Secret, Stored, Tokens
+from adh_auth.oauth.endpoint import REFRESH_PATH, Call, Reply, Unreachable
+from adh_auth.rotation import attempt, transaction
+from adh_auth.rotation.context import Plan, Step, Steps
+from adh_auth.rotation.transaction import rotate_steps
+from adh_auth.store.record import NOTHING, Record
+from adh_auth.tokens import Stored, Tokens
 
 #: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of
 #: `REFRESH_DEADLINE` four times over.
@@ -692,7 +693,7 @@ def without_polling() -> None:
     """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of
     any order.
     """
-    steps.LOCK_LOOK = 0.0
+    transaction.LOCK_LOOK = 0.0
     attempt.NAP = EVER
 
 

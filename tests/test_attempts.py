@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adh_auth import RefreshFailed, TokenFile, disk
-from adh_auth.attempts import FAILED, NOTHING, REFUSED, SENDING, SIZE, UNSAVED, Record
-from adh_auth.decide import moment
+from adh_auth import RefreshFailed, TokenFile
+from adh_auth.common.text import moment
+from adh_auth.store import disk
+from adh_auth.store.record import FAILED, NOTHING, REFUSED, SENDING, SIZE, UNSAVED, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import fingerprint
 

@@ -21,7 +21,7 @@ from adh_auth import (
     TokenFile,
     Tokens,
 )
-from adh_auth import card as card_module
+from adh_auth.clients import notebook_card as card_module
 from adh_auth.errors import LockTimeout
 from adh_auth.testing import Sandbox
 

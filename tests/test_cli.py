@@ -55,7 +55,7 @@ def test_each_command_has_an_example(name: str) -> None:
 
 def test_the_help_loads_no_client() -> None:
     """Help answers at once: nothing that a command needs is loaded for it."""
-    code = "import sys; from adh_auth import cli; cli.main(['--help']); print({'requests','httpx','filelock','anyio','json'} & set(sys.modules))"
+    code = "import sys; from adh_auth.cli import main; main.main(['--help']); print({'requests','httpx','filelock','anyio','json'} & set(sys.modules))"
     said = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
@@ -526,14 +526,14 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sign-in gets every option under its name, with the defaults that the guide's example app has."""
     import types
 
-    from adh_auth import cli
+    from adh_auth.cli import main
 
     got: dict[str, Any] = {}
-    stand_in = types.ModuleType("adh_auth.sign_in")
+    stand_in = types.ModuleType("adh_auth.cli.login_command")
     stand_in.login_command = lambda args: got.update(vars(args)) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "adh_auth.sign_in", stand_in)
-    monkeypatch.setattr(cli, "_let_warnings_be_lines", lambda: None)
-    assert cli.main(["login", "--paste"]) == 0
+    monkeypatch.setitem(sys.modules, "adh_auth.cli.login_command", stand_in)
+    monkeypatch.setattr(main, "_let_warnings_be_lines", lambda: None)
+    assert main.main(["login", "--paste"]) == 0
     assert (got["redirect_uri"], got["scope"]) == (
         "http://localhost:8765/callback",
         "profile:read discussions:read",

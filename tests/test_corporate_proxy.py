@@ -27,7 +27,7 @@ import trustme
 from urllib3.util.ssltransport import SSLTransport
 
 from adh_auth import AdhAuth, RefreshFailed
-from adh_auth.deadline import Deadline
+from adh_auth.clients.deadline import Deadline
 from adh_auth.testing import Sandbox
 
 from .every_client import CLIENTS, EveryClient
@@ -353,7 +353,7 @@ def test_a_refused_tunnel_spends_nothing(
     """Each try asks the proxy anew; once it lets tunnels through again, the next call refreshes as if nothing
     had been.
     """
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", (0.01, 0.01))
     environment.proxy.later = status
     auth = client.auth(**environment.arguments)
     with refresh_failed(client, environment) as caught:
@@ -368,10 +368,10 @@ def test_a_refused_tunnel_spends_nothing(
 
 def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """One try, with the limits in tenths of a second that are seconds otherwise."""
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
-    home = "requests_carrier" if client.name == "requests" else "httpx_carrier"
-    monkeypatch.setattr(f"adh_auth.{home}.CONNECT_TIMEOUT", 0.2)
-    monkeypatch.setattr(f"adh_auth.{home}.Deadline", lambda _: Deadline(0.3))
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
+    home = "requests_transport" if client.name == "requests" else "httpx_transport"
+    monkeypatch.setattr(f"adh_auth.clients.{home}.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(f"adh_auth.clients.{home}.Deadline", lambda _: Deadline(0.3))
 
 
 @each_carrier
@@ -410,7 +410,7 @@ def test_a_proxy_that_opens_the_tls_gets_no_refresh_token(
     client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a tunnel that ends at somebody else's certificate for the API's name, nothing is sent."""
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
     with RawServer(ssl_context=serving(trustme.CA(), NAME)) as stranger:
         environment.proxy.later_port = stranger.port
         with refresh_failed(client, environment) as caught:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from adh_auth.attempts import DONE, FAILED, NOTHING, REFUSED, SENDING, UNSAVED, Record
-from adh_auth.decide import (
+from adh_auth.common.secret import Secret
+from adh_auth.errors import ConfigurationError, ReauthorizationRequired, RefreshFailed
+from adh_auth.rotation.active_tokens import Pair
+from adh_auth.rotation.decision import (
     HAND_OVER,
     LONGEST_RESPECT,
     RESEND,
@@ -19,8 +21,8 @@ from adh_auth.decide import (
     after_401,
     decide,
 )
-from adh_auth.errors import ConfigurationError, ReauthorizationRequired, RefreshFailed
-from adh_auth.tokens import Secret, Tokens, fingerprint
+from adh_auth.store.record import DONE, FAILED, NOTHING, REFUSED, SENDING, UNSAVED, Record
+from adh_auth.tokens import Tokens, fingerprint
 
 NOW = 1_700_000_000.0
 REJECTED = Secret("access-old")
@@ -262,46 +264,44 @@ def _in_a_word(decision: Decision) -> str:
     return "refresh" if decision.lost_at is None else "refresh, lost"
 
 
-@dataclass
-class Pair:
-    """The pair in force, as far as a 401 is judged by it."""
-
-    secret: Secret = REJECTED
-    dead: bool = False
-    expires_at: float | None = None
+def _pair(token: str = "access-old", *, dead: bool = False, expires_at: float | None = None) -> Pair:
+    pair = Pair(Tokens(token, "refresh", expires_at), ask=False)
+    if dead:
+        pair.end()
+    return pair
 
 
 AFTER_401 = (
-    ("the code of an expiry: rotate", "token_expired", Pair(), False, ROTATE),
-    ("any other code is the caller's", "forbidden", Pair(expires_at=NOW - 1), False, HAND_OVER),
-    ("no code is the caller's", None, Pair(expires_at=NOW - 1), False, HAND_OVER),
-    ("a newer pair is sent, whatever the code", "forbidden", Pair(Secret("access-new")), False, RESEND),
-    ("a newer pair is sent, without a code", None, Pair(Secret("access-new")), True, RESEND),
-    ("a newer pair is sent instead of a refresh", "token_expired", Pair(Secret("access-new")), False, RESEND),
+    ("the code of an expiry: rotate", "token_expired", _pair(), False, ROTATE),
+    ("any other code is the caller's", "forbidden", _pair(expires_at=NOW - 1), False, HAND_OVER),
+    ("no code is the caller's", None, _pair(expires_at=NOW - 1), False, HAND_OVER),
+    ("a newer pair is sent, whatever the code", "forbidden", _pair("access-new"), False, RESEND),
+    ("a newer pair is sent, without a code", None, _pair("access-new"), True, RESEND),
+    ("a newer pair is sent instead of a refresh", "token_expired", _pair("access-new"), False, RESEND),
     (
         "a newer pair that is known to be expired is rotated away from",
         "token_expired",
-        Pair(Secret("access-new"), dead=True),
+        _pair("access-new", dead=True),
         False,
         ROTATE,
     ),
     (
         "a newer pair that is known to be expired helps no other code",
         "forbidden",
-        Pair(Secret("access-new"), dead=True),
+        _pair("access-new", dead=True),
         False,
         HAND_OVER,
     ),
-    ("nothing to read, and the stored expiry has come: rotate", None, Pair(expires_at=NOW), True, ROTATE),
-    ("nothing to read, before the stored expiry", None, Pair(expires_at=NOW + 0.001), True, HAND_OVER),
-    ("nothing to read, and no stored expiry", None, Pair(), True, HAND_OVER),
-    ("nothing to read, and the API has called it expired before", None, Pair(dead=True), True, ROTATE),
-    ("a code beats what the API said before", "forbidden", Pair(dead=True), True, HAND_OVER),
-    ("a code beats the clock", "forbidden", Pair(expires_at=NOW - 1), True, HAND_OVER),
+    ("nothing to read, and the stored expiry has come: rotate", None, _pair(expires_at=NOW), True, ROTATE),
+    ("nothing to read, before the stored expiry", None, _pair(expires_at=NOW + 0.001), True, HAND_OVER),
+    ("nothing to read, and no stored expiry", None, _pair(), True, HAND_OVER),
+    ("nothing to read, and the API has called it expired before", None, _pair(dead=True), True, ROTATE),
+    ("a code beats what the API said before", "forbidden", _pair(dead=True), True, HAND_OVER),
+    ("a code beats the clock", "forbidden", _pair(expires_at=NOW - 1), True, HAND_OVER),
     (
         "the clock tells of the pair that was rejected only",
         None,
-        Pair(Secret("access-new"), dead=True, expires_at=NOW - 1),
+        _pair("access-new", dead=True, expires_at=NOW - 1),
         True,
         HAND_OVER,
     ),

@@ -21,7 +21,9 @@ from typing import Any
 
 import pytest
 
-from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError, attempt, disk, steps
+from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
+from adh_auth.rotation import attempt, transaction
+from adh_auth.store import disk, reservation
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -251,7 +253,9 @@ def test_a_kill_on_a_file_system_without_modes(sandbox: Sandbox, token_file: Pat
     token_file.chmod(0o777)
     sandbox.expire()
     _on_modeless(
-        sandbox, token_file, "from adh_auth import disk\ndisk.Room.install = lambda _: os._exit(9)\ncall()"
+        sandbox,
+        token_file,
+        "from adh_auth.store import reservation\nreservation.Room.install = lambda _: os._exit(9)\ncall()",
     )
     assert stat.S_IMODE(os.stat(f"{token_file}.new").st_mode) == 0o777
     assert _on_modeless(sandbox, token_file, "call()")[0] == "200\n"
@@ -380,9 +384,11 @@ class BadDisk:
         if step == "rename":
             monkeypatch.setattr(os, "replace", self._unless_bad(os.replace))
         elif step == "fill":
-            monkeypatch.setattr(disk.Room, "fill", self._unless_bad(disk.Room.fill))
+            monkeypatch.setattr(reservation.Room, "fill", self._unless_bad(reservation.Room.fill))
         else:
-            monkeypatch.setattr(disk.Room, "fill", self._before_a_bad_read(disk.Room.fill, monkeypatch))
+            monkeypatch.setattr(
+                reservation.Room, "fill", self._before_a_bad_read(reservation.Room.fill, monkeypatch)
+            )
 
     def _unless_bad(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def refusing(*arguments: Any) -> Any:
@@ -401,7 +407,7 @@ class BadDisk:
         """
         read = disk.read_regular
 
-        def filled(room: disk.Room, data: bytes) -> None:
+        def filled(room: reservation.Room, data: bytes) -> None:
             fill(room, data)
             monkeypatch.setattr(disk, "read_regular", self._unless_bad(read) if self.bad else read)
 
@@ -469,7 +475,7 @@ def test_unsaved_pair_that_expires(
     started = time.monotonic()
     with pytest.raises(TokenFileError, match="could not write it"):
         auth.refresh()
-    assert time.monotonic() - started < steps.LOCK_TIMEOUT / 2
+    assert time.monotonic() - started < transaction.LOCK_TIMEOUT / 2
     bad.bad = False
     wait_until(lambda: TokenFile(token_file).record().state == "done")
     assert_nothing_lost(sandbox, token_file)
@@ -480,7 +486,7 @@ UNSAVED = (
     ONE_CALL
     + """
 import errno, sys, warnings
-from adh_auth import disk
+from adh_auth.store import disk, reservation
 warnings.simplefilter("ignore")
 real, healed = {target}, False
 def refuse(*arguments):
@@ -502,7 +508,7 @@ def _unsaved(target: str, sandbox: Sandbox, token_file: Path) -> Iterator[subpro
         yield process
 
 
-@pytest.mark.parametrize("target", ["os.replace", "disk.Room.fill"])
+@pytest.mark.parametrize("target", ["os.replace", "reservation.Room.fill"])
 def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Path, target: str) -> None:
     """A program that ends before its pair is written tries once more on its way out."""
     sandbox.expire()
@@ -532,7 +538,7 @@ def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str)
     token had been spent.
     """
     sandbox.expire()
-    with _unsaved("disk.Room.fill", sandbox, token_file) as process:
+    with _unsaved("reservation.Room.fill", sandbox, token_file) as process:
         _end(process, end)
     with pytest.raises(ReauthorizationRequired, match=f"lost at .*process {process.pid} on") as caught:
         get(sandbox, auth_for(sandbox))
@@ -603,7 +609,7 @@ def test_reservation_refused_for_a_moment(
     with monkeypatch.context() as patched:
         # Windows tells of no lock; here the room is opened for that question, too, which takes a refusal for
         # a no.
-        patched.setattr(disk, "is_held", lambda _: False)
+        patched.setattr(reservation, "is_held", lambda _: False)
         real, refusing = getattr(os, call), _refusing(getattr(os, call), refusals, ".new")
 
         def of_the_reservation(path: Any, *rest: Any, **named: Any) -> Any:

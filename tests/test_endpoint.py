@@ -11,17 +11,10 @@ from typing import Any
 import pytest
 
 from adh_auth import ConfigurationError
-from adh_auth.endpoint import (
-    BODY_LIMIT,
-    Call,
-    Reply,
-    base_url_of,
-    classify,
-    error_code,
-    origin_of,
-    retry_after,
-    revoked,
-)
+from adh_auth.common.limits import BODY_LIMIT
+from adh_auth.oauth.endpoint import Call, Reply
+from adh_auth.oauth.origin import base_url_of, origin_of
+from adh_auth.oauth.replies import classify, error_code, retry_after, revoked
 
 PAIR = json.dumps({"access_token": "adh_A", "refresh_token": "adh_rt_A"}).encode()
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
-from adh_auth.places import sign_in
+from adh_auth.store.remedies import sign_in
 from adh_auth.testing import Sandbox
 
 from .events import grown_older, near_its_end

@@ -24,7 +24,7 @@ OTHER_WAYS_IN = {"adh_auth.__main__", "adh_auth.pytest_plugin"}
 def test_every_module_is_imported_by_name(tmp_path: Path) -> None:
     """Whoever follows the imports from the entry point comes to every module: none is named by a string only."""
     script = tmp_path / "adh-auth.py"
-    script.write_text("from adh_auth.cli import main\nmain()\n")
+    script.write_text("from adh_auth.cli.main import main\nmain()\n")
     finder = ModuleFinder(path=[str(ROOT)])  # nothing but this package: the rest is what freezers know well
     finder.run_script(str(script))
     found = {name for name in finder.modules if name.partition(".")[0] == "adh_auth"}
@@ -51,7 +51,15 @@ def test_no_module_is_imported_only_for_type_checkers(tmp_path: Path) -> None:
     finder.run_script(str(script))
     assert {
         f"adh_auth.{name}"
-        for name in ("for_requests", "for_httpx", "for_httpx2", "token_file", "tokens", "errors", "sign_in")
+        for name in (
+            "for_requests",
+            "for_httpx",
+            "for_httpx2",
+            "store.token_file",
+            "tokens",
+            "errors",
+            "sign_in.flow",
+        )
     } <= {*finder.modules}
 
 
@@ -60,7 +68,7 @@ def test_the_demo_of_a_frozen_program_starts_itself(tmp_path: Path) -> None:
     """Its executable is no Python and knows no `-c`: the demo's processes are the same program, called
     otherwise.
     """
-    code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); from adh_auth.cli import main; sys.exit(main())"
+    code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); from adh_auth.cli.main import main; sys.exit(main())"
     program = tmp_path / "adh-auth"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$0" "$@"\n')
     program.chmod(0o700)
@@ -79,7 +87,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs("PyInstaller", "freeze")
     folder = tmp_path_factory.mktemp("frozen")
     script = folder / "entry.py"
-    script.write_text("import sys\nfrom adh_auth.cli import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom adh_auth.cli.main import main\nsys.exit(main())\n")
     options = [
         "--onefile",
         "--name",

@@ -28,8 +28,11 @@ from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, RefreshFailed, TokenFile, TokenFileError, Tokens
-from adh_auth.endpoint import BODY_LIMIT, Call, Unreachable, decoded, error_code
-from adh_auth.secret import Secret
+from adh_auth.common.limits import BODY_LIMIT
+from adh_auth.common.secret import Secret
+from adh_auth.oauth.content_encoding import decoded
+from adh_auth.oauth.endpoint import Call, Unreachable
+from adh_auth.oauth.replies import error_code
 from adh_auth.tokens import Stored
 
 from .every_client import CLIENTS, EveryClient
@@ -50,7 +53,7 @@ PIECE = b"0" * 65536
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
 
 
 @pytest.fixture
@@ -156,7 +159,7 @@ def test_a_401_without_end_gives_its_connection_back(old_file: Path) -> None:
 def test_a_401_that_trickles(client: EveryClient, old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then passes every read time-out; after a while the code is taken from the header alone."""
     for module in ("requests_body", "httpx_body"):
-        monkeypatch.setattr(f"adh_auth.{module}.PEEK_SECONDS", 0.2)
+        monkeypatch.setattr(f"adh_auth.clients.{module}.PEEK_SECONDS", 0.2)
     slow = Endless(
         head("401 Unauthorized", "Connection: close", 'WWW-Authenticate: Bearer error="token_expired"'),
         b" ",

@@ -24,7 +24,7 @@ import pytest
 import trio
 
 from adh_auth import RefreshFailed, TokenFile, Tokens
-from adh_auth.plugin import _Patience
+from adh_auth.clients.base import _Patience
 from adh_auth.testing import Sandbox
 
 from .raw_server import OLD, Answer, RawServer, Seen, rotating
@@ -379,7 +379,7 @@ def test_a_401_that_breaks_off_is_the_callers(
     """`stream()` hands the response over, and reading raises; `get()` raises the client's error with its
     request.
     """
-    monkeypatch.setattr("adh_auth.httpx_body.PEEK_SECONDS", 0.5)
+    monkeypatch.setattr("adh_auth.clients.httpx_body.PEEK_SECONDS", 0.5)
     kinds = (
         (family.module.ReadTimeout,)
         if stall
@@ -429,7 +429,7 @@ def test_a_code_in_the_header_needs_no_body(
     """Where `WWW-Authenticate` has told the code, the request is sent again, and the stalled body is hung up
     on.
     """
-    monkeypatch.setattr("adh_auth.httpx_body.PEEK_SECONDS", PATIENCE)
+    monkeypatch.setattr("adh_auth.clients.httpx_body.PEEK_SECONDS", PATIENCE)
     challenge = 'WWW-Authenticate: Bearer error="token_expired"\r\n'
 
     async def work(client: Any) -> None:
@@ -531,7 +531,7 @@ def test_an_async_client_in_use_elsewhere_spends_nothing(
     """Its connections belong to another loop, where the reply would be lost: that is said before the token is
     sent.
     """
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", ())
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
 
     async def main() -> None:
         async with family.module.AsyncClient() as via, family.module.AsyncClient() as other:

@@ -1,5 +1,5 @@
 """What is read behind the public interface of httpx and httpx2 is still there: the contract of
-`adh_auth.httpx_compat`.
+`adh_auth.clients.httpx_compat`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adh_auth import httpx_compat
+from adh_auth.clients import httpx_compat
 
 from .support import Family
 

@@ -20,19 +20,13 @@ from typing import Any
 import pytest
 import requests
 
-from adh_auth import (
-    AdhAuth,
-    RefreshFailed,
-    TokenFile,
-    TokenFileError,
-    Tokens,
-    attempt,
-    disk,
-    endpoint,
-    token_file,
-)
-from adh_auth.attempts import SENDING, Record
-from adh_auth.rotation_lock import RotationLock
+from adh_auth import AdhAuth, RefreshFailed, TokenFile, TokenFileError, Tokens
+from adh_auth.oauth import replies
+from adh_auth.oauth.endpoint import REFRESH_PATH
+from adh_auth.rotation import attempt
+from adh_auth.store import disk, file_checks, reservation, token_file
+from adh_auth.store.file_lock import RotationLock
+from adh_auth.store.record import SENDING, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import REPLACES, Stored, fingerprint
 
@@ -237,14 +231,14 @@ RAISED = (
 )
 #: Where something is raised once the reply has come.
 PLACES: tuple[tuple[Any, str], ...] = (
-    (endpoint, "classify"),
+    (replies, "classify"),
     (Stored, "rotated"),
     (Stored, "in_place_of"),
     (Stored, "to_bytes"),
-    (disk.Room, "fill"),
-    (disk.Room, "install"),
+    (reservation.Room, "fill"),
+    (reservation.Room, "install"),
     (TokenFile, "still_holds"),
-    (disk, "loose_mode"),
+    (file_checks, "loose_mode"),
     (TokenFile, "note"),
     (RotationLock, "release"),
 )
@@ -372,7 +366,7 @@ def test_a_log_handler_that_raises_costs_nothing(
     if trouble == "loose mode":
         token_file.chmod(0o644)
     elif trouble == "bad disk":
-        Raising(monkeypatch, sandbox, (disk.Room, "fill"), OSError(errno.EIO, "EIO"), 1)
+        Raising(monkeypatch, sandbox, (reservation.Room, "fill"), OSError(errno.EIO, "EIO"), 1)
     else:
         _killed_before_the_rename(sandbox, token_file)
     with warnings.catch_warnings():
@@ -434,7 +428,7 @@ def test_what_a_client_logs_of_a_refresh_is_still_logged(
     caplog.set_level(logging.DEBUG, "urllib3")
     auth = auth_for(sandbox)
     auth.refresh()
-    assert sum(endpoint.REFRESH_PATH in message for message in caplog.messages) == 1
+    assert sum(REFRESH_PATH in message for message in caplog.messages) == 1
 
 
 def _raise(*_: object, **__: object) -> None:
@@ -445,7 +439,7 @@ def _raise(*_: object, **__: object) -> None:
 
 
 def _killed_before_the_rename(sandbox: Sandbox, token_file: Path) -> None:
-    code = f"import signal\nfrom adh_auth import disk\n{ONE_CALL}\ndisk.Room.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
+    code = f"import signal\nfrom adh_auth.store import reservation\n{ONE_CALL}\nreservation.Room.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
     with child(code, sandbox.environment(token_file)) as process:
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
@@ -578,15 +572,15 @@ def test_the_prepared_file_is_replaced_between_write_and_rename(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rename goes by the name, and the name may lead elsewhere by then."""
-    fill, filled = disk.Room.fill, list[bytes]()
+    fill, filled = reservation.Room.fill, list[bytes]()
 
-    def fill_and_lose(room: disk.Room, data: bytes) -> None:
+    def fill_and_lose(room: reservation.Room, data: bytes) -> None:
         fill(room, data)
         if not filled:
             filled.append(data)
             _replaced(Path(room.path))
 
-    monkeypatch.setattr(disk.Room, "fill", fill_and_lose)
+    monkeypatch.setattr(reservation.Room, "fill", fill_and_lose)
     sandbox.expire()
     assert get(sandbox, auth_for(sandbox)) == 200
     assert_nothing_lost(sandbox, token_file)

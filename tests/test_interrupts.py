@@ -106,7 +106,7 @@ def _again_and_again(script: subprocess.Popen[str]) -> Iterator[None]:
 #: begins.
 LAST_WAIT = """
 import threading, time
-from adh_auth.job import Job
+from adh_auth.rotation.job import Job
 def watch():
     while threading.main_thread().is_alive(): time.sleep(0.005)
     print("the interpreter waits", flush=True)

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from adh_auth import ReauthorizationRequired, TokenFile, TokenFileError, Tokens, disk, steps
+from adh_auth import ReauthorizationRequired, TokenFile, TokenFileError, Tokens
+from adh_auth.rotation import transaction
+from adh_auth.store import disk
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -30,24 +32,25 @@ SUICIDE = (
     ONE_CALL
     + """
 import signal
-from adh_auth import attempt, disk, steps
+from adh_auth.rotation import attempt, transaction
+from adh_auth.store import disk, reservation
 moment = os.environ["MOMENT"]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-def step(name, work, real=steps.Step):
+def step(name, work, real=transaction.Step):
     def watched():
         if moment == "before " + name: die()
         value = work()
         if moment == "after " + name: die()
         return value
     return real(name, watched)
-steps.Step = attempt.Step = step
+transaction.Step = attempt.Step = step
 def half(room, data):
     os.write(room._fd, data[: len(data) // 2])
     die()
-if moment == "in the middle of the content": disk.Room.fill = half
+if moment == "in the middle of the content": reservation.Room.fill = half
 if moment == "with the content, before its length": os.ftruncate = die
 if moment == "before the rename": os.replace = die
-if moment == "after the rename": disk.sync_folder = die
+if moment == "after the rename": reservation.sync_folder = die
 call()
 print("alive")
 """
@@ -180,7 +183,7 @@ def test_killed_holder_frees_its_waiters(sandbox: Sandbox, token_file: Path) -> 
             holder.wait(PATIENCE)
             started = time.monotonic()
             assert [waiter.result(PATIENCE) for waiter in waiters] == [200] * 4
-            assert time.monotonic() - started < steps.LOCK_TIMEOUT / 4
+            assert time.monotonic() - started < transaction.LOCK_TIMEOUT / 4
     assert sandbox.counts.rotations == 1
     assert_nothing_lost(sandbox, token_file)
 
@@ -209,20 +212,22 @@ def test_leftovers_do_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
 NURSERY = """
 import codecs, os, signal, sys, time
 import filelock, requests
-from adh_auth import AdhAuth, attempt, disk, steps
+from adh_auth import AdhAuth
+from adh_auth.rotation import attempt, transaction
+from adh_auth.store import reservation
 codecs.lookup("idna")
 
 def rotate(told):
-    def step(name, work, real=steps.Step):
+    def step(name, work, real=transaction.Step):
         def watched():
             os.write(told, name.encode() + b"\\n")
             return work()
         return real(name, watched)
-    def fill(room, data, real=disk.Room.fill):
+    def fill(room, data, real=reservation.Room.fill):
         real(room, data)
         os.write(told, b"filled\\n")
-    steps.Step = attempt.Step = step
-    disk.Room.fill = fill
+    transaction.Step = attempt.Step = step
+    reservation.Room.fill = fill
     auth = AdhAuth()
     while True:
         auth.refresh()

@@ -38,7 +38,7 @@ def test_a_class_brings_no_commands_and_no_servers(name: str) -> None:
     build = f"from adh_auth import {name}\n{name}('tokens.json', client_id='i', client_secret='s')"
     # filelock 4.1, the last for Python 3.10, brings asyncio; a lock is needed all the same.
     brought = _brings(build, after=f"import {CLIENTS[name]}, filelock")
-    assert not brought & {"adh_auth.sandbox", "adh_auth.cli", "adh_auth.sign_in", "adh_auth.status"}
+    assert not brought & {"adh_auth.sandbox", "adh_auth.cli", "adh_auth.sign_in", "adh_auth.rotation.status"}
     assert not brought & {"asyncio", "concurrent.futures", "multiprocessing", "http.server", "argparse"}
 
 

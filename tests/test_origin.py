@@ -35,7 +35,7 @@ each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: clie
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_one_origin_in_every_spelling(base_url: str, url: str, family: Family, o
 @pytest.mark.parametrize("url", [*LOOKALIKES, *(url for _, url in SPELLINGS)])
 def test_the_client_agrees_about_the_host(url: str) -> None:
     """Where we see the API in a URL, the library that opens the connection goes to the API."""
-    from adh_auth.endpoint import origin_of
+    from adh_auth.oauth.origin import origin_of
 
     if origin_of(url) == origin_of(API):
         assert str(parse_url(url).host).rstrip(".") == urlsplit(API).hostname

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from adh_auth import LockTimeout, TokenFile, TokenFileError, Tokens, disk
+from adh_auth import LockTimeout, TokenFile, TokenFileError, Tokens
+from adh_auth.store import reservation
 from adh_auth.testing import Hold, Sandbox
 
 from .events import ONE_CALL, auth_for, get, wait_until
@@ -154,13 +155,13 @@ def test_lock_file_removed_in_flight(
     """
     lock, refused = Path(f"{token_file}.lock"), threading.Event()
 
-    def is_held(path: str, real: Callable[[str], bool] = disk.is_held) -> bool:
+    def is_held(path: str, real: Callable[[str], bool] = reservation.is_held) -> bool:
         held = real(path)
         if held:
             refused.set()
         return held
 
-    monkeypatch.setattr(disk, "is_held", is_held)
+    monkeypatch.setattr(reservation, "is_held", is_held)
     sandbox.expire()
     with (
         sandbox.hold_next(at=stage) as hold,
@@ -424,7 +425,8 @@ def test_a_wait_for_the_lock_ends_on_a_clock_that_stands_still(
 ) -> None:
     """What was slept counts."""
     code = f"""{FROZEN}
-from adh_auth import LockTimeout, token_file
+from adh_auth import LockTimeout
+from adh_auth.store import token_file
 token_file.SAVE_TIMEOUT = 0.3
 pair = token_file.TokenFile().load()
 try: {call}
@@ -459,12 +461,12 @@ def test_a_pair_is_written_on_a_clock_that_stands_still(sandbox: Sandbox, token_
     """A job that holds the only copy of a pair does not spin with the lock in its hand."""
     sandbox.expire()
     code = f"""{FROZEN}
-from adh_auth import disk
-fill, refusals = disk.Room.fill, [1, 2, 3]
+from adh_auth.store import reservation
+fill, refusals = reservation.Room.fill, [1, 2, 3]
 def failing(*arguments):
     if refusals and refusals.pop(): raise OSError(5, "EIO")
     fill(*arguments)
-disk.Room.fill = failing
+reservation.Room.fill = failing
 auth = AdhAuth()
 auth.refresh()
 auth._core._job.join()

@@ -28,11 +28,10 @@ from adh_auth import (
     ReauthorizationRequired,
     RefreshFailed,
     TokenFile,
-    attempt,
-    steps,
 )
-from adh_auth.job import Job
-from adh_auth.rotation_lock import RotationLock
+from adh_auth.rotation import attempt, transaction
+from adh_auth.rotation.job import Job
+from adh_auth.store.file_lock import RotationLock
 from adh_auth.testing import Sandbox
 
 from .events import ONE_CALL, auth_for, get, near_its_end, wait_until
@@ -207,7 +206,9 @@ def test_never_answers(sandbox: Sandbox, token_file: Path) -> None:
         with pytest.raises(RefreshFailed, match="may have been lost"):
             auth.refresh()
         taken = time.monotonic() - started
-    assert steps.REFRESH_DEADLINE - 1 < taken < steps.REFRESH_DEADLINE + 3 < steps.LOCK_TIMEOUT
+    assert (
+        transaction.REFRESH_DEADLINE - 1 < taken < transaction.REFRESH_DEADLINE + 3 < transaction.LOCK_TIMEOUT
+    )
     assert sandbox.counts.refresh_calls == 1
     wait_until(lambda: len(_refresh_times(sandbox)) == 1)
 
@@ -253,7 +254,7 @@ def test_client_that_the_server_refuses(
 
 def test_bounds_are_in_order() -> None:
     """A waiter is more patient than a holder can be slow, and the pauses fit into the deadline."""
-    assert sum(attempt.PAUSES) < steps.REFRESH_DEADLINE < steps.LOCK_TIMEOUT
+    assert sum(attempt.PAUSES) < transaction.REFRESH_DEADLINE < transaction.LOCK_TIMEOUT
 
 
 def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> None:

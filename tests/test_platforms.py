@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
-from adh_auth import TokenFile, cli, disk, places, status
-from adh_auth.httpx_parts import PARTS
+from adh_auth import TokenFile
+from adh_auth.cli import main
+from adh_auth.clients.httpx_requirements import PARTS
+from adh_auth.rotation import status
+from adh_auth.store import disk, remedies
 from adh_auth.testing import Sandbox
 
 from .support import PATIENCE, ROOT
@@ -34,7 +37,8 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> None:
     """The path is quoted as Windows quotes it: cmd.exe takes a single quote for a letter."""
     assert (
-        places.sign_in(path) == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
+        remedies.sign_in(path)
+        == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
     )
 
 
@@ -42,13 +46,13 @@ def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> N
 def test_no_mark_of_cmd_cuts_the_path_short(mark: str, windows: None) -> None:
     """cmd.exe ends a command at `&`, which a folder's name may hold: inside double quotes it is a letter."""
     path = rf"C:\a{mark}b\tokens.json"
-    assert places.sign_in(path).endswith(f' --token-file "{path}"')
+    assert remedies.sign_in(path).endswith(f' --token-file "{path}"')
 
 
 def test_a_printed_command_can_be_pasted_into_a_posix_shell() -> None:
     """The shell hands the path to the command as it is."""
     path = "/home/it's $HOME & more/tokens.json"
-    assert shlex.split(places.sign_in(path).partition("adh-auth ")[2])[-1] == path
+    assert shlex.split(remedies.sign_in(path).partition("adh-auth ")[2])[-1] == path
 
 
 @pytest.mark.parametrize("name", ["tokens.json", "a & b.json"])
@@ -62,10 +66,10 @@ def test_the_sandbox_points_cmd_at_itself(
     """All its lines can be pasted: `set "NAME=value"` takes `&` and a blank for part of the value, and `rem`
     is a comment.
     """
-    from adh_auth import serve
+    from adh_auth.cli import sandbox_command
 
-    monkeypatch.setattr(serve, "_wait", lambda: None)
-    assert cli.main(["sandbox", "--token-file", str(tmp_path / name)]) == 0
+    monkeypatch.setattr(sandbox_command, "_wait", lambda: None)
+    assert main.main(["sandbox", "--token-file", str(tmp_path / name)]) == 0
     lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert f'set "ADH_TOKEN_FILE={tmp_path / name}"' in lines
     assert all(line.startswith(("rem ", 'set "ADH_')) for line in lines)
@@ -119,7 +123,7 @@ def test_status_shows_no_mode_that_means_nothing(
     token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Windows makes a mode up, 0666 for every file that can be written, and names no owner."""
-    assert cli.main(["status", "--token-file", str(token_file)]) == 0
+    assert main.main(["status", "--token-file", str(token_file)]) == 0
     said = capsys.readouterr().out
     assert "signed in" in said
     assert not {"mode", "owner"} & set(said.split())
@@ -132,7 +136,7 @@ def test_status_still_tells_what_stops_the_next_rotation(
 ) -> None:
     """A file with Windows' read-only attribute can't be replaced."""
     token_file.chmod(0o400)
-    assert cli.main(["status", "--token-file", str(token_file)]) == 0
+    assert main.main(["status", "--token-file", str(token_file)]) == 0
     said = capsys.readouterr().out
     assert "it can't be rewritten at the next rotation: it is read-only" in said
     assert not {"mode", "owner"} & set(said.split())
@@ -144,16 +148,16 @@ def test_status_still_tells_what_stops_the_next_rotation(
 #: is closed.
 _GONE = """
 import contextlib, errno, io, os, sys
-from adh_auth import cli
+from adh_auth.cli import main
 with contextlib.redirect_stdout(io.StringIO()):
-    cli.main(["--help"]), cli.main(["status"])  # what is imported late is this system's
+    main.main(["--help"]), main.main(["status"])  # what is imported late is this system's
 sys.platform = {platform!r}
 class Gone:
     def __getattr__(self, name): return getattr(sys.__stdout__, name)
     def write(self, text): {write}
     def flush(self): {flush}
 sys.stdout = Gone()
-code = cli.main(sys.argv[1:])
+code = main.main(sys.argv[1:])
 sys.stdout = sys.__stdout__
 sys.exit(code)
 """

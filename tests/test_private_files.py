@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk
-from adh_auth.attempts import SENDING, Record
+from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens
+from adh_auth.store import reservation
+from adh_auth.store.record import SENDING, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import fingerprint
 
@@ -90,13 +91,13 @@ def test_every_file_is_private_from_birth(
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
     rooms: list[int] = []
-    install = disk.Room.install
+    install = reservation.Room.install
 
-    def observed(room: disk.Room) -> None:
+    def observed(room: reservation.Room) -> None:
         rooms.append(mode(room.path))
         install(room)
 
-    monkeypatch.setattr(disk.Room, "install", observed)
+    monkeypatch.setattr(reservation.Room, "install", observed)
     folder = tmp_path / "made"
     TokenFile(folder / "tokens.json").save(Tokens.from_response(sandbox.sign_in()))
     _auth(sandbox, folder / "tokens.json").refresh()
@@ -340,13 +341,13 @@ def test_a_room_that_is_in_use_is_not_taken(tmp_path: Path) -> None:
     refused, the first goes on.
     """
     target = str(tmp_path / "tokens.json")
-    room = disk.Room(target, 100)
+    room = reservation.Room(target, 100)
     with pytest.raises(BlockingIOError, match="another process"):
-        disk.Room(target, 100)
+        reservation.Room(target, 100)
     room.fill(b"a pair")
     room.install()
     assert Path(target).read_bytes() == b"a pair"
-    disk.Room(target, 100).discard()
+    reservation.Room(target, 100).discard()
 
 
 def _symlink_to(victim: Path, room: str) -> None:
@@ -373,7 +374,7 @@ def test_the_only_copy_is_not_written_into_a_plant(
     """A pair whose rename was refused is written again and again; what has come in the room's place meanwhile
     is refused.
     """
-    room = disk.Room(str(tmp_path / "tokens.json"), 100)
+    room = reservation.Room(str(tmp_path / "tokens.json"), 100)
     room.fill(b"a pair")
     with monkeypatch.context() as patched, pytest.raises(OSError, match="busy"):
         patched.setattr(os, "replace", _busy)

@@ -478,7 +478,7 @@ def test_a_stream_waits_for_a_stalling_401_no_longer_than_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a time-out of the caller's own, too, a streamed 401 is handed over after a while."""
-    monkeypatch.setattr("adh_auth.requests_body.PEEK_SECONDS", 0.2)
+    monkeypatch.setattr("adh_auth.clients.requests_body.PEEK_SECONDS", 0.2)
     assert call(tmp_path, unfinished("stalls"), stream=True).status_code == 401
 
 

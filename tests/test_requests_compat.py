@@ -18,7 +18,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from adh_auth import requests_compat as compat
+from adh_auth.clients import requests_compat as compat
 
 from .raw_server import Answer, RawServer
 from .support import PATIENCE

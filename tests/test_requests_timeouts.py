@@ -13,7 +13,7 @@ import requests
 from urllib3.util import Timeout
 
 from adh_auth import AdhAuth, ReauthorizationRequired, RefreshFailed, TokenFile
-from adh_auth.for_requests import FIRST_MOMENT, SHARE, read_timeout
+from adh_auth.clients.requests_auth import FIRST_MOMENT, SHARE, read_timeout
 from adh_auth.testing import Sandbox
 
 from .events import wait_until

@@ -31,7 +31,7 @@ import requests
 
 import adh_auth
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, TokenFile, Tokens
-from adh_auth.secret import Secret
+from adh_auth.common.secret import Secret
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
@@ -53,8 +53,8 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adh_auth.attempt.PAUSES", (0.01, 0.01))
-    monkeypatch.setattr("adh_auth.attempt.SAVE_PAUSES", (0.01,))
+    monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("adh_auth.rotation.attempt.SAVE_PAUSES", (0.01,))
 
 
 # What is collected.
@@ -451,14 +451,17 @@ def test_no_secret_when_the_disk_refuses_the_new_pair(
     """The loud last resort, a pair that could not be written, is loud about everything but the pair."""
     sweep = Sweep()
     path = sandbox.write_token_file(tmp_path / "tokens.json")
-    install, refusals = adh_auth.disk.Room.install, iter([OSError(28, "No space left on device")] * 2)
+    install, refusals = (
+        adh_auth.store.reservation.Room.install,
+        iter([OSError(28, "No space left on device")] * 2),
+    )
 
     def refusing(room: Any) -> None:
         for refusal in refusals:
             raise refusal
         install(room)
 
-    monkeypatch.setattr(adh_auth.disk.Room, "install", refusing)
+    monkeypatch.setattr(adh_auth.store.reservation.Room, "install", refusing)
     with watched(sweep):
         auth = auth_of(client, sandbox, path)
         use(client, auth, sandbox, sweep, "full disk")

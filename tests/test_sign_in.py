@@ -33,9 +33,9 @@ from adh_auth import (
     TokenFileError,
     login,
 )
-from adh_auth.callback import Callback, Listener, _Visit, place_of
-from adh_auth.places import sign_in
-from adh_auth.sign_in import _as_a_sentence
+from adh_auth.sign_in.callback import Callback, Listener, _Visit, place_of
+from adh_auth.sign_in.flow import _as_a_sentence
+from adh_auth.store.remedies import sign_in
 from adh_auth.testing import Sandbox
 
 from .command_line import started
@@ -339,7 +339,7 @@ def test_each_failure_is_a_clear_line(
 def library_frames(error: AdhAuthError) -> str:
     """Its traceback with all locals, from `login` on: the test's own frame holds the arguments."""
     shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-    return shown.partition(os.path.join("adh_auth", "sign_in.py"))[2]
+    return shown.partition(os.path.join("adh_auth", "sign_in", "flow.py"))[2]
 
 
 def _code_of(browser: Browser) -> str:

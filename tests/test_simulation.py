@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from adh_auth import attempt, steps
-from adh_auth.attempt import Attempt
-from adh_auth.decide import Refresh
 from adh_auth.errors import TokenFileError
+from adh_auth.rotation import attempt, transaction
+from adh_auth.rotation.attempt import Attempt
+from adh_auth.rotation.decision import Refresh
 from adh_auth.tokens import Stored
 
 from . import simulation
@@ -21,7 +21,7 @@ from .simulation import FULL, SAMPLES, Broken, Rules, SimulatedStore, explore, s
 
 @pytest.fixture(autouse=True)
 def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "LOCK_LOOK", 0.0)
+    monkeypatch.setattr(transaction, "LOCK_LOOK", 0.0)
     monkeypatch.setattr(attempt, "NAP", simulation.EVER)
 
 
@@ -76,12 +76,12 @@ def _drops(attempt: Attempt, fresh: Stored, why: str) -> Any:
 #: A line that guards something, taken out, and what the simulation finds then.
 MISTAKES = {
     "no look at what a killed process has left": (
-        steps,
+        transaction,
         "_recover",
         _never_recovers,
         "sent twice|lost outside",
     ),
-    "no decision under the lock": (steps, "decide", _always_refreshes, "where one would do"),
+    "no decision under the lock": (transaction, "decide", _always_refreshes, "where one would do"),
     "a lock that excludes nobody": (
         SimulatedStore,
         "take",

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from adh_auth import TokenFile
-from adh_auth.attempts import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
-from adh_auth.decide import LONGEST_RESPECT
-from adh_auth.places import sign_in
+from adh_auth.rotation.decision import LONGEST_RESPECT
+from adh_auth.store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
+from adh_auth.store.remedies import sign_in
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
@@ -305,14 +305,14 @@ def test_a_read_only_file_is_told_before_it_hurts(token_file: Path) -> None:
 _WITHOUT_WRITING = """
 import os, sys
 sys.dont_write_bytecode = True
-from adh_auth import cli, status
+from adh_auth.cli import main, status_command
 def refuse(event, arguments):
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         os._exit(99)  # an exception could be taken for what the system says
     if event in ("os.mkdir", "os.rename", "os.remove", "os.chmod", "socket.connect"):
         os._exit(98)
 sys.addaudithook(refuse)
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))
 """
 
 

@@ -21,8 +21,8 @@ from .support import PATIENCE
 #: Runs commands one after the other, after the line of the surroundings, and writes down how each ended.
 _MAIN = """
 import json
-from adh_auth import cli
-codes = [cli.main(arguments) for arguments in json.loads(sys.argv[1])]
+from adh_auth.cli import main
+codes = [main.main(arguments) for arguments in json.loads(sys.argv[1])]
 with open(sys.argv[2], "w") as file: json.dump(codes, file)
 """
 #: The interpreter's own last flush of stderr would change the exit code.
@@ -157,7 +157,7 @@ def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:
     """What some code of C writes to descriptor 1 or 2 lands nowhere, and not in the file that was opened
     next.
     """
-    code = "import os, sys\nfrom adh_auth import streams\nwith streams.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    code = "import os, sys\nfrom adh_auth.common import console\nwith console.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))"
     said = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(),

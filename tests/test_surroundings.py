@@ -19,9 +19,10 @@ from typing import Any
 import anyio
 import pytest
 
-from adh_auth import RefreshFailed, TokenFile, disk
-from adh_auth.clock import LONGEST_STEP, JobClock
-from adh_auth.job import Job
+from adh_auth import RefreshFailed, TokenFile
+from adh_auth.common.clock import LONGEST_STEP, JobClock
+from adh_auth.rotation.job import Job
+from adh_auth.store import reservation
 from adh_auth.testing import Sandbox
 
 from .events import auth_for, get, wait_until
@@ -97,13 +98,13 @@ def test_threads_that_outlive_main_keep_a_pair_until_it_is_written(
 ) -> None:
     """A disk that fails for a moment after the spend costs nothing while a thread works on."""
     code = f"""
-from adh_auth import disk
-fill, failures = disk.Room.fill, []
+from adh_auth.store import reservation
+fill, failures = reservation.Room.fill, []
 def failing(self, data):
     failures.append(1)
     if len(failures) < 4: raise OSError({errno.EIO}, "Input/output error")
     fill(self, data); written.set()
-disk.Room.fill = failing
+reservation.Room.fill = failing
 written = threading.Event()
 def work():
     auth = Auth()
@@ -334,15 +335,15 @@ def test_without_a_thread_an_unsaved_pair_is_written_later(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller comes back with its answer while the disk fails, and a later request writes the pair."""
-    fill = disk.Room.fill
+    fill = reservation.Room.fill
     bad = [True]
 
-    def failing(self: disk.Room, data: bytes) -> None:
+    def failing(self: reservation.Room, data: bytes) -> None:
         if bad[0]:
             raise OSError(errno.EIO, "Input/output error")
         fill(self, data)
 
-    monkeypatch.setattr(disk.Room, "fill", failing)
+    monkeypatch.setattr(reservation.Room, "fill", failing)
     auth = auth_for(sandbox)
     sandbox.expire()
     assert get(sandbox, auth) == 200
@@ -366,11 +367,11 @@ def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
 ) -> None:
     """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
 
-    def failing(self: disk.Room, data: bytes) -> None:
+    def failing(self: reservation.Room, data: bytes) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as bad:
-        bad.setattr(disk.Room, "fill", failing)
+        bad.setattr(reservation.Room, "fill", failing)
         auth = auth_for(sandbox)
         sandbox.expire()
         assert get(sandbox, auth) == 200
@@ -383,8 +384,8 @@ def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
 def test_without_a_thread_an_unsaved_pair_is_written_at_the_end(sandbox: Sandbox, token_file: Path) -> None:
     """The end of the program is one more chance."""
     code = f"""
-from adh_auth import disk
-start, fill, bad = threading.Thread.start, disk.Room.fill, [True]
+from adh_auth.store import reservation
+start, fill, bad = threading.Thread.start, reservation.Room.fill, [True]
 def refuse(self):
     if self.name.startswith("adh-auth"): raise RuntimeError("can't start new thread")
     start(self)
@@ -392,7 +393,7 @@ threading.Thread.start = refuse
 def failing(self, data):
     if bad[0]: raise OSError({errno.EIO}, "Input/output error")
     fill(self, data)
-disk.Room.fill = failing
+reservation.Room.fill = failing
 call()
 bad[0] = False
 """
@@ -505,7 +506,7 @@ def test_an_outage_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> N
     """
     code = (
         TOOLS["freezegun"]
-        + "from adh_auth import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
+        + "from adh_auth.rotation import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
     )
     sandbox.expire()
     sandbox.fail_next(None, status=503)
@@ -535,8 +536,8 @@ def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
         pytest.skip("needs a Python whose own threads survive an interrupted start: run it on 3.13 or 3.15")
     code = f"""
 import random, signal, threading, time
-from adh_auth.job import Job
-from adh_auth.threads import survive_an_interrupted_start
+from adh_auth.rotation.job import Job
+from adh_auth.common.threads import survive_an_interrupted_start
 class Strike(Exception): pass
 def strike(*_): raise Strike
 signal.signal(signal.SIGALRM, strike)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from adh_auth import AdhAuthError, Tokens
-from adh_auth.tokens import Secret, Stored, fingerprint
+from adh_auth.common.secret import Secret
+from adh_auth.tokens import Stored, fingerprint
 
 REPLY = {
     "access_token": "adh_A",

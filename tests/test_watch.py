@@ -20,10 +20,11 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens, disk, watch
-from adh_auth import token_file as token_file_module
+from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens
+from adh_auth.store import reservation, stat_cache
+from adh_auth.store import token_file as token_file_module
+from adh_auth.store.stat_cache import BELIEF, COARSE_TICK, LIMIT, TICK, Watch, state_of
 from adh_auth.testing import Sandbox
-from adh_auth.watch import BELIEF, COARSE_TICK, LIMIT, TICK, Watch, state_of
 
 from .events import wait_until
 from .every_client import CLIENTS, EveryClient
@@ -84,7 +85,7 @@ SENDERS = {
 @pytest.fixture(autouse=True)
 def _believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as a slow machine needs."""
-    monkeypatch.setattr(watch, "BELIEF", 60.0)
+    monkeypatch.setattr(stat_cache, "BELIEF", 60.0)
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def _believed(file: TokenFile) -> Watch[str]:
 @pytest.fixture
 def usual_belief(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is in a program."""
-    monkeypatch.setattr(watch, "BELIEF", BELIEF)
+    monkeypatch.setattr(stat_cache, "BELIEF", BELIEF)
 
 
 @pytest.mark.usefixtures("usual_belief")  # before `token`, which believes the file at once
@@ -290,7 +291,7 @@ def test_a_pair_that_could_not_be_written_is_used_at_once(
         def refuse(*_: Any) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(disk.Room, "install", refuse)
+        monkeypatch.setattr(reservation.Room, "install", refuse)
         with pytest.warns(UserWarning, match="could not be written"):
             auth.refresh()
         answer = session.get(sandbox.url + "/api/auth/me")
@@ -463,10 +464,10 @@ def test_a_file_that_changed_just_now_is_not_believed(
     status = _status(os.fstat(found._descriptor), st_ctime_ns=changed)
     found.state = state_of(cast(os.stat_result, status))
     with monkeypatch.context() as now:
-        now.setattr(watch, "time_ns", lambda: changed + age)
+        now.setattr(stat_cache, "time_ns", lambda: changed + age)
         now.setattr(os, "fstat", lambda _: status)
         found.renew()
-    assert (found._since > watch.NEVER) is believed
+    assert (found._since > stat_cache.NEVER) is believed
 
 
 def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,7 +521,7 @@ def test_a_change_that_leaves_no_trace_is_seen_after_the_next_rotation(
     """Rewritten in place, as long as before, within one tick of a clock that ticks every second or two
     (exFAT, HFS+, NFS).
     """
-    for module in (token_file_module, watch):
+    for module in (token_file_module, stat_cache):
         monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_size))
     path.write_text(first := json.dumps(sandbox.sign_in()))
     auth = client.auth(

@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 import httpx
 
-from adh_auth import AdhHttpxAuth, disk
+from adh_auth import AdhHttpxAuth
+from adh_auth.store import disk, reservation
 
 from .measure import CLIENT, NOWHERE, Sizes, taking_turns, write_pair
 from .table import Row
@@ -52,7 +53,7 @@ def _window(path: Path) -> float:
         post = noted(auth._post)
         with (
             patch.object(auth._core, "_find_post", lambda: post),
-            patch.object(disk, "sync_folder", noted(disk.sync_folder)),
+            patch.object(reservation, "sync_folder", noted(disk.sync_folder)),
         ):
             auth.refresh()
     reply, durable = moments

@@ -1,0 +1,95 @@
+"""Arguments and environment, checked once when an auth object is built. No I/O."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+from ..common.limits import LOCK_TIMEOUT
+from ..common.secret import Secret
+from ..errors import ConfigurationError
+from ..oauth.origin import Origin, base_url_of, origin_of
+from ..store.token_file import TokenFile
+
+__all__ = ["DEFAULT_BASE_URL", "Settings", "hidden", "resolve"]
+
+DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
+
+
+class Settings(NamedTuple):
+    """What every plugin and command needs."""
+
+    file: TokenFile
+    client_id: str
+    client_secret: Secret
+    base_url: str
+    origin: Origin
+    refresh_ahead: float | None
+    lock_timeout: float
+
+
+def resolve(
+    token_file: str | os.PathLike[str] | None,
+    *,
+    client_id: str | None,
+    client_secret: str | Secret | None,
+    base_url: str | None,
+    refresh_ahead: float | None = None,
+    lock_timeout: float | None = None,
+) -> Settings:
+    """Arguments first, then the environment, then the defaults. Raises `ConfigurationError`."""
+    client_secret = hidden(client_secret)
+    base = base_url_of(_text("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
+    origin = origin_of(base)
+    assert origin is not None
+    return Settings(
+        file=TokenFile(token_file),
+        client_id=_text("client_id", client_id, "ADH_CLIENT_ID"),
+        client_secret=_secret(client_secret),
+        base_url=base,
+        origin=origin,
+        refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
+        lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
+    )
+
+
+def hidden(client_secret: Any) -> Secret | None:
+    """The secret, whatever it is, as it may stand in a frame: a traceback with locals shows the arguments of
+    each.
+    """
+    return (
+        client_secret if client_secret is None or isinstance(client_secret, Secret) else Secret(client_secret)
+    )
+
+
+def _secret(given: Secret | None) -> Secret:
+    if given is None:
+        return Secret(_text("client_secret", None, "ADH_CLIENT_SECRET"))
+    if not isinstance(given.reveal(), str):
+        kind = type(given.reveal()).__name__
+        raise ConfigurationError(f"client_secret must be a text, not {kind}", setting="client_secret")
+    return given if given.reveal() else Secret(_text("client_secret", "", "ADH_CLIENT_SECRET"))
+
+
+def _text(name: str, value: Any, variable: str, default: str | None = None) -> str:
+    if value is None:
+        value = os.environ.get(variable) or default
+    if value is None or value == "":
+        raise ConfigurationError(f"{name} is missing: pass {name}= or set {variable}", setting=variable)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a text, not {type(value).__name__}", setting=name)
+    return value
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value <= 0
+    ):
+        raise ConfigurationError(f"{name} must be a number of seconds above 0", setting=name)
+    return float(value)

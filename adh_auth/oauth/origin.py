@@ -1,0 +1,81 @@
+"""Origins: scheme, host and port of a URL in one spelling."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from ..errors import ConfigurationError
+
+__all__ = ["Origin", "origin_of"]
+
+Origin = tuple[str, str, int]
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def base_url_of(text: str) -> str:
+    """A base_url fit to receive tokens, without its trailing slash. Raises `ConfigurationError`."""
+    origin = origin_of(text)
+    parts = urlsplit(text) if origin else None
+    if origin is None or parts is None or parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment",
+            setting="base_url",
+        )
+    if origin[0] != "https" and not is_loopback(origin[1]):
+        raise ConfigurationError(
+            f"base_url must be https: over plain http to {origin[1]} anyone on the way could read the tokens (http is for loopback only)",
+            setting="base_url",
+        )
+    return text.rstrip("/")
+
+
+def origin_of(url: str) -> Origin | None:
+    """Scheme, host and port of a URL in one spelling, None where the URL is not clearly one of http or https.
+
+    Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC
+    3986): no token goes there.
+    """
+    if any(char == "\\" or char <= " " or char == "\x7f" for char in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return normal_origin(parts.scheme, host, port)
+
+
+def normal_origin(scheme: str, host: str | None, port: int | None) -> Origin | None:
+    """The three parts in one spelling: lower case, IDNA, no trailing dot, IPv6 compressed, the default port
+    filled in.
+    """
+    scheme = scheme.lower()
+    if not host or scheme not in DEFAULT_PORTS:
+        return None
+    name = _normal_host(host)
+    return (scheme, name, DEFAULT_PORTS[scheme] if port is None else port) if name else None
+
+
+def _normal_host(host: str) -> str | None:
+    host = host.strip("[]").lower()
+    host = host.removesuffix(".")
+    if not host.isascii():
+        import idna  # both clients stand on it; an ASCII host needs none of its tables
+
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError:
+            return None
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host or None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name leads to this very machine, whoever answers for names."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

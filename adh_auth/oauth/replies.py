@@ -1,0 +1,164 @@
+"""What a reply of an auth endpoint means."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..common.limits import BODY_LIMIT
+from ..common.text import printable
+from .content_encoding import decoded
+from .endpoint import Reply
+
+__all__ = ["Verdict", "classify", "error_code"]
+
+EXPIRED = "token_expired"
+REFUSED = "invalid_grant"
+#: RFC 6749 section 5.2: the client, not the session, is what the server minds.
+CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client"})
+
+
+class Verdict(NamedTuple):
+    """What a reply means.
+
+    `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``.
+    """
+
+    kind: str
+    reason: str = ""
+    mapping: Mapping[str, Any] = MappingProxyType({})
+    code: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    request_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.kind}: {self.reason}>"
+
+
+def says_expired(reply: Reply) -> bool:
+    """Whether an answer to `me_call` says that its token has expired."""
+    return reply.status == 401 and error_code(reply.headers, reply.body) == EXPIRED
+
+
+def classify(reply: Reply, now: float) -> Verdict:
+    """What a reply of the refresh or exchange endpoint means.
+
+    Only the code ``invalid_grant`` is terminal, never a status.
+    """
+    mapping = _json_object(reply.body)
+    code = code_of(mapping)
+    facts: dict[str, Any] = {
+        "code": code,
+        "status": reply.status,
+        "request_id": printable(reply.header("x-request-id")),
+    }
+    if reply.status == 429 or reply.status >= 500:
+        return Verdict(
+            "again",
+            f"HTTP {reply.status}",
+            retry_after=retry_after(reply.header("retry-after"), now),
+            **facts,
+        )
+    if "access_token" in mapping and 200 <= reply.status < 300:
+        return Verdict("pair", mapping=mapping, **facts)
+    if code == REFUSED:
+        return Verdict("refused", f"HTTP {reply.status} {code}", **facts)
+    if code in CLIENT_REFUSED:
+        return Verdict("misconfigured", f"HTTP {reply.status} {code}", **facts)
+    if 200 <= reply.status < 300:
+        # A portal's page, or a reply cut short. The token may be spent; only another try can tell.
+        return Verdict(
+            "again", f"HTTP {reply.status} without tokens" + (", cut short" if reply.cut else ""), **facts
+        )
+    hint = " (redirects are not followed: is base_url right?)" if 300 <= reply.status < 400 else ""
+    return Verdict("failed", f"HTTP {reply.status}{' ' + code if code else ''}{hint}", **facts)
+
+
+def revoked(reply: Reply) -> bool:
+    """Whether the session is gone after this reply.
+
+    The guide documents no reply: any 2xx will do, and so will a token unknown there.
+    """
+    return 200 <= reply.status < 300 or code_of(_json_object(reply.body)) in (REFUSED, "invalid_token")
+
+
+def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
+    """The code of a 401 from the four shapes that the platform's material attests.
+
+    `body`: its first bytes, compressed as they came, or plain where the client has undone that already.
+    """
+    mapping = _json_object(body) or _json_object(
+        decoded(body, headers.get("content-encoding", ""), BODY_LIMIT)
+    )
+    return code_of(mapping) or _challenge_code(headers.get("www-authenticate", ""))
+
+
+def code_of(mapping: Mapping[str, Any]) -> str | None:
+    """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
+    error = mapping.get("error")
+    nested = error.get("code") if isinstance(error, dict) else None
+    return next(
+        (
+            value
+            for value in (mapping.get("code"), nested, error)
+            if isinstance(value, str) and re.fullmatch(_CODE, value)
+        ),
+        None,
+    )
+
+
+#: A code as the Errors page has them, snake_case. Anything else may be a sentence that quotes what was sent,
+#: and codes go into messages.
+_CODE = r"(?!adh_)[a-z][a-z0-9_.-]{0,63}"  # compiled when it is first needed: most programs never do
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where there is none that makes
+    sense.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value, now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str, now: float) -> float:
+    try:
+        moment: datetime = email.utils.parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return math.nan
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+#: One parameter of a challenge: its name, and its value with quotes or without (RFC 9110 section 11.2).
+_PARAMETER = r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
+
+
+def _challenge_code(challenge: str) -> str | None:
+    """``error`` of a ``WWW-Authenticate: Bearer`` challenge (RFC 6750 section 3)."""
+    scheme, _, rest = challenge[:BODY_LIMIT].strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    # Quoted texts are passed over as a whole: an error_description may quote anything.
+    for name, quoted, bare in re.findall(_PARAMETER, rest):
+        if name.lower() == "error":
+            return code_of({"error": quoted or bare})
+    return None

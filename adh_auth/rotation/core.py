@@ -1,0 +1,301 @@
+"""The one rotation core: the pair in memory, and one rotation at a time, as a job that all who wait share.
+
+It knows neither client: each plugin hands it a plain callable that posts JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
+from ..common.notices import tell
+from ..common.secret import Secret
+from ..common.text import host_name
+from ..store.stat_cache import Watch
+from ..tokens import Tokens
+from .context import Plan
+from .decision import is_due_ahead
+from .job import Job, OwnClock, forget_jobs
+from .transaction import ask_steps, revoke_steps, rotate_steps
+
+if TYPE_CHECKING:
+    from ..store.base import WatchedStore
+
+from .active_tokens import Pair
+from .context import Calls, Post
+
+__all__ = ["LOCK_TIMEOUT", "Rotation"]
+
+#: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
+#: `Job.give_up`.
+Fallback = Callable[[Job], None]
+
+#: Seconds without a background refresh after one that failed; until then the old token is good, or a request
+#: finds out.
+BACKGROUND_PAUSE = 15.0
+#: Seconds between two looks at the record, where that says that no background refresh is due yet.
+RECORD_PAUSE = 0.25
+#: Seconds between two requests that make it worth while to keep the file open.
+SOON = 0.02
+
+
+#: What is known of a file that nobody watches: nothing.
+UNWATCHED: Watch[Any] = Watch()
+
+
+class Rotation:
+    """The core of one auth object. May be shared by threads, loops and clients, and survives a fork."""
+
+    def __init__(
+        self,
+        store: WatchedStore,
+        calls: Calls,
+        find_post: Callable[[], Post | None],
+        *,
+        refresh_ahead: float | None = None,
+        lock_timeout: float = LOCK_TIMEOUT,
+    ) -> None:
+        self._store = store
+        self._calls = calls
+        # Found when it is needed: it is a method of the object that owns this core, and a circle of the two
+        # waits for the collector.
+        self._find_post = find_post
+        self._ahead = refresh_ahead
+        self._lock_timeout = lock_timeout
+        self._state: object = None
+        self._pair: Pair | None = None
+        #: asked by the plugins, without another call in between; then `glance`
+        self.watch: Watch[Pair] = UNWATCHED
+        self._looked = 0.0
+        #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock
+        #: that is set back
+        self._background_pause = (0.0, 0.0)
+        #: whether the stored expiry is reason enough to rotate; otherwise the API's word is waited for
+        self._by_expiry = False
+        self._reset()
+        _rotations.add(self)
+
+    def _reset(self) -> None:
+        # After a fork: the lock may have been held by, and the job belongs to, a thread that the child does
+        # not have. Re-entrant, for a signal handler that sends a request while this thread is in here.
+        self._guard = threading.RLock()
+        self._job: Job | None = None
+        self._question: Job | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a waiter gives up on a job: a wait for the lock and a whole refresh, and then
+        some.
+        """
+        return self._lock_timeout + REFRESH_DEADLINE + 5.0
+
+    def current(self) -> Pair:
+        """The pair to use, re-read when the file has changed. Raises `TokenFileError`."""
+        state = self._store.state()
+        pair = self._pair
+        if state == self._state and state is not None and pair is not None:
+            return pair
+        return self._reload(state)
+
+    def glance(self) -> Pair:
+        """`current` for the way of every request.
+
+        Where one soon follows the other, the open file is asked first: `watch.unchanged()`.
+        """
+        pair = self.current()
+        now = time.monotonic()
+        if now - self._looked < SOON:
+            self._watch_the_file()
+        self._looked = now
+        return pair
+
+    def _watch_the_file(self) -> None:
+        with self._guard:
+            if self._pair is not None and self.watch.state != self._state:
+                self.watch = self._store.watch(self._state, self._pair)
+            self.watch.renew()
+
+    def _reload(self, state: object) -> Pair:
+        # The state was taken first: if the file changes in between, the next look sees it.
+        tokens = self._store.read().tokens
+        with self._guard:
+            if self._pair is None or self._pair.tokens != tokens:
+                self._pair = self._pair_of(tokens)
+                self._background_pause = (0.0, 0.0)
+            self._state, self.watch = state, UNWATCHED
+            return self._pair
+
+    def _pair_of(self, tokens: Tokens) -> Pair:
+        return Pair(tokens, ask=self._ahead is not None or self._by_expiry)
+
+    def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
+        """Whether to rotate before a request is sent with `pair`.
+
+        Starts a background refresh where one is due.
+        """
+        job = self._job
+        if job is not None and job.paused:
+            job.go_on()
+        if pair.dead:
+            return True
+        if pair.expires_at is None or not (self._ahead is not None or one_shot or self._by_expiry):
+            return False
+        now = time.time()
+        left = pair.expires_at - now
+        if left <= 0:
+            return True
+        if self._ahead is not None and left <= self._ahead and not self._pauses_background():
+            self._refresh_in_background(pair, now)
+        return False
+
+    def _pauses_background(self) -> bool:
+        since, seconds = self._background_pause
+        return 0 <= time.monotonic() - since < seconds
+
+    def _refresh_in_background(self, pair: Pair, now: float) -> None:
+        with self._guard:
+            if self._pauses_background() or (self._job is not None and not self._job.finished):
+                return
+            due = is_due_ahead(
+                pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE
+            )
+            # At once, so that a failure to start is not tried again by every request; a success brings
+            # another pair.
+            self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
+        if due:
+            self._start(pair.secret, None, Job.give_up)
+
+    def rotate(
+        self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here
+    ) -> Job | None:
+        """The job that rotates away from `rejected`; None where that has happened already.
+
+        Raises `TokenFileError`.
+
+        `without_thread`: what to do where no thread can be started for it.
+        """
+        pair = self.current()
+        if pair.secret != rejected and not pair.dead:
+            return None
+        if pair.secret == rejected:
+            pair.end()
+        return self._start(pair.secret, post, without_thread)
+
+    def in_force(self, secret: Secret) -> Pair | None:
+        """The pair in memory, where `secret` is its access token."""
+        pair = self._pair
+        return pair if pair is not None and pair.secret == secret else None
+
+    def go_by_expiry(self) -> None:
+        """From now on the stored expiry is reason enough to rotate: a hook keeps from us what the API says."""
+        self._by_expiry = True
+
+    def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job | None:
+        """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is
+        known by now.
+        """
+        with self._guard:
+            # A job clears the doubt before it is settled: a request that has seen the doubt just before must
+            # not ask anew.
+            if not pair.doubtful:
+                return None
+            job = self._question
+            if job is not None and not job.settled:
+                return job
+            job = Job()
+            call = self._calls.me(pair.secret)
+            started = job.start(self._plan(job), lambda plan: ask_steps(plan, call, pair))
+            self._question = job
+        if not started:
+            without_thread(job)
+        return job
+
+    def force(self, *, without_thread: Fallback = Job.run_here) -> Job:
+        """A job that refreshes now, whatever the clock says."""
+        job = self._job
+        if job is not None and job.paused:
+            job.go_on()
+            if job.paused:  # it has the pair in force, and the lock
+                return job
+        return self._start(self.current().secret, None, without_thread)
+
+    def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
+        """A job that tells the server, then removes the file."""
+        job = Job()
+        if not job.start(self._plan(job), lambda plan: revoke_steps(plan, self._calls.revoke)):
+            without_thread(job)
+        return job
+
+    def _start(self, rejected: Secret, post: Post | None, without_thread: Fallback) -> Job:
+        """The job under way, or a new one."""
+        with self._guard:
+            job = self._job
+            if job is not None and not job.settled:
+                return job
+            job = Job(rejected, in_background=without_thread is Job.give_up)
+            # Started before it is entered: an interrupt in between costs a second job that finds the work
+            # done, never one that nobody runs.
+            started = job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
+            self._job = job
+        if not started:
+            # Not under the guard, which every other request of the program may need meanwhile.
+            without_thread(job)
+        return job
+
+    def take(self, job: Job) -> None:
+        """Go on with what the job came to, where a file's times are so coarse that they don't show that it
+        has changed.
+        """
+        outcome = job.outcome
+        with self._guard:
+            pair = self._pair
+            if (
+                pair is not None
+                and pair.secret == job.rejected
+                and isinstance(outcome, Tokens)
+                and outcome != pair.tokens
+            ):
+                self._pair, self.watch = self._pair_of(outcome), UNWATCHED
+
+    def _plan(self, job: Job, post: Post | None = None) -> Plan:
+        post = post or self._find_post()
+        assert post is not None, "whoever calls this core is alive"
+        return Plan(
+            store=self._store,
+            clock=OwnClock(job),
+            post=post,
+            refresh_call=self._calls.refresh,
+            name=self._calls.name,
+            who=(os.getpid(), host_name()),
+            lock_timeout=self._lock_timeout,
+            keep=lambda tokens: self._keep(job, tokens),
+            tell=tell,
+        )
+
+    def _keep(self, job: Job, tokens: Tokens) -> None:
+        """Go on with a pair that could not be written, until the file changes."""
+        with self._guard:
+            self._state, self.watch = self._store.state(), UNWATCHED
+            # Asked before each request, which may have to go on with the job.
+            self._pair = Pair(tokens, ask=True)
+        job.refreshed = True
+        job.settle(tokens)
+
+
+#: every core, for the child of a fork
+_rotations: weakref.WeakSet[Rotation] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    forget_jobs()
+    for rotation in list(_rotations):
+        rotation._reset()  # noqa: SLF001 - the module owns its cores
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,64 @@
+"""What the core asks of a store, a lock, a clock and a pair: for type checkers alone, as making a Protocol
+takes time at each start.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..errors import LockTimeout, TokenFileError
+    from ..rotation.active_tokens import Pair
+    from ..tokens import Stored
+    from .record import Record
+    from .stat_cache import Watch
+
+__all__ = ["Lock", "Reserved", "Store", "WatchedStore"]
+
+
+class Lock(Protocol):
+    """A lock between processes that the death of its holder frees."""
+
+    path: str
+
+    def take(self) -> bool:
+        """Take it if it is free."""
+
+    def release(self) -> None:
+        """Release it; nothing happens where it is not held."""
+
+
+class Reserved(Protocol):
+    """Room for the next pair."""
+
+    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
+        """Write `fresh` durably, unless what was `spent` is not there any more."""
+
+    def leave(self) -> None:
+        """Leave the room with what is in it to whoever comes next."""
+
+    def discard(self) -> None:
+        """Give the room back."""
+
+
+class Store(Protocol):
+    """Where a session lives. A token file today; a store shared by several machines could stand here."""
+
+    def state(self) -> object: ...
+    def read(self) -> Stored: ...
+    def read_patiently(self) -> Stored: ...
+    def lock(self) -> Lock: ...
+    def lock_timeout(self, lock: Any, waited: float) -> LockTimeout: ...
+    def reserve(self) -> Reserved: ...
+    def remove(self) -> None: ...
+    def record(self) -> Record: ...
+    def note(self, record: Record) -> None: ...
+    def left_behind(self) -> Stored | None: ...
+    def install_left_behind(self, spent: Stored) -> bool: ...
+    def error(self, what: str, next_step: str) -> TokenFileError: ...
+
+
+class WatchedStore(Store, Protocol):
+    """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
+
+    def watch(self, state: object, pair: Pair) -> Watch[Pair]: ...
