@@ -12,9 +12,9 @@ import pytest
 
 from adh_auth.testing import Sandbox
 
-from . import skips
-from .support import FAMILY, Family
-from .twin import Twin
+from .support import skips
+from .support.clients import FAMILY, Family
+from .support.httpx_client import Twin
 
 
 def pytest_configure() -> None:

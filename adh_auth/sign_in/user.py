@@ -68,7 +68,6 @@ def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
 
     from ..clients.failure_reason import reason
     from ..for_requests import AdhAuth
-    from .user import _user_in
 
     secret = settings.client_secret.reveal()
     auth = AdhAuth(

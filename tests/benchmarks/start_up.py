@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from tests.support import ROOT
-
+from ..support.processes import ROOT
 from .measure import Sizes, taking_turns, write_pair
 from .table import Row
 

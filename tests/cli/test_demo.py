@@ -1,0 +1,240 @@
+"""The demo: what a stranger sees, what it leaves behind, and that it tells the truth when something goes
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ..support.cli import adh, environment, on_a_terminal, started
+from ..support.processes import PATIENCE
+
+KINDS = ("requests", "requests", "httpx", "asyncio", *(("httpx2",) if find_spec("httpx2") else ()))
+NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc: run it on Linux")
+
+
+def sums(output: str) -> dict[str, int]:
+    """The numbers at the end."""
+    found = dict(
+        re.findall(
+            r"^(requests|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
+            output,
+            re.MULTILINE,
+        )
+    )
+    return {name: int(number) for name, number in found.items()}
+
+
+def children(pid: int) -> set[int]:
+    """The living processes that `pid` has started."""
+    return {
+        child
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and (child := int(entry)) and _parent(child) == pid
+    }
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether all of them end, sooner or later."""
+    deadline = time.monotonic() + PATIENCE
+    while any(_parent(pid) is not None for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(_parent(pid) is not None for pid in pids)
+
+
+def working(process: subprocess.Popen[str]) -> str:
+    """Wait for the first line about work that is done."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if "requests:" in line)
+
+
+def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
+    """In three seconds a token of two expires: nobody fails, nothing is used twice, each line tells every
+    process, no folder stays.
+    """
+    said = adh("demo", "--seconds", "3", env={"TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"})
+    assert (said.returncode, said.stderr) == (0, "")
+    told = sums(said.stdout)
+    assert told["failures"] == told["refresh tokens used twice"] == 0
+    assert told["rotations"] >= 1
+    assert told["expiries met"] >= 1
+    assert told["requests"] > len(KINDS)
+    lines = [line for line in said.stdout.splitlines() if "requests:" in line]
+    assert 2 <= len(lines) <= 4, "about one a second"
+    assert all(re.search(rf"\b{kind} \d", lines[-1]) for kind in KINDS)
+    assert "What you have just seen" in said.stdout
+    assert "\x1b" not in said.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_program_gets_one_object(tmp_path: Path) -> None:
+    """`--json` writes the sums and what each process did as one object, and nothing besides."""
+    said = adh("demo", "--json", "--seconds", "3", env={"TMPDIR": str(tmp_path)})
+    assert (said.returncode, said.stderr) == (0, "")
+    told = json.loads(said.stdout)
+    assert (told["good"], told["failures"], told["reused"], told["troubles"]) == (True, 0, 0, [])
+    assert told["rotations"] >= 1
+    assert told["expiries"] >= 1
+    assert 3 <= told["seconds"] < 3 + PATIENCE
+    assert [process["client"] for process in told["processes"]] == list(KINDS)
+    for name in ("requests", "failures", "expiries"):
+        assert sum(process[name] for process in told["processes"]) == told[name]
+    assert 1 <= sum(process["rotations"] for process in told["processes"]) <= told["rotations"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
+def test_a_program_on_a_terminal_gets_no_table() -> None:
+    """`--json` is plain even where colours and a table would be welcome."""
+    code, seen = on_a_terminal("demo", "--json", "--seconds", "0.5")
+    assert (code, json.loads(seen)["good"]) == (0, True)
+    assert "\x1b" not in seen
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
+    """The table is drawn over itself and shows every process; the cursor comes back; colours obey NO_COLOR."""
+    code, seen = on_a_terminal("demo", "--seconds", "2.5", env={"NO_COLOR": no_color, "COLUMNS": "160"})
+    assert code == 0
+    assert seen.count(f"\x1b[{3 + len(KINDS)}A") > 5
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
+    assert all(re.search(rf"\d+  {kind} +\d+ +0 ", seen) for kind in KINDS)
+    assert bool(re.search(r"\x1b\[[0-9]+m", seen)) is not bool(no_color)
+    assert "wrote it to the file" in seen
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
+def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
+    """A line that wraps would tear the table apart."""
+    _, seen = on_a_terminal("demo", "--seconds", "0.5", env={"NO_COLOR": "1", "COLUMNS": "40"})
+    table = seen[seen.index("\x1b[?25l") : seen.index("\x1b[?25h")]
+    assert max(len(re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", line).strip()) for line in table.splitlines()) < 40
+
+
+@NEEDS_PROC
+def test_ctrl_c_cleans_up_and_tells_the_sums(tmp_path: Path) -> None:
+    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its sums, with
+    130, and with nothing left behind.
+    """
+    with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
+        working(process)
+        crew = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (130, "")
+    assert sums(rest)["failures"] == 0
+    assert len(crew) == len(KINDS)
+    assert gone(crew)
+    assert list(tmp_path.iterdir()) == []
+
+
+@NEEDS_PROC
+def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
+    """Interrupted while its processes start, it ends them as well."""
+    with started("demo", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (130, "")
+    assert sums(rest)["requests"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
+    """Interrupted before anybody was ready, the demo ends with 130 and the sums of nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as bell:
+        # httpx is loaded after the handlers of the demo are in place; it rings, and is never ready.
+        port = bell.getsockname()[1]
+        (tmp_path / "httpx.py").write_text(
+            f"import os, socket\nsocket.create_connection(('127.0.0.1', {port}))\nos.read(0, 1)\n"
+        )
+        path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+        with started("demo", "--json", env={"PYTHONPATH": path}) as process:
+            bell.settimeout(PATIENCE)
+            bell.accept()[0].close()
+            process.send_signal(signal.SIGINT)
+            said, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (130, "")
+    told = json.loads(said)
+    assert (told["good"], told["requests"], told["seconds"], told["troubles"]) == (True, 0, 0, [])
+
+
+@NEEDS_PROC
+def test_a_process_of_the_crew_that_is_killed_is_a_failure(tmp_path: Path) -> None:
+    """The end is 1 and names the process that did not do its work."""
+    with started("demo", "--seconds", "3", env={"TMPDIR": str(tmp_path)}) as process:
+        working(process)
+        victim = min(children(process.pid))
+        os.kill(victim, signal.SIGKILL)
+        rest, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert f"process {victim} " in rest
+    assert "should not have" in rest
+
+
+@NEEDS_PROC
+def test_the_crew_ends_with_its_parent() -> None:
+    """A demo that is killed leaves no process at work."""
+    with started("demo", "--seconds", "60") as process:
+        working(process)
+        crew = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE)
+        assert len(crew) == len(KINDS)
+        assert gone(crew)
+
+
+@pytest.mark.long
+def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
+    """A process that dies before it is ready is a failure with its own last words, not a hang and not a
+    success.
+    """
+    (tmp_path / "httpx.py").write_text("raise RuntimeError('no such luck')")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    said = adh("demo", "--seconds", "1", env={"PYTHONPATH": path})
+    assert said.returncode == 1
+    assert said.stdout.count("no such luck") == 2, "httpx, and asyncio with httpx"
+    said = adh("demo", "--json", "--seconds", "1", env={"PYTHONPATH": path})
+    told = json.loads(said.stdout)
+    assert (said.returncode, told["good"]) == (1, False)
+    assert sum("no such luck" in trouble for trouble in told["troubles"]) == 2
+
+
+@pytest.mark.long
+def test_a_reader_that_has_gone_ends_the_demo(tmp_path: Path) -> None:
+    """`adh-auth demo | head -1` ends when head does, and cleans up."""
+    with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}) as process:
+        working(process)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (141, "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,229 @@
+"""Arguments and environment of the auth classes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import requests
+
+import adh_auth
+from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, TokenFile
+
+from ..support.processes import ROOT
+
+CLASSES = (AdhAuth, AdhHttpxAuth, AdhHttpx2Auth)
+FULL: dict[str, Any] = {
+    "client_id": "id",
+    "client_secret": "s3cret-value",
+    "base_url": "https://api.example.com",
+}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("variable", ["ADH_CLIENT_ID", "ADH_CLIENT_SECRET"])
+def test_a_missing_setting_is_named(cls: Any, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing id or secret is a ConfigurationError that names the variable, when the object is built."""
+    monkeypatch.setenv("ADH_CLIENT_ID", "id")
+    monkeypatch.setenv("ADH_CLIENT_SECRET", "secret")
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        cls()
+    assert caught.value.setting == variable
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_everything_from_the_environment(cls: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without arguments the environment and the default token file count."""
+    monkeypatch.setenv("ADH_CLIENT_ID", "id")
+    monkeypatch.setenv("ADH_CLIENT_SECRET", "secret")
+    assert cls().token_file == str(tmp_path / ".config" / "adh" / "tokens.json")
+    monkeypatch.setenv("ADH_TOKEN_FILE", str(tmp_path / "elsewhere.json"))
+    assert cls().token_file == str(tmp_path / "elsewhere.json")
+
+
+def test_a_default_never_depends_on_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A relative XDG_CONFIG_HOME is ignored, a relative ADH_TOKEN_FILE refused, and an argument means the
+    folder of now.
+    """
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert TokenFile().path == tmp_path / ".config" / "adh" / "tokens.json"
+    monkeypatch.setenv("ADH_TOKEN_FILE", "tokens.json")
+    with pytest.raises(ConfigurationError, match="ADH_TOKEN_FILE"):
+        TokenFile()
+    monkeypatch.chdir(tmp_path)
+    named = TokenFile("tokens.json")
+    monkeypatch.chdir("/")
+    assert named.path == tmp_path / "tokens.json"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path) -> None:
+    """`~` is expanded; a user who does not exist is refused."""
+    assert TokenFile("~/t.json").path == tmp_path / "t.json"
+    with pytest.raises(ConfigurationError):
+        TokenFile("~nobody-of-that-name/t.json")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("name", ["refresh_ahead", "lock_timeout"])
+@pytest.mark.parametrize("value", [0, -1, "60", True, float("nan"), float("inf")])
+def test_senseless_seconds_are_refused(cls: Any, name: str, value: Any) -> None:
+    """Weak options are refused when the object is built."""
+    with pytest.raises(ConfigurationError, match=name):
+        cls("t.json", **FULL, **{name: value})
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
+    """Two texts in a row would be mixed up."""
+    with pytest.raises(TypeError):
+        cls("t.json", "id", "secret")
+
+
+@pytest.mark.parametrize(
+    ("cls", "carrier"),
+    [
+        (AdhAuth, httpx.Client()),
+        (AdhHttpxAuth, requests.Session()),
+        (AdhHttpx2Auth, httpx.Client()),
+        (AdhAuth, object()),
+    ],
+)
+def test_a_carrier_of_another_kind_is_refused(cls: Any, carrier: Any) -> None:
+    """`refresh_via` must be a client of the same library."""
+    with pytest.raises(ConfigurationError, match="refresh_via"):
+        cls("t.json", **FULL, refresh_via=carrier)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_building_one_costs_nothing(cls: Any, tmp_path: Path) -> None:
+    """No I/O, no thread: a missing file is found by the first use."""
+    threads = threading.active_count()
+    auth = cls(tmp_path / "not" / "there.json", **FULL)
+    assert threading.active_count() == threads
+    assert not (tmp_path / "not").exists()
+    assert auth.token_file == str(tmp_path / "not" / "there.json")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_it_pickles_and_copies(cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle carries the secret only if it was passed, and never the tokens; a copy is as good as the
+    original.
+    """
+    auth = cls(tmp_path / "t.json", **FULL)
+    for other in (pickle.loads(pickle.dumps(auth)), copy.copy(auth), copy.deepcopy(auth)):
+        assert type(other) is cls
+        assert repr(other) == repr(auth)
+    monkeypatch.setenv("ADH_CLIENT_ID", "id")
+    monkeypatch.setenv("ADH_CLIENT_SECRET", "from-the-environment")
+    assert b"from-the-environment" not in pickle.dumps(cls(tmp_path / "t.json"))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_repr_shows_no_secret(cls: Any) -> None:
+    """The file and the API, and nothing else."""
+    auth = cls("/x/t.json", **FULL)
+    assert repr(auth).startswith(f"{cls.__name__}('/x/t.json'")
+    assert "s3cret-value" not in repr(auth) + repr(vars(auth))
+
+
+def test_a_class_in_the_wrong_hands_names_the_right_one() -> None:
+    """AdhAuth in httpx, AdhHttpxAuth in requests or httpx2, and so on: a TypeError that says what to use."""
+    clients: dict[str, Any] = {
+        "AdhAuth": requests.Session(),
+        "AdhHttpxAuth": httpx.Client(),
+        "AdhHttpx2Auth": httpx2.Client(),
+    }
+    for cls in CLASSES:
+        for right, client in clients.items():
+            if right == cls.__name__:
+                continue
+            with pytest.raises(TypeError, match=rf"\b{right}\b"):
+                client.request("GET", "https://api.example.com/", auth=cls("/x/t.json", **FULL))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """Lazy loading does not invent names."""
+    with pytest.raises(AttributeError):
+        adh_auth.NoSuchName  # noqa: B018
+    assert "AdhAuth" in dir(adh_auth)
+    assert os.path.basename(adh_auth.__file__ or "") == "__init__.py"
+
+
+#: A user without a passwd entry, as containers have them. What is needed is imported before, for this user
+#: may not read the library.
+HOMELESS = """
+import os, sys
+import requests
+from adh_auth import AdhAuth, ConfigurationError
+import pwd
+if os.geteuid() == 0: os.setgid(54321); os.setuid(54321)
+else: pwd.getpwuid = {}.__getitem__
+try: print(AdhAuth(*sys.argv[1:], client_id="i", client_secret="s").token_file)
+except ConfigurationError as error: print(error.setting, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "told"),
+    [
+        (
+            {},
+            [],
+            "ADH_TOKEN_FILE no home folder is known for this user, so there is no default token file: set ADH_TOKEN_FILE",
+        ),
+        ({"HOME": ""}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"XDG_CONFIG_HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"XDG_CONFIG_HOME": "/x"}, [], "/x/adh/tokens.json"),
+        ({"ADH_TOKEN_FILE": "/x/t.json"}, [], "/x/t.json"),
+        ({"HOME": "/x"}, [], "/x/.config/adh/tokens.json"),
+        ({}, ["/x/t.json"], "/x/t.json"),
+        ({}, ["~/t.json"], "token_file token_file '~/t.json': no home folder is known"),
+    ],
+)
+def test_no_home_folder(environment: dict[str, str], arguments: list[str], told: str) -> None:
+    """Nobody gave a path, so the error speaks of none: it names the variable that helps."""
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HOME", "XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *arguments],
+        env={**bare, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.startswith(told), said
+
+
+def test_the_command_line_says_that_there_is_no_home() -> None:
+    """As it says everything: in one line, with an exit code."""
+    bare = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
+    }
+    said = subprocess.run(
+        [sys.executable, "-m", "adh_auth", "status"],
+        env={**bare, "PYTHONPATH": str(ROOT), "HOME": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode not in (0, None)
+    assert "set ADH_TOKEN_FILE" in said.stderr
+    assert "Traceback" not in said.stderr

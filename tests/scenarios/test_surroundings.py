@@ -1,0 +1,602 @@
+"""The program around us: threads that outlive main, exit handlers, no threads to be had, sub-interpreters,
+frozen and moved clocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from adh_auth import RefreshFailed, TokenFile
+from adh_auth.common.clock import LONGEST_STEP, JobClock
+from adh_auth.rotation.job import Job
+from adh_auth.store import reservation
+from adh_auth.testing import Sandbox
+
+from ..support.clients import CLIENTS, EveryClient, Family
+from ..support.faults import auth_for, get, wait_until
+from ..support.processes import PATIENCE, assert_nothing_lost, child
+
+#: How each client's `call()` is written in a script.
+CALLS = {
+    "requests": "import requests as client\nfrom adh_auth import AdhAuth as Auth\n",
+    "httpx": "import httpx as client\nfrom adh_auth import AdhHttpxAuth as Auth\n",
+    "httpx2": "import httpx2 as client\nfrom adh_auth import AdhHttpx2Auth as Auth\n",
+}
+CALL = """
+import os, sys, threading, time
+URL = os.environ["ADH_BASE_URL"] + "/api/auth/me"
+def call(auth=None):
+    try:
+        outcome = client.get(URL, auth=auth or Auth(), timeout=60).status_code
+    except Exception as error:
+        outcome = f"{type(error).__name__} {error}"
+    sys.stdout.write(f"{outcome}\\n")  # in one piece, for threads
+    sys.stdout.flush()
+"""
+
+each_client = pytest.mark.parametrize("client", CALLS.values(), ids=CALLS)
+
+
+def _told(code: str, sandbox: Sandbox, token_file: Path) -> list[str]:
+    """The lines that a program of its own prints to its end."""
+    with child(code, sandbox.environment(token_file)) as process:
+        told, errors = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0, errors
+    assert told, errors
+    return told.splitlines()
+
+
+# Threads that outlive the main thread.
+
+FOUR_THREADS = "for _ in range(4): threading.Thread(target=call).start()\n"
+
+
+@each_client
+def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file: Path, client: str) -> None:
+    """A script that starts threads and returns is not ending: those who wait for another's refresh get its
+    pair.
+    """
+    sandbox.expire()
+    with (
+        sandbox.hold_next() as hold,
+        child(client + CALL + FOUR_THREADS, sandbox.environment(token_file)) as process,
+    ):
+        hold.wait(PATIENCE)
+        wait_until(lambda: sandbox.counts.unauthorized == 4)
+        hold.release()
+        told = process.communicate(timeout=PATIENCE)[0]
+    assert told.split() == ["200"] * 4
+    assert sandbox.counts.refresh_calls == 1
+
+
+@each_client
+def test_threads_that_outlive_main_ride_out_an_outage(
+    sandbox: Sandbox, token_file: Path, client: str
+) -> None:
+    """What passes in a moment is ridden out there as anywhere."""
+    sandbox.expire()
+    sandbox.fail_next(status=503)
+    assert _told(client + CALL + "threading.Thread(target=call).start()", sandbox, token_file) == ["200"]
+    assert sandbox.counts.refresh_calls == 2
+
+
+def test_threads_that_outlive_main_keep_a_pair_until_it_is_written(
+    sandbox: Sandbox, token_file: Path
+) -> None:
+    """A disk that fails for a moment after the spend costs nothing while a thread works on."""
+    code = f"""
+from adh_auth.store import reservation
+fill, failures = reservation.Room.fill, []
+def failing(self, data):
+    failures.append(1)
+    if len(failures) < 4: raise OSError({errno.EIO}, "Input/output error")
+    fill(self, data); written.set()
+reservation.Room.fill = failing
+written = threading.Event()
+def work():
+    auth = Auth()
+    call(auth)
+    # Python 3.12 starts no thread any more once main has returned: there, the requests that follow write the pair.
+    while not written.wait(0.1): client.get(URL, auth=auth, timeout=60)
+threading.Thread(target=work).start()
+"""
+    sandbox.expire()
+    assert _told(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_a_daemon_that_waits_keeps_no_program_alive(sandbox: Sandbox, token_file: Path) -> None:
+    """Where only daemons are left, the program ends, and no further try is begun for them."""
+    code = """
+threading.Thread(target=call, daemon=True).start()
+sys.stdin.readline()
+"""
+    sandbox.expire()
+    sandbox.fail_next(None, status=503)
+    with child(CALLS["requests"] + CALL + code, sandbox.environment(token_file)) as process:
+        wait_until(lambda: sandbox.counts.refresh_calls >= 1)
+        before = sandbox.counts.refresh_calls
+        process.communicate("\n", timeout=PATIENCE)
+    assert sandbox.counts.refresh_calls <= before + 1
+
+
+@each_client
+@pytest.mark.parametrize("trouble", ["none", "503", "beside"])
+def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client: str, trouble: str) -> None:
+    """It refreshes, rides out an outage and waits for another process as any other request does."""
+    code = client + CALL + "import atexit\nAuth()\natexit.register(call)\n"
+    sandbox.expire()
+    if trouble == "503":
+        sandbox.fail_next(status=503)
+    if trouble != "beside":
+        assert _told(code, sandbox, token_file) == ["200"]
+        return
+    with (
+        sandbox.hold_next() as hold,
+        child(client + CALL + "call()", sandbox.environment(token_file)) as other,
+    ):
+        hold.wait(PATIENCE)
+        with child(code, sandbox.environment(token_file)) as process:
+            wait_until(lambda: sandbox.counts.unauthorized == 2)
+            hold.release()
+            assert process.communicate(timeout=PATIENCE)[0] == "200\n"
+        assert other.communicate(timeout=PATIENCE)[0] == "200\n"
+    assert sandbox.counts.refresh_calls == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("where", ["exit handler", "thread that outlives main"])
+@pytest.mark.parametrize("client", [CALLS["httpx"], CALLS["httpx2"]], ids=["httpx", "httpx2"])
+def test_a_task_at_the_end_of_the_program(
+    sandbox: Sandbox, token_file: Path, client: str, where: str, backend: str
+) -> None:
+    """A loop that runs on, or begins, once main has returned refreshes, too; Python 3.12 starts no thread for
+    it then.
+    """
+    code = f"""
+import atexit, anyio
+async def work():
+    async with client.AsyncClient(auth=Auth(), timeout=60) as session:
+        return (await session.get(URL)).status_code
+def run():
+    try: print(anyio.run(work, backend={backend!r}), flush=True)
+    except Exception as error: print(type(error).__name__, error, flush=True)
+def last():
+    threading.main_thread().join()
+    run()
+atexit.register(run) if {where!r} == "exit handler" else threading.Thread(target=last).start()
+"""
+    sandbox.expire()
+    assert _told(client + CALL + code, sandbox, token_file) == ["200"]
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path, number: int) -> None:
+    """Not even where the exit handler itself has to do the refresh (Python 3.12 starts no threads then) does
+    Ctrl-C lose the pair.
+    """
+    code = (
+        CALL
+        + "import atexit, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nAuth()\natexit.register(call)\n"
+    )
+    sandbox.expire()
+    with (
+        sandbox.hold_next() as hold,
+        child(CALLS["requests"] + code, sandbox.environment(token_file)) as process,
+    ):
+        hold.wait(PATIENCE)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)  # alive, for the reply has not come yet
+        hold.release()
+        process.communicate(timeout=PATIENCE)
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.rotations == 1
+
+
+def test_revoke_at_the_end_of_the_program(sandbox: Sandbox, token_file: Path) -> None:
+    """A revocation that nobody waits for any more does not keep the program for the sake of another process's
+    refresh.
+    """
+    code = (
+        CALLS["requests"]
+        + CALL
+        + "auth = Auth()\nthreading.Thread(target=auth.revoke, daemon=True).start()\nsys.stdin.readline()\n"
+    )
+    with TokenFile(token_file).locked(PATIENCE), child(code, sandbox.environment(token_file)) as process:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(PATIENCE / 2) == 0
+    assert_nothing_lost(sandbox, token_file)
+
+
+# Sub-interpreters.
+
+SUBINTERPRETER = """
+import sys
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+code = {code!r}
+try: made = interpreters.create("legacy")
+except (TypeError, ValueError): made = interpreters.create(isolated=False)
+except RuntimeError: made = interpreters.create()
+sys.stdout.flush()
+for part in code.split("# then\\n"):
+    failed = interpreters.run_string(made, part)
+    if failed is not None: print(failed)
+"""
+
+
+@pytest.mark.parametrize("trouble", ["none", "503"])
+@each_client
+def test_a_sub_interpreter_refreshes(sandbox: Sandbox, token_file: Path, client: str, trouble: str) -> None:
+    """It has threads of its own, no daemons (3.12 and later), and a main thread that may be gone."""
+    sandbox.expire()
+    if trouble == "503":
+        sandbox.fail_next(status=503)
+    paths = f"import sys\nsys.path[:0] = {sys.path!r}\n"
+    code = SUBINTERPRETER.format(code=paths + "import threading\n# then\n" + client + CALL + "call()\n")
+    assert "200" in _told(code, sandbox, token_file)
+    assert_nothing_lost(sandbox, token_file)
+
+
+# No thread can be started.
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container's limit on processes is reached: no job gets a thread."""
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith("adh-auth"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.usefixtures("no_threads")
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_without_a_thread(
+    sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, client: EveryClient
+) -> None:
+    """The refresh is done by its caller, or by a thread that the event loop has already."""
+    sandbox.expire()
+    assert client.get(client.auth(**arguments), sandbox.url + "/api/auth/me").status_code == 200
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_a_thread_no_loop_is_blocked(
+    sandbox: Sandbox, arguments: dict[str, Any], family: Family, anyio_backend: str
+) -> None:
+    """Other tasks run while the refresh is in flight."""
+
+    async def main() -> int:
+        async with family.module.AsyncClient(auth=family.auth(**arguments), timeout=PATIENCE) as client:
+            answers: list[int] = []
+
+            async def ask() -> None:
+                answers.append((await client.get(sandbox.url + "/api/auth/me")).status_code)
+
+            async with anyio.create_task_group() as tasks:
+                with sandbox.hold_next() as hold:
+                    tasks.start_soon(ask)
+                    with anyio.fail_after(PATIENCE):
+                        while sandbox.counts.refresh_calls + sandbox.counts.unauthorized < 1:
+                            await anyio.sleep(0.01)
+                        await anyio.to_thread.run_sync(hold.wait, PATIENCE)
+                    hold.release()  # from the loop, which could not run if it were blocked
+            return answers[0]
+
+    sandbox.expire()
+    assert anyio.run(main, backend=anyio_backend) == 200
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_a_thread_others_are_not_kept_waiting(sandbox: Sandbox, token_file: Path) -> None:
+    """The caller that refreshes holds nothing that other requests of the same object need."""
+    auth = auth_for(sandbox)
+    sandbox.expire()
+    found: list[int] = []
+    with sandbox.hold_next() as hold:
+        worker = threading.Thread(target=lambda: found.append(get(sandbox, auth)))
+        worker.start()
+        hold.wait(PATIENCE)
+        TokenFile(token_file).load()
+        fresh = sandbox.sign_in()
+        token_file.write_text(json.dumps(fresh))
+        assert get(sandbox, auth) == 200
+        assert worker.is_alive()
+        hold.release()
+        worker.join(PATIENCE)
+    assert found == [200]
+
+
+@pytest.mark.usefixtures("no_threads")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_without_a_thread_an_unsaved_pair_is_written_later(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller comes back with its answer while the disk fails, and a later request writes the pair."""
+    fill = reservation.Room.fill
+    bad = [True]
+
+    def failing(self: reservation.Room, data: bytes) -> None:
+        if bad[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        fill(self, data)
+
+    monkeypatch.setattr(reservation.Room, "fill", failing)
+    auth = auth_for(sandbox)
+    sandbox.expire()
+    assert get(sandbox, auth) == 200
+    assert auth._core._job is not None
+    assert auth._core._job.paused
+    bad[0] = False
+
+    def is_written() -> bool:
+        assert get(sandbox, auth) == 200
+        return TokenFile(token_file).load() == auth.tokens
+
+    wait_until(is_written)
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.rotations == 1
+
+
+@pytest.mark.usefixtures("no_threads")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
+    sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
+
+    def failing(self: reservation.Room, data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as bad:
+        bad.setattr(reservation.Room, "fill", failing)
+        auth = auth_for(sandbox)
+        sandbox.expire()
+        assert get(sandbox, auth) == 200
+        pair = auth.tokens
+        assert auth.refresh() == pair
+    wait_until(lambda: get(sandbox, auth) == 200 and TokenFile(token_file).load() == pair)
+    assert sandbox.counts.rotations == 1
+
+
+def test_without_a_thread_an_unsaved_pair_is_written_at_the_end(sandbox: Sandbox, token_file: Path) -> None:
+    """The end of the program is one more chance."""
+    code = f"""
+from adh_auth.store import reservation
+start, fill, bad = threading.Thread.start, reservation.Room.fill, [True]
+def refuse(self):
+    if self.name.startswith("adh-auth"): raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = refuse
+def failing(self, data):
+    if bad[0]: raise OSError({errno.EIO}, "Input/output error")
+    fill(self, data)
+reservation.Room.fill = failing
+call()
+bad[0] = False
+"""
+    sandbox.expire()
+    assert _told(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.rotations == 1
+
+
+# Clocks.
+
+
+def test_a_frozen_clock_does_not_stop_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was slept counts, whatever the clock says."""
+    frozen = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: frozen)
+    clock = JobClock()
+    clock.sleep(0.01)
+    clock.sleep(0.02)
+    assert clock.monotonic() == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("step", "counted"),
+    [
+        (-5.0, 0.0),
+        (5.0, 5.0),
+        (LONGEST_STEP - 0.001, LONGEST_STEP - 0.001),
+        (LONGEST_STEP, 0.0),
+        (1.7e9, 0.0),
+    ],
+)
+def test_a_moved_clock_does_not_end_a_job(
+    monkeypatch: pytest.MonkeyPatch, step: float, counted: float
+) -> None:
+    """A step that no call of ours takes is a clock that was moved."""
+    readings = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: readings[-1])
+    clock = JobClock()
+    readings.append(1000.0 + step)
+    assert clock.monotonic() == pytest.approx(counted)
+    readings.append(1000.0 + step + 1)
+    assert clock.monotonic() == pytest.approx(counted + 1)
+
+
+TOOLS = {
+    "freezegun": "from freezegun import freeze_time\nmoved = freeze_time(later)\n",
+    "freezegun, ticking": "from freezegun import freeze_time\nmoved = freeze_time(later, tick=True)\n",
+    "time-machine": "import time_machine\nmoved = time_machine.travel(later, tick=False)\n",
+    "time-machine, ticking": "import time_machine\nmoved = time_machine.travel(later, tick=True)\n",
+}
+LATER = (
+    "import datetime\nlater = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=2)\n"
+)
+
+
+#: Each tool in requests, before and after the import of the library; in the others one of each.
+MOVES = [
+    *(("requests", tool, late) for tool in TOOLS for late in (False, True)),
+    *(
+        (client, tool, late)
+        for client in ("httpx", "httpx2")
+        for tool, late in (("freezegun", False), ("time-machine, ticking", True))
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("client", "tool", "late"), MOVES, ids=lambda value: {False: "before", True: "after"}.get(value, value)
+)
+def test_a_test_that_moves_the_clock(
+    sandbox: Sandbox, token_file: Path, client: str, tool: str, late: bool
+) -> None:
+    """Past the expiry, ten requests cost one refresh; and back in real time everything goes on, and ends."""
+    if tool.startswith("time-machine"):
+        pytest.importorskip("time_machine", reason="needs time-machine: pip install time-machine")
+    code = """
+auth = Auth(refresh_ahead=60)
+auth.refresh()
+with moved:
+    for _ in range(10): call(auth)
+call(auth)
+auth.refresh()
+call(auth)
+"""
+    parts = [CALLS[client], CALL, LATER + TOOLS[tool]]
+    told = _told("".join(parts if late else reversed(parts)) + code, sandbox, token_file)
+    assert told == ["200"] * 12
+    assert sandbox.counts.refresh_calls == 3
+    assert_nothing_lost(sandbox, token_file)
+
+
+@each_client
+def test_a_clock_that_ticks_with_each_question(sandbox: Sandbox, token_file: Path, client: str) -> None:
+    """freezegun's `auto_tick_seconds` lets every limit of seconds pass at once: a 401 is read all the same."""
+    code = "from freezegun import freeze_time\nwith freeze_time(later, auto_tick_seconds=15):\n    for _ in range(3): call()\n"
+    sandbox.expire()
+    told = _told(
+        client + CALL.replace("timeout=60", "timeout=None") + LATER.replace("hours=2", "seconds=1") + code,
+        sandbox,
+        token_file,
+    )
+    assert told == ["200"] * 3
+    assert_nothing_lost(sandbox, token_file)
+
+
+def test_an_outage_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
+    """A job that waits for a frozen clock would hold the lock for ever; the tries and their pauses end by
+    what was slept.
+    """
+    code = (
+        TOOLS["freezegun"]
+        + "from adh_auth.rotation import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
+    )
+    sandbox.expire()
+    sandbox.fail_next(None, status=503)
+    (told,) = _told(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
+    assert told.startswith("RefreshFailed")
+    assert sandbox.counts.refresh_calls == 3
+
+
+def test_a_lock_that_is_held_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
+    """The wait for it ends by what was slept, too; the same for a save."""
+    code = TOOLS["freezegun"] + "with moved: call(Auth(lock_timeout=0.3))\n"
+    sandbox.expire()
+    with TokenFile(token_file).locked(PATIENCE):
+        (told,) = _told(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
+    assert told.startswith("LockTimeout")
+
+
+# Interrupts, and what is left of an object.
+
+
+@pytest.mark.parametrize("what", ["wait", "start"])
+def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
+    """A signal handler that raises while a job is waited for, or started, leaves no thread that never ends."""
+    if what == "start" and sys.version_info[:2] == (3, 14):
+        # There an interrupt between a `with` and its body leaves threading's own lock taken: threads of
+        # nobody but threading hang alike.
+        pytest.skip("needs a Python whose own threads survive an interrupted start: run it on 3.13 or 3.15")
+    code = f"""
+import random, signal, threading, time
+from adh_auth.rotation.job import Job
+from adh_auth.common.threads import survive_an_interrupted_start
+class Strike(Exception): pass
+def strike(*_): raise Strike
+signal.signal(signal.SIGALRM, strike)
+strikes = stuck = 0
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    job = Job()
+    thread = threading.Thread(target=job.settle, args=(None,), daemon=True)
+    survive_an_interrupted_start(thread)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 1e-4))
+        if {what!r} == "wait": job.wait(0.0002)
+        else: thread.start()
+        while True: pass
+    except Strike: strikes += 1
+    except Exception: pass
+    finally:
+        try: signal.setitimer(signal.ITIMER_REAL, 0)
+        except Strike: strikes += 1
+    if {what!r} == "wait": thread.start()
+    tries = 0
+    while not thread._started.is_set() and tries < 20: tries += 1; time.sleep(0.001)  # it was interrupted before there was a thread
+    thread.join(5) if thread._started.is_set() else None
+    stuck += thread.is_alive()
+    if stuck: break
+print(strikes > 100, stuck)
+"""
+    with child(code) as process:
+        told, errors = process.communicate(timeout=PATIENCE)
+    assert told == "True 0\n", errors
+
+
+def test_a_wait_on_its_edge() -> None:
+    """A job that is settled is not waited for; one that is not says that it goes on."""
+    job = Job()
+    with pytest.raises(RefreshFailed, match="goes on"):
+        job.wait(0)
+    assert not job._waiters
+    job.settle(None)
+    job.wait(0)
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_an_object_is_freed_without_the_collector(
+    sandbox: Sandbox, arguments: dict[str, Any], client: EveryClient
+) -> None:
+    """An auth object for each request leaves no circle behind, after a rotation neither."""
+    gc.collect()
+    gc.disable()
+    try:
+        auth = client.auth(**arguments)
+        alive = weakref.ref(auth)
+        sandbox.expire()
+        assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
+        assert auth._core._job is not None
+        auth._core._job.join()
+        del auth
+        if client.name.endswith("task"):
+            gc.collect(0)  # the event loop's own circles held the task
+        assert alive() is None
+    finally:
+        gc.enable()
