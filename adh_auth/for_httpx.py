@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from .clients.base import Plugin
+from .clients.base import BaseAuth
 from .clients.httpx_flow import HttpxFlow
 from .clients.httpx_requirements import require_parts
 
@@ -14,7 +14,7 @@ require_parts(httpx, ">=0.27,<1", "AdhHttpxAuth")
 
 
 class AdhHttpxAuth(HttpxFlow, httpx.Auth):  # noqa: D101 - the docstring is put together
-    __doc__ = f"""{Plugin.__doc__}
+    __doc__ = f"""{BaseAuth.__doc__}
     For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx.Client`,
     or an `AsyncClient` of its own over an `ASGITransport`; without one, the environment decides about proxies and certificates. What a
     request raises is also a `httpx.HTTPError`.

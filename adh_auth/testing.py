@@ -32,7 +32,7 @@ from typing import Any
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
 from .sandbox.ledger import Call, Counts, Ledger
 from .sandbox.routes import Routes
-from .sandbox.settings import Settings
+from .sandbox.settings import SandboxSettings
 from .sandbox.wire import Server
 from .store import disk
 
@@ -41,7 +41,7 @@ __all__ = ["Call", "Counts", "Hold", "Sandbox"]
 _HOST = "127.0.0.1"
 
 
-class Sandbox(Settings):
+class Sandbox(SandboxSettings):
     """A local ADH in threads of this process; a context manager, or `start()` and `stop()`.
 
     What is given here may be set anew while it runs, except `port` and `ssl_context`; times are in seconds:

@@ -18,13 +18,13 @@ __all__ = ["Secret", "Stored", "Tokens", "fingerprint"]
 #: Characters of one token. A request line and its headers fit 8 to 64 KiB in the usual servers.
 TOKEN_LIMIT = 32 * 1024
 #: Seconds. A life of more than ten years is a mistake of the server's, or milliseconds.
-LONGEST_LIFE = 10 * 365 * 86400.0
+MAX_LIFE = 10 * 365 * 86400.0
 #: Levels of objects and arrays. Thousands can be parsed, but not written: json's writer counts its calls, its
 #: parser does not.
-DEEPEST = 32
+MAX_NESTING = 32
 #: Bytes of a file after a rotation. Far less than what is refused as no token file
 #: (`adh_auth.common.limits.FILE_LIMIT`).
-LARGEST = 512 * 1024
+MAX_FILE_BYTES = 512 * 1024
 #: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a
 #: power failure has left beside the token file says so itself whose place it takes. Nothing depends on it
 #: once it is the file.
@@ -59,7 +59,7 @@ class Tokens:
         token_type: str = "Bearer",
         scope: str | None = None,
     ) -> None:
-        trouble = _first_trouble({"access_token": access_token, "refresh_token": refresh_token})
+        trouble = _first_problem({"access_token": access_token, "refresh_token": refresh_token})
         if trouble:
             # A traceback with locals (Sentry, %xmode Verbose) shows the arguments of every frame it passes.
             del access_token, refresh_token, self
@@ -128,7 +128,7 @@ class Stored:
         whole = {**kept, **reply}
         fresh = cls(tokens, file_mapping(tokens, whole))
         # What else a server says must never keep the pair from being written, or from being read again.
-        fits = _is_shallow(whole) and len(fresh.to_bytes()) <= LARGEST
+        fits = _is_shallow(whole) and len(fresh.to_bytes()) <= MAX_FILE_BYTES
         return fresh if fits else cls(tokens, file_mapping(tokens, kept))
 
     def in_place_of(self, spent: Stored) -> Stored:
@@ -180,10 +180,10 @@ def _object_of(data: bytes) -> dict[str, Any] | str:
         return "it is not JSON (cut short, perhaps)"
     if not isinstance(mapping, dict):
         return "it holds no JSON object"
-    return mapping if _is_shallow(mapping) else f"it is nested more than {DEEPEST} levels deep"
+    return mapping if _is_shallow(mapping) else f"it is nested more than {MAX_NESTING} levels deep"
 
 
-def _is_shallow(value: object, levels: int = DEEPEST) -> bool:
+def _is_shallow(value: object, levels: int = MAX_NESTING) -> bool:
     inner = (
         value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
     )
@@ -197,11 +197,11 @@ def _pair_of(mapping: Any, previous: Tokens | None = None) -> Tokens | str:
     texts: dict[str, Any] = {name: mapping.get(name) for name in ("access_token", "refresh_token")}
     if texts["refresh_token"] is None and previous:
         texts["refresh_token"] = previous.refresh_token
-    trouble = _first_trouble(texts)
+    trouble = _first_problem(texts)
     return trouble or Tokens(**texts, token_type=_type_of(mapping), scope=_scope_of(mapping))
 
 
-def _first_trouble(texts: Mapping[str, object]) -> str | None:
+def _first_problem(texts: Mapping[str, object]) -> str | None:
     return next((f"{name} {trouble}" for name, text in texts.items() if (trouble := _trouble_of(text))), None)
 
 
@@ -222,7 +222,7 @@ def _trouble_of(token: object) -> str | None:
 
 def _expiry_of(reply: Mapping[str, Any], now: float) -> float | None:
     life = _number_of(reply.get("expires_in"))
-    if life is None or not 0 < life <= LONGEST_LIFE:
+    if life is None or not 0 < life <= MAX_LIFE:
         return None
     return round(now + life, 3)
 

@@ -45,12 +45,12 @@ def token_reply(data: bytes) -> None:
     """A reply of the refresh: a verdict, and from a pair a file that can be written and read again."""
     from adh_auth.common.limits import REPLY_LIMIT
     from adh_auth.errors import MalformedTokens
-    from adh_auth.oauth.endpoint import Reply
+    from adh_auth.oauth.endpoint import EndpointReply
     from adh_auth.oauth.replies import classify, revoked
     from adh_auth.tokens import Stored, Tokens
 
     status, header, body = _split(data)
-    reply = Reply(
+    reply = EndpointReply(
         100 + status * 2,
         {"Retry-After": header, "X-Request-Id": header},
         body[:REPLY_LIMIT],

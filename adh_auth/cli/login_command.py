@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from ..clients.settings import resolve
 from ..errors import AdhAuthError
 from ..rotation.status import pair_facts
-from .terminal import say_json, stdout_on_stderr
+from .terminal import echo_json, stdout_on_stderr
 
 if TYPE_CHECKING:
     pass
 
 from ..sign_in.flow import login
-from ..sign_in.user import _user
+from ..sign_in.user import signed_in_user
 
 __all__ = ["login_command"]
 
@@ -40,6 +40,6 @@ def login_command(args: argparse.Namespace) -> int:
             None,
         )
         with suppress(AdhAuthError):  # as in the greeting: the session is there whatever this call says
-            user = _user(settings, None)
-        say_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
+            user = signed_in_user(settings, None)
+        echo_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
     return 0

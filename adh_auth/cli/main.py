@@ -21,7 +21,7 @@ from ..errors import AdhAuthError
 
 __all__ = ["main"]
 
-FINE, TROUBLE, USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+FINE, FAILED, USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 _ABOUT = "Keeps Python programs signed in to the Agentic Developer Hub (ADH) API."
 _ENVIRONMENT = """\
@@ -50,15 +50,15 @@ def _guarded(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _complain(_interrupted())
+        print_error(_interrupted())
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return READER_GONE
     except OSError as refused:  # a full disk behind stdout, no more processes
         _drop_output()
-        _complain(f"stopped: {refused}")
-        return TROUBLE
+        print_error(f"stopped: {refused}")
+        return FAILED
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -75,8 +75,8 @@ def _run(argv: Sequence[str] | None) -> int:
         _let_warnings_be_lines()
         return _function_of(args.command)(args)
     except AdhAuthError as error:
-        _complain(error.message)
-        return TROUBLE
+        print_error(error.message)
+        return FAILED
 
 
 def _function_of(command: str) -> Callable[[argparse.Namespace], int]:
@@ -339,13 +339,13 @@ def _let_warnings_be_lines() -> None:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            _complain(record.getMessage())
+            print_error(record.getMessage())
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"adh_auth\.")
     logging.getLogger("adh_auth").addHandler(Lines())
 
 
-def _complain(text: str) -> None:
+def print_error(text: str) -> None:
     note(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}")
 
 

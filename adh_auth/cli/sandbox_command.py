@@ -14,11 +14,11 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import AdhAuthError
-from ..store.remedies import quoted
+from ..store.remedies import shell_quoted
 from ..store.token_file import TokenFile
 from ..testing import Sandbox
 from ..tokens import Tokens
-from .terminal import say, say_json
+from .terminal import echo, echo_json
 
 __all__ = ["sandbox_command"]
 
@@ -78,14 +78,16 @@ def _show(sandbox: Sandbox, file: TokenFile, as_json: bool) -> None:
     environment = sandbox.environment(file.path)
     if as_json:  # in a line: a program reads one while this goes on
         facts = {"url": sandbox.url, "token_file": str(file.path), "token_life": sandbox.token_life}
-        return say_json({**facts, "environment": environment}, indent=None)
+        return echo_json({**facts, "environment": environment}, indent=None)
     # cmd.exe takes all between its quotes for the value, blanks and `&` included, and knows no comment but
     # `rem`.
     comment, assign = ("rem", 'set "{}={}"') if sys.platform == "win32" else ("#", "export {}={}")
-    say(f"{comment} A local ADH runs at {sandbox.url}. Paste this into another shell:")
+    echo(f"{comment} A local ADH runs at {sandbox.url}. Paste this into another shell:")
     for name, value in environment.items():
-        say(assign.format(name, value if sys.platform == "win32" else quoted(value)))
-    say(f"{comment} Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it.")
+        echo(assign.format(name, value if sys.platform == "win32" else shell_quoted(value)))
+    echo(
+        f"{comment} Then try: adh-auth me. Access tokens live {sandbox.token_life:g} s. Ctrl-C here ends it."
+    )
 
 
 def _wait() -> None:
@@ -103,13 +105,13 @@ def _wait() -> None:
 def _sum_up(sandbox: Sandbox, as_json: bool) -> None:
     counts = sandbox.counts
     if as_json:
-        return say_json(asdict(counts), indent=None)
-    say()
-    say(
+        return echo_json(asdict(counts), indent=None)
+    echo()
+    echo(
         f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401"
     )
-    say(f"sign-ins                   {counts.exchanges}")
-    say(f"rotations                  {counts.rotations}")
-    say(f"refreshes refused          {counts.refused}")
-    say(f"refresh tokens used twice  {counts.reused}")
-    say(f"revocations                {counts.revocations}")
+    echo(f"sign-ins                   {counts.exchanges}")
+    echo(f"rotations                  {counts.rotations}")
+    echo(f"refreshes refused          {counts.refused}")
+    echo(f"refresh tokens used twice  {counts.reused}")
+    echo(f"revocations                {counts.revocations}")

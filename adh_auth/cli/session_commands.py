@@ -19,12 +19,12 @@ from ..errors import AdhAuthError, MalformedTokens
 from ..rotation.status import describe, pair_facts
 from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
-from .terminal import say, say_json
+from .terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from ..for_requests import AdhAuth
 
-from ..sign_in.user import _user_in
+from ..sign_in.user import user_in
 
 __all__ = ["me_command", "refresh_command", "revoke_command", "save_command", "token_command"]
 
@@ -34,7 +34,7 @@ MARGIN = 30.0
 #: Seconds to connect, and between two pieces of an answer of `/api/auth/me`.
 TIMEOUT = (5.0, 30.0)
 #: Bytes of an exchange reply; more than a token file may have is no reply.
-REPLY_LIMIT = 1024 * 1024
+MAX_SAVED_REPLY_BYTES = 1024 * 1024
 
 
 def save_command(args: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def save_command(args: argparse.Namespace) -> int:
     file.save_mapping(mapping, tokens)
     _report(args, file, tokens, "saved")
     if args.file != "-" and not args.json and os.path.realpath(args.file) != os.path.realpath(file.path):
-        say(
+        echo(
             f"Remove {one_line(args.file)} now: the first refresh makes the tokens in it useless, and they are secret until then."
         )
     return 0
@@ -66,9 +66,9 @@ def token_command(args: argparse.Namespace) -> int:
     if args.json:
         facts = pair_facts(tokens, time.time())
         times = {name: facts[name] for name in ("expires_at", "seconds_left")}
-        say_json({"access_token": tokens.access_token, "token_type": tokens.token_type, **times})
+        echo_json({"access_token": tokens.access_token, "token_type": tokens.token_type, **times})
     else:
-        say(tokens.access_token)
+        echo(tokens.access_token)
     return 0
 
 
@@ -76,11 +76,11 @@ def me_command(args: argparse.Namespace) -> int:
     """``adh-auth me``."""
     user = _ask(args, _auth(args))
     if args.json:
-        say_json(user)
+        echo_json(user)
         return 0
     width = max((len(name) for name in user), default=0)
     for name, value in user.items():
-        say(one_line(f"{name.ljust(width)}  {value if isinstance(value, str) else json.dumps(value)}"))
+        echo(one_line(f"{name.ljust(width)}  {value if isinstance(value, str) else json.dumps(value)}"))
     return 0
 
 
@@ -96,18 +96,18 @@ def revoke_command(args: argparse.Namespace) -> int:
     auth = _auth(args)
     auth.revoke()
     if args.json:
-        say_json({"token_file": str(auth.token_file), "revoked": True})
+        echo_json({"token_file": str(auth.token_file), "revoked": True})
         return 0
-    say(one_line(f"revoked: the session has ended on the server, and {auth.token_file} is removed"))
+    echo(one_line(f"revoked: the session has ended on the server, and {auth.token_file} is removed"))
     return 0
 
 
 def _report(args: argparse.Namespace, file: TokenFile, tokens: Tokens, what: str) -> None:
     now = time.time()
     if args.json:
-        say_json({"token_file": str(file.path), **pair_facts(tokens, now)})
+        echo_json({"token_file": str(file.path), **pair_facts(tokens, now)})
     else:
-        say(one_line(f"{what}: {file.path}: {describe(tokens, now)}"))
+        echo(one_line(f"{what}: {file.path}: {describe(tokens, now)}"))
 
 
 def _auth(args: argparse.Namespace) -> AdhAuth:
@@ -120,7 +120,7 @@ def _ask(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     """The user that ``GET /api/auth/me`` tells of. Raises `AdhAuthError`."""
     import requests
 
-    from ..clients.failure_reason import reason
+    from ..clients.failure_reason import describe_failure
     from ..clients.settings import resolve
     from ..oauth.endpoint import ME_PATH
 
@@ -133,10 +133,10 @@ def _ask(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     except AdhAuthError:
         raise
     except requests.RequestException as error:
-        trouble = f"{base_url} can't be reached ({reason(error)}). The session is as it was; try again later"
+        trouble = f"{base_url} can't be reached ({describe_failure(error)}). The session is as it was; try again later"
     if trouble is not None:
         raise AdhAuthError(trouble)
-    return _user_in(response, auth)
+    return user_in(response, auth)
 
 
 def _read_reply(name: str) -> tuple[bytes, float]:
@@ -160,9 +160,11 @@ def _read_reply(name: str) -> tuple[bytes, float]:
 
 
 def _bounded(reply: BinaryIO, name: str) -> bytes:
-    data = reply.read(REPLY_LIMIT + 1)
-    if len(data) > REPLY_LIMIT:
-        raise AdhAuthError(f"{name} holds more than {REPLY_LIMIT} bytes: that is no reply of the exchange")
+    data = reply.read(MAX_SAVED_REPLY_BYTES + 1)
+    if len(data) > MAX_SAVED_REPLY_BYTES:
+        raise AdhAuthError(
+            f"{name} holds more than {MAX_SAVED_REPLY_BYTES} bytes: that is no reply of the exchange"
+        )
     return data
 
 

@@ -6,11 +6,11 @@ import argparse
 import time
 from typing import Any
 
-from ..common.text import one_line, when
+from ..common.text import format_time_relative, one_line
 from ..errors import TokenFileError
-from ..rotation.status import _clock, look
+from ..rotation.status import _clock, status_of
 from ..store.token_file import TokenFile
-from .terminal import paint, say, say_json
+from .terminal import echo, echo_json, paint
 
 __all__ = ["status_command"]
 
@@ -23,24 +23,24 @@ def status_command(args: argparse.Namespace) -> int:
     file = TokenFile(args.token_file)
     now = time.time()
     try:
-        facts = look(file, now)
+        facts = status_of(file, now)
     except TokenFileError as error:
         if not args.json:
             raise
-        say_json({"signed_in": False, "token_file": str(file.path), "problem": error.message})
+        echo_json({"signed_in": False, "token_file": str(file.path), "problem": error.message})
         return 1
     if args.json:
-        say_json(facts)
+        echo_json(facts)
     else:
-        _tell(facts, now)
+        _print_status(facts, now)
     return 0 if facts["signed_in"] else 1
 
 
-def _tell(facts: dict[str, Any], now: float) -> None:
+def _print_status(facts: dict[str, Any], now: float) -> None:
     rows = [*_session_rows(facts, now), *_rotation_rows(facts, now)]
     width = max(len(label) for label, _, _ in rows)
     for label, text, colour in rows:
-        say(f"{paint(label.ljust(width), 'dim')}  {paint(one_line(text), colour)}")
+        echo(f"{paint(label.ljust(width), 'dim')}  {paint(one_line(text), colour)}")
 
 
 Row = tuple[str, str, "str | None"]
@@ -76,8 +76,8 @@ def _expiry_row(facts: dict[str, Any], now: float) -> Row:
     if expires_at is None:
         return "expiry", "not stored; the API says when", None
     if expires_at <= now:
-        return "expiry", f"{when(expires_at, now)}; {_prospect(facts)}", "yellow"
-    return "expiry", when(expires_at, now), None
+        return "expiry", f"{format_time_relative(expires_at, now)}; {_prospect(facts)}", "yellow"
+    return "expiry", format_time_relative(expires_at, now), None
 
 
 def _prospect(facts: dict[str, Any]) -> str:
@@ -99,12 +99,14 @@ def _rotation_rows(facts: dict[str, Any], now: float) -> list[Row]:
     rows: list[Row] = [
         (
             "last rotation",
-            f"{when(rotation['at'], now)} by process {rotation['pid']}" if rotation else "none recorded",
+            f"{format_time_relative(rotation['at'], now)} by process {rotation['pid']}"
+            if rotation
+            else "none recorded",
             None,
         ),
         (
             "in flight",
-            f"by process {flight['pid']} on {flight['host']} since {when(flight['since'], now)}",
+            f"by process {flight['pid']} on {flight['host']} since {format_time_relative(flight['since'], now)}",
             "yellow",
         )
         if flight
@@ -117,7 +119,7 @@ def _rotation_rows(facts: dict[str, Any], now: float) -> list[Row]:
         *rows,
         (
             "last trouble",
-            f"{when(trouble['at'], now)}: {trouble['what']}{support}",
+            f"{format_time_relative(trouble['at'], now)}: {trouble['what']}{support}",
             "red" if trouble["final"] else "yellow",
         ),
         ("what to do", trouble["next_step"], "bold"),

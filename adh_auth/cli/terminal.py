@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 from ..common.console import a_reader_may_go
 
-__all__ = ["colourful", "paint", "redraws", "say", "say_json", "stdout_on_stderr"]
+__all__ = ["colourful", "echo", "echo_json", "paint", "redraws", "stdout_on_stderr"]
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
-def say(text: str = "", end: str = "\n") -> None:
+def echo(text: str = "", end: str = "\n") -> None:
     """Write a line to stdout, at once: whoever reads a pipe wants it now.
 
     Raises `OSError`, `BrokenPipeError` among them.
@@ -29,9 +29,9 @@ def say(text: str = "", end: str = "\n") -> None:
             sys.stdout.flush()
 
 
-def say_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
+def echo_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
     """Write a JSON object to stdout, in a single line where `indent` is None."""
-    say(json.dumps(value, indent=indent))
+    echo(json.dumps(value, indent=indent))
 
 
 @contextmanager

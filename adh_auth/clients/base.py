@@ -13,9 +13,9 @@ from weakref import WeakMethod
 from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
 from ..errors import AdhAuthError
-from ..oauth.endpoint import Call, Reply
+from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import Origin, normal_origin, origin_of
-from ..rotation.active_tokens import Pair
+from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls
 from ..rotation.core import Rotation
 from ..rotation.job import Job
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from ..tokens import Tokens
 
-__all__ = ["Plugin"]
+__all__ = ["BaseAuth"]
 
 #: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble,
 #: and the caller's to see.
-ROUNDS = 3
+MAX_ROTATIONS = 3
 
 
 class Rotated(NamedTuple):
@@ -39,11 +39,11 @@ class Rotated(NamedTuple):
     `refreshed`: straight from the server; else adopted, and it may have expired since.
     """
 
-    pair: Pair
+    pair: ActiveTokens
     refreshed: bool
 
 
-class Plugin:
+class BaseAuth:
     """Keeps the requests of a client signed in.
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
@@ -120,7 +120,7 @@ class Plugin:
         Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or
         `ConfigurationError`.
         """
-        job = self._core.force()
+        job = self._core.refresh_now()
         job.wait(self._core.patience)
         self._core.take(job)
         return self.tokens
@@ -164,7 +164,7 @@ class Plugin:
         # The client that carries the refresh is shared: its sockets can't be copied.
         return self.__copy__()
 
-    def _post(self, call: Call, seconds: float) -> Reply:
+    def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         raise NotImplementedError
 
     def _check_carrier(self, carrier: Any) -> None:
@@ -192,14 +192,14 @@ class Plugin:
             )
         return False
 
-    def _rotated(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
+    def _wait_for_new_tokens(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
         """The pair to go on with in place of `rejected`.
 
         Waits `seconds` at most. Raises the outcome's error.
         """
         refreshed = False
         patience = _Patience(self._patience(seconds))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROTATIONS):
             job = self._core.rotate(rejected, **post)
             if job is None:
                 break
@@ -208,11 +208,11 @@ class Plugin:
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
-    async def _rotated_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
+    async def _wait_for_new_tokens_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
         """The same for a task."""
         refreshed = False
         patience = _Patience(self._patience(seconds))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROTATIONS):
             job = self._core.rotate(rejected, without_thread=Job.run_in_a_task)
             if job is None:
                 break

@@ -9,18 +9,18 @@ import re
 import ssl
 from typing import Any
 
-__all__ = ["chain", "reason"]
+__all__ = ["describe_failure", "exception_chain"]
 
 #: Exceptions that are looked at; a chain may be a circle.
-LONGEST = 20
+MAX_CHAIN = 20
 
 
-def reason(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what
     was sent.
     """
     words = [type(error).__name__]
-    for item in chain(error):
+    for item in exception_chain(error):
         if isinstance(item, ssl.SSLCertVerificationError):
             words.append(f"certificate verify failed: {item.verify_message}")
             break
@@ -33,11 +33,11 @@ def reason(error: BaseException) -> str:
     return ": ".join(words)
 
 
-def chain(error: BaseException) -> list[BaseException]:
-    """An exception and those inside it, urllib3's `reason` among them."""
+def exception_chain(error: BaseException) -> list[BaseException]:
+    """An exception and those inside it, urllib3's `describe_failure` among them."""
     found: list[BaseException] = []
     waiting: list[Any] = [error]
-    while waiting and len(found) < LONGEST:
+    while waiting and len(found) < MAX_CHAIN:
         item = waiting.pop()
         if isinstance(item, BaseException) and item not in found:
             found.append(item)

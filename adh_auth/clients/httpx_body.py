@@ -16,7 +16,7 @@ from ..oauth.content_encoding import is_small
 from .httpx_compat import has_content, loaded_content, mark_as_read, read_timeout, source_of
 from .waits import Wait, Waits, either
 
-__all__ = ["WHOLE", "Body", "Peeked", "with_header"]
+__all__ = ["WHOLE", "Body", "BodyPrefix", "with_header"]
 
 #: Seconds for the body of a 401 whose header has told the code. It keeps the connection and goes into
 #: `history`; it is not needed.
@@ -106,7 +106,7 @@ def _can_seek(file: Any) -> Waits:
     return bool((yield either(seekable)))
 
 
-class Peeked:
+class BodyPrefix:
     """The first bytes of a 401's body as they came. The response stays as readable as it was."""
 
     def __init__(self, response: Any) -> None:

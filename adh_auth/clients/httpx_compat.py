@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .failure_reason import chain
+from .failure_reason import exception_chain
 
 __all__ = [
     "callers_timeout",
@@ -132,7 +132,7 @@ def response_behind(error: BaseException | None, client: Any) -> Any:
             found = response if isinstance(response, client.Response) else found
             in_transport = in_transport or frame.f_code.co_name == "_send_single_request"
     if in_transport:
-        brought = (getattr(item, "response", None) for item in chain(error))
+        brought = (getattr(item, "response", None) for item in exception_chain(error))
         found = next((response for response in brought if isinstance(response, client.Response)), found)
     return found
 

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, twin
-from ..oauth.endpoint import Call, Reply
+from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import DEFAULT_PORTS
 from ..oauth.replies import EXPIRED, error_code
-from ..rotation.active_tokens import Pair
+from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, ROTATE, after_401
 from ..rotation.job import Job
-from .base import REDACTED, ROUNDS, Plugin, bearer, wrong_client
+from .base import MAX_ROTATIONS, REDACTED, BaseAuth, bearer, wrong_client
 from .httpx_body import COURTESY_SECONDS, with_header
 from .httpx_body import WHOLE as _WHOLE
 from .httpx_body import Body as _Body
-from .httpx_body import Peeked as _Peeked
+from .httpx_body import BodyPrefix as _Peeked
 from .httpx_compat import callers_timeout, loaded_content, response_behind
 from .httpx_compat import has_content as _has_content
 from .httpx_compat import url_parts as _parts
 from .httpx_requirements import load_transport, load_waiting
-from .httpx_transport import Carrier
+from .httpx_transport import Transport
 from .waits import Wait, Waits, run, run_async
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Exchange:
     def __init__(self, request: Any, body: _Body) -> None:
         self.request = request
         self.body = body
-        self.left = ROUNDS
+        self.left = MAX_ROTATIONS
         self.refreshed = False
 
 
-class HttpxFlow(Plugin):
+class HttpxFlow(BaseAuth):
     """The plugin, given `_client`: the module httpx or httpx2."""
 
     _client: Any
@@ -80,7 +80,7 @@ class HttpxFlow(Plugin):
 
     async def arefresh(self) -> Tokens:
         """`refresh` for a task: waits without a thread."""
-        job = self._core.force(without_thread=Job.run_in_a_task)
+        job = self._core.refresh_now(without_thread=Job.run_in_a_task)
         await job.wait_async(self._core.patience)
         self._core.take(job)
         return self.tokens
@@ -100,9 +100,9 @@ class HttpxFlow(Plugin):
         ):
             yield request
             return
-        pair = self._core.watch.unchanged() or self._glance(request)
+        pair = self._core.cache.value_if_unchanged() or self._current_fast(request)
         body = _WHOLE if _has_content(request) else _Body(request.stream)
-        if pair.ask or body is not _WHOLE:
+        if pair.needs_check or body is not _WHOLE:
             pair = run(self._ready(request, body, pair))
         request.headers["Authorization"] = pair.header
         try:
@@ -128,9 +128,9 @@ class HttpxFlow(Plugin):
         ):
             yield request
             return
-        pair = self._core.watch.unchanged() or self._glance(request, in_task=True)
+        pair = self._core.cache.value_if_unchanged() or self._current_fast(request, in_task=True)
         body = _WHOLE if _has_content(request) else _Body(request.stream)
-        if pair.ask or body is not _WHOLE:
+        if pair.needs_check or body is not _WHOLE:
             pair = await run_async(self._ready(request, body, pair))
         request.headers["Authorization"] = pair.header
         try:
@@ -145,17 +145,17 @@ class HttpxFlow(Plugin):
             pass
         self._heed_hidden_answer(sys.exc_info()[1])
 
-    def _glance(self, request: Any, *, in_task: bool = False) -> Pair:
+    def _current_fast(self, request: Any, *, in_task: bool = False) -> ActiveTokens:
         """The pair in force. Raises as the client does."""
         if not self._has_loaded:
             self._load(in_task=in_task)
         try:
-            return self._core.glance()
+            return self._core.current_fast()
         except AdhAuthError as error:
             problem = error
         raise self._for_client(problem, request)
 
-    def _ready(self, request: Any, body: _Body, pair: Pair) -> Waits:
+    def _ready(self, request: Any, body: _Body, pair: ActiveTokens) -> Waits:
         """The pair to send `request` with: rotated first where its token is known or believed to have
         expired.
         """
@@ -163,7 +163,7 @@ class HttpxFlow(Plugin):
         yield from body.locate()
         if pair.doubtful:
             yield self._question(pair, seconds)
-        if self._core.due(pair, one_shot=body.one_shot):
+        if self._core.needs_rotation(pair, one_shot=body.one_shot):
             rotated = yield from self._as_clients(request, self._rotation(pair.secret, seconds))
             return rotated.pair
         return pair
@@ -219,30 +219,31 @@ class HttpxFlow(Plugin):
             return EXPIRED
         yield from peeked.read()
         code = error_code(response.headers, peeked.start)
-        pair = self._core.in_force(rejected) if peeked.is_lost else None
+        pair = self._core.active_for(rejected) if peeked.is_lost else None
         if pair is not None:
-            pair.doubt()
+            pair.mark_doubtful()
             yield self._question(pair, seconds)
-            return EXPIRED if pair.dead else code
+            return EXPIRED if pair.expired else code
         return code
 
     def _rotation(self, rejected: Secret, seconds: float | None) -> Waits:
         return (
             yield Wait(
-                partial(self._rotated, rejected, seconds), partial(self._rotated_async, rejected, seconds)
+                partial(self._wait_for_new_tokens, rejected, seconds),
+                partial(self._wait_for_new_tokens_async, rejected, seconds),
             )
         )
 
-    def _question(self, pair: Pair, seconds: float | None) -> Wait:
+    def _question(self, pair: ActiveTokens, seconds: float | None) -> Wait:
         """Wait for the API's word about a doubtful pair. Without an answer the request goes on as before."""
         return Wait(partial(self._asked, pair, seconds), partial(self._asked_async, pair, seconds))
 
-    def _asked(self, pair: Pair, seconds: float | None) -> None:
+    def _asked(self, pair: ActiveTokens, seconds: float | None) -> None:
         with suppress(AdhAuthError):
             if (job := self._core.ask(pair)) is not None:
                 job.wait(self._patience(seconds))
 
-    async def _asked_async(self, pair: Pair, seconds: float | None) -> None:
+    async def _asked_async(self, pair: ActiveTokens, seconds: float | None) -> None:
         with suppress(AdhAuthError):
             if (job := self._core.ask(pair, without_thread=Job.run_in_a_task)) is not None:
                 await job.wait_async(self._patience(seconds))
@@ -264,16 +265,16 @@ class HttpxFlow(Plugin):
         with suppress(Exception):
             answer = response_behind(error, self._client)
             rejected = None if answer is None or answer.status_code != 401 else self._rejected_by_us(answer)
-            pair = None if rejected is None else self._core.in_force(rejected)
+            pair = None if rejected is None else self._core.active_for(rejected)
             if rejected is None or pair is None:
                 return
             content = loaded_content(answer)
             code = error_code(answer.headers, content or b"")
             if after_401(code, rejected, pair, time.time(), is_bare=content == b"") == ROTATE:
-                pair.end()
+                pair.mark_expired()
             elif content is None:
-                pair.doubt()
-            if pair.ask:
+                pair.mark_doubtful()
+            if pair.needs_check:
                 self._core.go_by_expiry()
 
     def _goes_to_us(self, url: Any) -> bool:
@@ -287,7 +288,7 @@ class HttpxFlow(Plugin):
         rejected = bearer(request.headers.get("Authorization"))
         return rejected if rejected is not None and self._goes_to_us(request.url) else None
 
-    def _again(self, response: Any, pair: Pair) -> Any:
+    def _again(self, response: Any, pair: ActiveTokens) -> Any:
         """The request once more, as a request of its own: hooks and mocks keep the first as it was."""
         again = with_header(response.request, pair.header)
         if "set-cookie" in response.headers:
@@ -317,9 +318,9 @@ class HttpxFlow(Plugin):
         for past in response.history:
             past.request = _for_the_record(past.request)
 
-    def _post(self, call: Call, seconds: float) -> Reply:
+    def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
-        return Carrier(self._client, self._refresh_via).post(call, seconds)
+        return Transport(self._client, self._refresh_via).post(call, seconds)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):

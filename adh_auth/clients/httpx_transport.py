@@ -15,27 +15,27 @@ from typing import Any
 
 from ..common.limits import REPLY_LIMIT
 from ..oauth.content_encoding import decoded
-from ..oauth.endpoint import Call, Reply, Unreachable
+from ..oauth.endpoint import EndpointCall, EndpointReply, Unreachable
 from .deadline import Deadline
-from .failure_reason import reason
+from .failure_reason import describe_failure
 from .httpx_compat import has_connections, loaded_content, without_response_hooks
 from .system_proxies import must_not_ask_the_system
 
-__all__ = ["Carrier"]
+__all__ = ["Transport"]
 
 #: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
 CONNECT_TIMEOUT = 5.0
 OTHER_LOOP = "refresh_via is an AsyncClient with connections of another event loop; give the refresh a client of its own"
 
 
-class Carrier:
+class Transport:
     """Given the client's module, and the `refresh_via` of the user, or None."""
 
     def __init__(self, client: Any, refresh_via: Any) -> None:
         self._client = client
         self._refresh_via = refresh_via
 
-    def post(self, call: Call, seconds: float) -> Reply:
+    def post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
         trouble = None
         deadline = Deadline(seconds)
@@ -48,7 +48,7 @@ class Carrier:
                 return self._carried(own, call, seconds, deadline)
         except (self._client.HTTPError, self._client.InvalidURL, OSError, ValueError, RuntimeError) as error:
             trouble = Unreachable(
-                reason(error), sent=deadline.sent and not isinstance(error, self._never_sent())
+                describe_failure(error), sent=deadline.sent and not isinstance(error, self._never_sent())
             )
         raise trouble
 
@@ -58,7 +58,7 @@ class Carrier:
             return self._client.Client(transport=self._client.HTTPTransport(verify=verify))
         return self._client.Client(verify=verify)
 
-    def _carried(self, client: Any, call: Call, seconds: float, deadline: Deadline) -> Reply:
+    def _carried(self, client: Any, call: EndpointCall, seconds: float, deadline: Deadline) -> EndpointReply:
         # A request hook may add what a gateway asks for. The question about a token is no call that was asked
         # for: no hook sees it.
         client = without_response_hooks(client, request_hooks=call.method == "POST")
@@ -75,9 +75,9 @@ class Carrier:
                 body, cut = self._body_of(response, deadline)
             finally:
                 response.close()
-        return Reply(response.status_code, response.headers, body, cut)
+        return EndpointReply(response.status_code, response.headers, body, cut)
 
-    async def _carried_async(self, client: Any, call: Call, seconds: float) -> Reply:
+    async def _carried_async(self, client: Any, call: EndpointCall, seconds: float) -> EndpointReply:
         """The same through an asynchronous client, on an event loop of this thread: `ASGITransport` knows no
         other way.
         """
@@ -94,7 +94,9 @@ class Carrier:
                 body = await self._start_of(response)
             finally:
                 await response.aclose()
-        return Reply(response.status_code, response.headers, body[:REPLY_LIMIT], len(body) > REPLY_LIMIT)
+        return EndpointReply(
+            response.status_code, response.headers, body[:REPLY_LIMIT], len(body) > REPLY_LIMIT
+        )
 
     async def _start_of(self, response: Any) -> bytes:
         content = loaded_content(response)  # a mock's
@@ -107,7 +109,7 @@ class Carrier:
                 break
         return decoded(body, response.headers.get("content-encoding", ""), REPLY_LIMIT + 1)
 
-    def _request(self, client: Any, call: Call, seconds: float, extensions: dict[str, Any]) -> Any:
+    def _request(self, client: Any, call: EndpointCall, seconds: float, extensions: dict[str, Any]) -> Any:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if call.method == "POST":
             headers["Content-Type"] = "application/json"

@@ -9,9 +9,9 @@ import time
 from html import escape
 from typing import Any
 
-from ..common.text import one_line, span, when
+from ..common.text import format_duration, format_time_relative, one_line
 from ..errors import AdhAuthError
-from ..rotation.status import look
+from ..rotation.status import status_of
 from ..store.record import FAILED, REFUSED, UNSAVED
 from ..store.token_file import TokenFile
 from ..tokens import fingerprint
@@ -25,7 +25,7 @@ def card(title: str, file: TokenFile, base_url: str) -> str:
     """The session as HTML. The state is read from the files, as ``adh-auth status`` reads it."""
     now = time.time()
     try:
-        facts = look(file, now)
+        facts = status_of(file, now)
         mark, rows = _mark(facts), _rows(facts, now)
     except AdhAuthError as error:
         mark, rows = ("bad", "not signed in"), [("last trouble", error.message)]
@@ -48,7 +48,7 @@ def in_short(file: TokenFile) -> str:
         return "not signed in, the refresh token was refused"
     words = ["signed in", _expiry(tokens.expires_at, now)]
     if record.rotated_at is not None:
-        words.append(f"rotated {span(now - record.rotated_at)} ago")
+        words.append(f"rotated {format_duration(now - record.rotated_at)} ago")
     if about_this and record.state in (FAILED, UNSAVED):
         words.append(
             "the last refresh is in trouble" if record.state == UNSAVED else "the last refresh failed"
@@ -60,7 +60,7 @@ def _expiry(expires_at: float | None, now: float) -> str:
     if expires_at is None:
         return "no expiry known"
     return (
-        f"expires in {span(expires_at - now)}"
+        f"expires in {format_duration(expires_at - now)}"
         if expires_at > now
         else "expired, the next request refreshes it"
     )
@@ -82,12 +82,20 @@ def _rows(facts: dict[str, Any], now: float) -> list[Row]:
     rotation, trouble = facts["last_rotation"], facts["trouble"]
     expires_at = facts["expires_at"]
     rows = [
-        ("expires", "not stored; the API says when" if expires_at is None else when(expires_at, now)),
+        (
+            "expires",
+            "not stored; the API says when" if expires_at is None else format_time_relative(expires_at, now),
+        ),
         (
             "last rotation",
-            f"{when(rotation['at'], now)} by process {rotation['pid']}" if rotation else "none recorded",
+            f"{format_time_relative(rotation['at'], now)} by process {rotation['pid']}"
+            if rotation
+            else "none recorded",
         ),
-        ("last trouble", f"{when(trouble['at'], now)}: {trouble['what']}" if trouble else "none"),
+        (
+            "last trouble",
+            f"{format_time_relative(trouble['at'], now)}: {trouble['what']}" if trouble else "none",
+        ),
     ]
     if trouble:
         rows.append(("what to do", trouble["next_step"]))

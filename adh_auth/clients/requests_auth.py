@@ -20,14 +20,14 @@ from urllib3.util import Timeout
 
 from ..common.secret import REDACTED, BearerHeader, Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed, twin
-from ..oauth.endpoint import Call, Reply
-from ..rotation.active_tokens import Pair
+from ..oauth.endpoint import EndpointCall, EndpointReply
+from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, RESEND, after_401
-from .base import ROUNDS, Plugin, Rotated, bearer, wrong_client
-from .requests_body import can_be_sent_again, inspect, let_go, rewound
+from .base import MAX_ROTATIONS, BaseAuth, Rotated, bearer, wrong_client
+from .requests_body import can_be_sent_again, read_prefix, release, rewound
 from .requests_body import is_plain as _is_plain
 from .requests_compat import cookie_jar
-from .requests_transport import carried, mock_behind, sessions_are_mocked
+from .requests_transport import mock_behind, post, sessions_are_mocked
 
 __all__ = ["RequestsAuth"]
 
@@ -40,7 +40,7 @@ SHARE = 1 / 8
 FIRST_MOMENT = 1.0
 
 
-class RequestsAuth(Plugin):
+class RequestsAuth(BaseAuth):
     """What `AdhAuth` does: put the token on a request, and answer a 401 of the API."""
 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
@@ -62,8 +62,8 @@ class RequestsAuth(Plugin):
             return r
         core = self._core
         try:
-            pair = core.watch.unchanged() or core.glance()
-            if pair.ask or not (r.body is None or _is_plain(r.body)):
+            pair = core.cache.value_if_unchanged() or core.current_fast()
+            if pair.needs_check or not (r.body is None or _is_plain(r.body)):
                 pair = self._ready(pair, r)
         except AdhAuthError as error:
             trouble = error
@@ -83,13 +83,13 @@ class RequestsAuth(Plugin):
             return r
         raise _for_requests(trouble, r)
 
-    def _ready(self, pair: Pair, r: PreparedRequest) -> Pair:
+    def _ready(self, pair: ActiveTokens, r: PreparedRequest) -> ActiveTokens:
         one_shot = not can_be_sent_again(r)
-        if not self._core.due(pair, one_shot=one_shot):
+        if not self._core.needs_rotation(pair, one_shot=one_shot):
             return pair
         moment = None if one_shot else self._moment()
         if moment is None:
-            return self._rotated(pair.secret).pair
+            return self._wait_for_new_tokens(pair.secret).pair
         job = self._core.rotate(pair.secret)
         if job is None:
             return self._core.current()
@@ -136,7 +136,7 @@ class RequestsAuth(Plugin):
         A pair that was adopted may turn out to be expired, too; a refreshed one is the last.
         """
         patience = _Patience(read_timeout(sent_with.get("timeout")))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROTATIONS):
             try:
                 found = self._replacement(response, sent_with, patience)
             except AdhAuthError as error:
@@ -158,7 +158,7 @@ class RequestsAuth(Plugin):
     ) -> Rotated | None:
         """What to send again with, None where this 401 is the caller's."""
         rejected = _sent_token(response.request)
-        inspected = inspect(response, stream=bool(sent_with.get("stream")))
+        inspected = read_prefix(response, stream=bool(sent_with.get("stream")))
         pair = self._core.current()
         what = after_401(inspected.code, rejected, pair, time.time(), is_bare=inspected.is_bare)
         if what == HAND_OVER:
@@ -169,16 +169,16 @@ class RequestsAuth(Plugin):
         # Before the wait: the refresh may need this very connection, where `refresh_via` is the session, or
         # another thread may.
         if again or not inspected.ended:
-            let_go(response, inspected)
+            release(response, inspected)
         if what == RESEND:
             return Rotated(pair, refreshed=False)
-        return self._rotated(
+        return self._wait_for_new_tokens(
             rejected,
             patience.left(),
             post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)),
         )
 
-    def _sent_again(self, response: Response, pair: Pair, sent_with: Mapping[str, Any]) -> Response:
+    def _sent_again(self, response: Response, pair: ActiveTokens, sent_with: Mapping[str, Any]) -> Response:
         request = response.request
         connection = getattr(response, "connection", None)
         if connection is None or not rewound(request):
@@ -200,12 +200,12 @@ class RequestsAuth(Plugin):
         return resent
 
     def _post(
-        self, call: Call, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None
-    ) -> Reply:
+        self, call: EndpointCall, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None
+    ) -> EndpointReply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
         if self._refresh_via is not None and not sessions_are_mocked():
             mock = None
-        return carried(call, seconds, self._refresh_via, sent_with or self._seen, mock)
+        return post(call, seconds, self._refresh_via, sent_with or self._seen, mock)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, requests.Session):
@@ -253,7 +253,7 @@ def _refresh_cookies(again: PreparedRequest, response: Response) -> None:
 _MOVED = "_adh_auth_moved"
 
 
-def _move_on(request: PreparedRequest, pair: Pair) -> None:
+def _move_on(request: PreparedRequest, pair: ActiveTokens) -> None:
     """Let what requests makes of `request` carry `pair`."""
     request.headers["Authorization"] = BearerHeader(pair.header)
     vars(request)[_MOVED] = True

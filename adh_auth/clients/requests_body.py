@@ -18,7 +18,7 @@ from ..oauth.content_encoding import decoded, is_small
 from ..oauth.replies import EXPIRED, error_code
 from .requests_compat import body_start, keep, loaded, read_piece, reads_end_within, with_body
 
-__all__ = ["Inspected", "can_be_sent_again", "inspect", "is_plain", "let_go", "rewound"]
+__all__ = ["BodyPrefix", "can_be_sent_again", "is_plain", "read_prefix", "release", "rewound"]
 
 #: Seconds for the rest of a 401 whose code is known: read to its end, it gives its connection back open.
 REST_SECONDS = 0.25
@@ -66,7 +66,7 @@ def rewound(request: PreparedRequest) -> bool:
     return True
 
 
-class Inspected(NamedTuple):
+class BodyPrefix(NamedTuple):
     """What a 401 says: its code, the first bytes of its body as they came, and whether they are all."""
 
     code: str | None
@@ -79,7 +79,7 @@ class Inspected(NamedTuple):
         return self.ended and not self.start and self.code is None
 
 
-def inspect(response: Response, *, stream: bool) -> Inspected:
+def read_prefix(response: Response, *, stream: bool) -> BodyPrefix:
     """What a 401 says; it stays as readable as it was. `stream`: the caller does not wait for its body."""
     content = loaded(response)
     if content is None and not isinstance(response.raw, HTTPResponse):
@@ -88,11 +88,13 @@ def inspect(response: Response, *, stream: bool) -> Inspected:
             content = response.content
         content = content or b""
     if content is not None:
-        return Inspected(error_code(response.headers, content[:BODY_LIMIT]), content[:BODY_LIMIT], ended=True)
+        return BodyPrefix(
+            error_code(response.headers, content[:BODY_LIMIT]), content[:BODY_LIMIT], ended=True
+        )
     rejoined = _Rejoined(response.raw)
     _read_start(rejoined, response, stream)
     response.raw = with_body(response.raw, rejoined, response.request.method)
-    return Inspected(error_code(response.headers, rejoined.start), rejoined.start, rejoined.ended)
+    return BodyPrefix(error_code(response.headers, rejoined.start), rejoined.start, rejoined.ended)
 
 
 def _read_start(body: _Rejoined, response: Response, stream: bool) -> None:
@@ -172,7 +174,7 @@ class _Rejoined(io.RawIOBase):
         self._rest.release_conn()
 
 
-def let_go(response: Response, inspected: Inspected) -> None:
+def release(response: Response, inspected: BodyPrefix) -> None:
     """Give the connection back. A small body that was read to its end is kept, as readable as before."""
     if loaded(response) is None:
         encoding = response.headers.get("Content-Encoding", "")

@@ -19,25 +19,25 @@ from urllib3.response import HTTPResponse
 
 from ..common.limits import REPLY_LIMIT
 from ..oauth.content_encoding import decoded
-from ..oauth.endpoint import Call, Reply, Unreachable
+from ..oauth.endpoint import EndpointCall, EndpointReply, Unreachable
 from .deadline import Deadline
-from .failure_reason import chain, reason
+from .failure_reason import describe_failure, exception_chain
 from .requests_compat import loaded, on_connections, read_piece
 from .system_proxies import must_not_ask_the_system
 
-__all__ = ["carried", "mock_behind", "sessions_are_mocked"]
+__all__ = ["mock_behind", "post", "sessions_are_mocked"]
 
 #: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
 CONNECT_TIMEOUT = 5.0
 
 
-def carried(
-    call: Call,
+def post(
+    call: EndpointCall,
     seconds: float,
     session: requests.Session | None,
     sent_with: Mapping[str, Any],
     mock: Any = None,
-) -> Reply:
+) -> EndpointReply:
     """Carry a call to an auth endpoint through `mock`, an adapter, or `session`, or directly with the trust
     of `sent_with`.
 
@@ -68,7 +68,9 @@ def sessions_are_mocked() -> bool:
     return requests.Session.send.__module__.partition(".")[0] == "requests_mock"
 
 
-def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any], deadline: Deadline) -> Response:
+def _directly(
+    call: EndpointCall, seconds: float, sent_with: Mapping[str, Any], deadline: Deadline
+) -> Response:
     # No Session: it would bring .netrc, cookies, and whatever patches every Session
     # (requests_cache.install_cache stored the reply).
     adapter = _WatchedAdapter(deadline)
@@ -79,10 +81,10 @@ def _directly(call: Call, seconds: float, sent_with: Mapping[str, Any], deadline
         adapter.close()
 
 
-def _through(adapter: Any, call: Call, seconds: float, sent_with: Mapping[str, Any]) -> Response:
+def _through(adapter: Any, call: EndpointCall, seconds: float, sent_with: Mapping[str, Any]) -> Response:
     request = requests.Request("POST", call.url, data=call.body(), headers=_HEADERS).prepare()
     response: Response = adapter.send(
-        request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_trust(call.url, sent_with)
+        request, stream=True, timeout=(CONNECT_TIMEOUT, seconds), **_tls_options(call.url, sent_with)
     )
     return response
 
@@ -116,7 +118,7 @@ _HEADERS = {
 }
 
 
-def _trust(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
+def _tls_options(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
     """`verify`, `cert` and `proxies` as requests merged them for the last call; before the first, what the
     environment says.
     """
@@ -129,7 +131,7 @@ def _trust(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
     return {"verify": bundle, "cert": None, "proxies": proxies}
 
 
-def _via_session(session: requests.Session, call: Call, seconds: float) -> Response:
+def _via_session(session: requests.Session, call: EndpointCall, seconds: float) -> Response:
     # An auth that does nothing keeps .netrc, and an AdhAuth that sits on that very session, out of it.
     return session.post(
         call.url,
@@ -172,7 +174,7 @@ def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _answered(send: Any, deadline: Deadline) -> Reply:
+def _answered(send: Any, deadline: Deadline) -> EndpointReply:
     """Send and read, bounded.
 
     What goes wrong is told without the exception: its request holds the refresh token.
@@ -181,14 +183,14 @@ def _answered(send: Any, deadline: Deadline) -> Reply:
     try:
         response = send()
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        trouble = Unreachable(reason(error), sent=deadline.sent and not _never_sent(error))
+        trouble = Unreachable(describe_failure(error), sent=deadline.sent and not _never_sent(error))
     if trouble is not None:
         raise trouble
     try:
         body, cut = _body_of(response, deadline)
     finally:
         response.close()
-    return Reply(response.status_code, response.headers, body, cut)
+    return EndpointReply(response.status_code, response.headers, body, cut)
 
 
 def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
@@ -213,4 +215,4 @@ _NEVER_SENT = (
 
 
 def _never_sent(error: BaseException) -> bool:
-    return any(isinstance(item, _NEVER_SENT) for item in chain(error))
+    return any(isinstance(item, _NEVER_SENT) for item in exception_chain(error))

@@ -6,10 +6,10 @@ import sys
 import types
 from contextlib import suppress
 
-__all__ = ["load_all"]
+__all__ = ["load_lazy_imports"]
 
 
-def load_all(package: str) -> None:
+def load_lazy_imports(package: str) -> None:
     """Load every part of `package` that its modules import lazily (PEP 810, Python 3.15 and later).
 
     Such an import runs in the thread that first uses the name. Without this, filelock's ran in the thread of

@@ -11,7 +11,7 @@ if sys.platform != "win32":
 __all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE"]
 
 #: Bytes. A token file is about one kilobyte; nobody's has a megabyte.
-FILE_LIMIT = 1024 * 1024
+MAX_READ_BYTES = 1024 * 1024
 
 
 #: Bytes of a 401's body that are looked at. The error object of the API is about a hundred.

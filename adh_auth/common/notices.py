@@ -9,7 +9,7 @@ from contextlib import suppress
 logger = logging.getLogger("adh_auth")
 
 
-def tell(message: str) -> None:
+def warn_loudly(message: str) -> None:
     """Say something loudly: a log record, and a warning.
 
     What a handler or a filter of the program's raises stops no rotation.

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 import socket
 
-__all__ = ["moment", "one_line", "sentence", "span", "when"]
+__all__ = ["capitalized", "format_duration", "format_time", "format_time_relative", "one_line"]
 
 
-def moment(epoch: float) -> str:
+def format_time(epoch: float) -> str:
     """A time as people read it, with its zone; the number where it is no time."""
     try:
         # Aware from the start: a naive one before 1970-01-02 is an OSError on Windows.
@@ -28,7 +28,7 @@ def printable(text: str | None, limit: int = 200) -> str | None:
     return None if text is None else "".join(char if char.isprintable() else "?" for char in text[:limit])
 
 
-def sentence(step: str) -> str:
+def capitalized(step: str) -> str:
     """A next step as a sentence of its own."""
     # str.capitalize() would make the rest lower case, and the path in it another one.
     return step[:1].upper() + step[1:]
@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time in the two units that matter: ``59 s``, ``3 h 12 min``, ``2 d 4 h``."""
     whole = int(abs(seconds))
     if whole < 60:
@@ -51,9 +51,9 @@ def span(seconds: float) -> str:
     return f"{whole // 60} min"
 
 
-def when(epoch: float, now: float) -> str:
+def format_time_relative(epoch: float, now: float) -> str:
     """A moment (epoch seconds) as people read it, and how far it is from `now`."""
-    return f"{moment(epoch)} ({f'in {span(epoch - now)}' if epoch > now else f'{span(now - epoch)} ago'})"
+    return f"{format_time(epoch)} ({f'in {format_duration(epoch - now)}' if epoch > now else f'{format_duration(now - epoch)} ago'})"
 
 
 def host_name() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ..common.secret import Secret
 
-__all__ = ["Call", "Reply", "Unreachable"]
+__all__ = ["EndpointCall", "EndpointReply", "Unreachable"]
 
 REFRESH_PATH = "/api/auth/refresh"
 REVOKE_PATH = "/api/auth/revoke"
@@ -19,7 +19,7 @@ AUTHORIZE_PATH = "/api/oauth/signin/start"
 ME_PATH = "/api/auth/me"
 
 
-class Call:
+class EndpointCall:
     """One POST to an auth endpoint.
 
     Its payload holds secrets, so it has no place in a ``repr``. Without a payload it is a GET.
@@ -42,7 +42,7 @@ class Call:
         return json.dumps(dict(self.payload)).encode("ascii") if self.payload else None
 
 
-class Reply:
+class EndpointReply:
     """What came back, at most `REPLY_LIMIT` bytes of it.
 
     `cut`: more was to come, or less came than was announced.
@@ -73,9 +73,9 @@ class Unreachable(Exception):
         self.sent = sent
 
 
-def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
+def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> EndpointCall:
     """The refresh, RFC 6749 section 6 in the JSON of the ADH guide."""
-    return Call(
+    return EndpointCall(
         base_url + REFRESH_PATH,
         {
             "grant_type": "refresh_token",
@@ -86,14 +86,14 @@ def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_se
     )
 
 
-def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> Call:
+def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> EndpointCall:
     """The revocation of a session by its refresh token."""
-    return Call(
+    return EndpointCall(
         base_url + REVOKE_PATH,
         {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()},
     )
 
 
-def me_call(base_url: str, access_token: Secret) -> Call:
+def me_call(base_url: str, access_token: Secret) -> EndpointCall:
     """The cheapest question whether the API takes an access token."""
-    return Call(base_url + ME_PATH, {}, access_token)
+    return EndpointCall(base_url + ME_PATH, {}, access_token)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..common.limits import BODY_LIMIT
 from ..common.text import printable
 from .content_encoding import decoded
-from .endpoint import Reply
+from .endpoint import EndpointReply
 
 __all__ = ["Verdict", "classify", "error_code"]
 
@@ -42,12 +42,12 @@ class Verdict(NamedTuple):
         return f"<Verdict {self.kind}: {self.reason}>"
 
 
-def says_expired(reply: Reply) -> bool:
+def says_expired(reply: EndpointReply) -> bool:
     """Whether an answer to `me_call` says that its token has expired."""
     return reply.status == 401 and error_code(reply.headers, reply.body) == EXPIRED
 
 
-def classify(reply: Reply, now: float) -> Verdict:
+def classify(reply: EndpointReply, now: float) -> Verdict:
     """What a reply of the refresh or exchange endpoint means.
 
     Only the code ``invalid_grant`` is terminal, never a status.
@@ -81,7 +81,7 @@ def classify(reply: Reply, now: float) -> Verdict:
     return Verdict("failed", f"HTTP {reply.status}{' ' + code if code else ''}{hint}", **facts)
 
 
-def revoked(reply: Reply) -> bool:
+def revoked(reply: EndpointReply) -> bool:
     """Whether the session is gone after this reply.
 
     The guide documents no reply: any 2xx will do, and so will a token unknown there.

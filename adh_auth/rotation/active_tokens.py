@@ -5,33 +5,33 @@ from __future__ import annotations
 from ..common.secret import Secret
 from ..tokens import Tokens
 
-__all__ = ["Pair"]
+__all__ = ["ActiveTokens"]
 
 
-class Pair:
+class ActiveTokens:
     """The pair in memory, with what each request needs of it made once."""
 
-    __slots__ = ("ask", "dead", "doubtful", "expires_at", "header", "secret", "tokens")
+    __slots__ = ("doubtful", "expired", "expires_at", "header", "needs_check", "secret", "tokens")
 
-    def __init__(self, tokens: Tokens, *, ask: bool) -> None:
+    def __init__(self, tokens: Tokens, *, needs_check: bool) -> None:
         self.tokens = tokens
         self.header = "Bearer " + tokens.access_token
         self.secret = Secret(tokens.access_token)
         self.expires_at = tokens.expires_at
         #: the API has said that the access token is expired
-        self.dead = False
+        self.expired = False
         #: the API has refused it, and why was kept from us
         self.doubtful = False
-        #: whether `Rotation.due` has to be asked before each request
-        self.ask = ask
+        #: whether `Rotation.needs_rotation` has to be asked before each request
+        self.needs_check = needs_check
 
-    def end(self) -> None:
+    def mark_expired(self) -> None:
         """The API has said that it is expired."""
-        self.dead = self.ask = True
+        self.expired = self.needs_check = True
 
-    def doubt(self) -> None:
+    def mark_doubtful(self) -> None:
         """The API has refused it for a reason that can't be read any more."""
-        self.doubtful = self.ask = True
+        self.doubtful = self.needs_check = True
 
     def __repr__(self) -> str:
         return f"Pair({self.tokens!r})"

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from ..common.guarded_logs import with_guarded_logs
 from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
-from ..common.text import moment
+from ..common.text import format_time
 from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
 from ..oauth import endpoint, replies
 from ..store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Stored, fingerprint
-from .context import Plan, Step, Steps
-from .decision import LONGEST_RESPECT, Refresh
+from .context import RotationContext, Step, Transaction
+from .decision import MAX_RETRY_AFTER, Refresh
 from .outcome import failure, refusal
 
 if TYPE_CHECKING:
-    from ..store.base import Reserved
+    from ..store.base import Reservation
 
 __all__ = ["Attempt", "attempted"]
 
@@ -53,11 +53,13 @@ def attempted(step: Step) -> Generator[Step, Any, tuple[Any, BaseException | Non
 class Attempt:
     """The part of a rotation that spends the token. Under the lock, with room reserved."""
 
-    def __init__(self, plan: Plan, stored: Stored, room: Reserved, record: Record, decision: Refresh) -> None:
-        self._plan = plan
+    def __init__(
+        self, context: RotationContext, stored: Stored, room: Reservation, record: Record, decision: Refresh
+    ) -> None:
+        self._context = context
         self._stored = stored
         self._room = room
-        pid, host = plan.who
+        pid, host = context.who
         self._record = Record(
             number=record.number + 1,
             about=fingerprint(stored.tokens.refresh_token),
@@ -72,9 +74,9 @@ class Attempt:
         #: whether the server has given a pair: from then on the reserved room is not given back
         self.has_pair = False
 
-    def steps(self) -> Steps:
+    def steps(self) -> Transaction:
         """Send until there is an answer, or no use in trying."""
-        clock = self._plan.clock
+        clock = self._context.clock
         deadline = clock.monotonic() + REFRESH_DEADLINE
         for pause in (*PAUSES, None):
             yield self._note(SENDING)
@@ -102,14 +104,14 @@ class Attempt:
                 break
         raise (yield from self._failed(verdict, RefreshFailed, self._outlook(verdict)))
 
-    def _send(self, seconds: float) -> Steps:
+    def _send(self, seconds: float) -> Transaction:
         """What the reply means, and the pair if it brought one."""
-        plan = self._plan
-        sent_at = plan.clock.now()
-        call = plan.refresh_call(Secret(self._stored.tokens.refresh_token))
+        context = self._context
+        sent_at = context.clock.now()
+        call = context.refresh_call(Secret(self._stored.tokens.refresh_token))
         self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
         reply, raised = yield from attempted(
-            Step("send", partial(with_guarded_logs, plan.post, call, max(seconds, 1.0)))
+            Step("send", partial(with_guarded_logs, context.post, call, max(seconds, 1.0)))
         )
         fresh = None
         if raised is None:
@@ -127,10 +129,10 @@ class Attempt:
         if uncertain:
             # A gateway's 502 or a dropped connection may hide that the token was spent. A refusal later on is
             # explained by it.
-            self._record = replace(self._record, lost_at=plan.clock.now(), lost_how=verdict.reason)
+            self._record = replace(self._record, lost_at=context.clock.now(), lost_how=verdict.reason)
         return verdict, fresh
 
-    def _understood(self, reply: endpoint.Reply, sent_at: float) -> Steps:
+    def _understood(self, reply: endpoint.EndpointReply, sent_at: float) -> Transaction:
         """The same of a reply that has come; a lack of memory, for the moment, is no reason to drop a pair."""
         for pause in SAVE_PAUSES:
             try:
@@ -140,8 +142,8 @@ class Attempt:
             yield from self._rest(pause)
         return replies.Verdict("again", f"its reply could not be read ({problem})"), None
 
-    def _parsed(self, reply: endpoint.Reply, sent_at: float) -> tuple[replies.Verdict, Stored | None]:
-        verdict = replies.classify(reply, self._plan.clock.now())
+    def _parsed(self, reply: endpoint.EndpointReply, sent_at: float) -> tuple[replies.Verdict, Stored | None]:
+        verdict = replies.classify(reply, self._context.clock.now())
         if verdict.kind != "pair":
             return verdict, None
         try:
@@ -151,24 +153,24 @@ class Attempt:
                 kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"
             ), None
 
-    def _rest(self, seconds: float) -> Steps:
+    def _rest(self, seconds: float) -> Transaction:
         """A pause that the end of the program cuts short."""
-        clock = self._plan.clock
+        clock = self._context.clock
         while seconds > 0 and not clock.ending():
             yield Step("pause", partial(clock.sleep, min(seconds, NAP)))
             seconds -= NAP
 
-    def _pause(self, seconds: float) -> Steps:
+    def _pause(self, seconds: float) -> Transaction:
         """Wait, then look whether somebody has signed in meanwhile."""
         yield from self._rest(seconds)
         return (yield from self._newer())
 
-    def _newer(self) -> Steps:
-        stored = yield Step("reread", self._plan.store.read_patiently)
+    def _newer(self) -> Transaction:
+        stored = yield Step("reread", self._context.store.read_patiently)
         return None if stored.tokens.refresh_token == self._stored.tokens.refresh_token else stored.tokens
 
-    def _take(self, fresh: Stored) -> Steps:
-        self.has_pair = self._plan.refreshed = True
+    def _take(self, fresh: Stored) -> Transaction:
+        self.has_pair = self._context.refreshed = True
         for _ in range(AT_ONCE):
             written, refused = yield from attempted(
                 Step("write", partial(self._room.replace, fresh, self._stored))
@@ -176,14 +178,14 @@ class Attempt:
             if refused is None or isinstance(refused, TokenFileError):
                 break
         if refused is not None:
-            return (yield from self._keep(fresh, _said(refused)))
+            return (yield from self._continue_unsaved(fresh, _said(refused)))
         if not written:
-            return (yield Step("reread", self._plan.store.read)).tokens
+            return (yield Step("reread", self._context.store.read)).tokens
         yield from self._record_success()
         return fresh.tokens
 
-    def _record_success(self) -> Steps:
-        now = self._plan.clock.now()
+    def _record_success(self) -> Transaction:
+        now = self._context.clock.now()
         success = replace(
             self._record,
             state=DONE,
@@ -195,78 +197,78 @@ class Attempt:
         )
         yield from self._note_if_possible(success)
 
-    def _keep(self, fresh: Stored, why: str) -> Steps:
+    def _continue_unsaved(self, fresh: Stored, why: str) -> Transaction:
         """The pair is in memory only.
 
         Go on with it, keep the lock so that nobody spends the dead one, and write it once that works.
         """
-        plan = self._plan
-        # Said and recorded first: `keep` lets the caller go on.
+        context = self._context
+        # Said and recorded first: `continue_unsaved` lets the caller go on.
         yield from self._note_if_possible(
-            replace(self._record, state=UNSAVED, at=plan.clock.now(), reason=why)
+            replace(self._record, state=UNSAVED, at=context.clock.now(), reason=why)
         )
-        plan.tell(
+        context.warn(
             f"the new pair could not be written: {why}. This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
         )
         with suppress(Exception):  # a caller who is not let go on waits until it is written
-            plan.keep(fresh.tokens)
+            context.continue_unsaved(fresh.tokens)
         last_pauses = iter(LAST_PAUSES)
         for pause in _ever(SAVE_PAUSES):
             yield from self._rest(pause)
-            last = next(last_pauses, None) if plan.clock.ending() else 0.0
+            last = next(last_pauses, None) if context.clock.ending() else 0.0
             if last:
-                yield Step("pause", partial(plan.clock.sleep, last))
+                yield Step("pause", partial(context.clock.sleep, last))
             written, refused = yield from attempted(
                 Step("write", partial(self._room.replace, fresh, self._stored))
             )
             if refused is None:
                 break
             if last is None:
-                plan.tell(f"the program ends, and its new pair could not be written: {_said(refused)}")
+                context.warn(f"the program ends, and its new pair could not be written: {_said(refused)}")
                 return fresh.tokens
         if not written:
-            return (yield Step("reread", plan.store.read)).tokens
-        plan.tell(f"token file {plan.name} could be written again and holds the new pair")
+            return (yield Step("reread", context.store.read)).tokens
+        context.warn(f"token file {context.name} could be written again and holds the new pair")
         yield from self._record_success()
         return fresh.tokens
 
-    def _refused(self, verdict: replies.Verdict) -> Steps:
+    def _refused(self, verdict: replies.Verdict) -> Transaction:
         if (newer := (yield from self._newer())) is not None:
             return newer
         record = replace(
             self._record,
             state=REFUSED,
-            at=self._plan.clock.now(),
+            at=self._context.clock.now(),
             code=verdict.code,
             status=verdict.status,
             request_id=verdict.request_id,
         )
         yield from self._note_if_possible(record)
-        raise refusal(record, self._plan.name)
+        raise refusal(record, self._context.name)
 
-    def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], advice: str) -> Steps:
+    def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], advice: str) -> Transaction:
         """Record the failure for whoever waits; gives the error."""
-        now = self._plan.clock.now()
+        now = self._context.clock.now()
         lost = ""
         if self._record.lost_at is not None:
-            lost = f" A reply may have been lost at {moment(self._record.lost_at)} ({self._record.lost_how})."
+            lost = f" A reply may have been lost at {format_time(self._record.lost_at)} ({self._record.lost_how})."
         record = replace(
             self._record,
             state=FAILED,
             at=now,
             error=kind.__name__,
-            reason=f"the refresh for {self._plan.name} at {self._where} failed: {verdict.reason}.{lost} {advice[0].upper()}{advice[1:]}.",
+            reason=f"the refresh for {self._context.name} at {self._where} failed: {verdict.reason}.{lost} {advice[0].upper()}{advice[1:]}.",
             status=verdict.status,
             code=verdict.code,
             request_id=verdict.request_id,
             retry_after=verdict.retry_after,
             not_before=None
             if verdict.retry_after is None
-            else now + min(verdict.retry_after, LONGEST_RESPECT),
+            else now + min(verdict.retry_after, MAX_RETRY_AFTER),
         )
         yield from self._note_if_possible(record)
-        return failure(record, self._plan.name)
+        return failure(record, self._context.name)
 
     def _outlook(self, verdict: replies.Verdict) -> str:
         good = "the session is still good"
@@ -274,18 +276,18 @@ class Attempt:
             good = "the session is most likely still good; if that try has used up the token, the next one will ask for a new sign-in"
         if verdict.retry_after is None:
             return f"{good}; try again later"
-        until = self._plan.clock.now() + min(verdict.retry_after, LONGEST_RESPECT)
-        return f"{good}; the server has asked for a pause, and nobody tries again before {moment(until)}"
+        until = self._context.clock.now() + min(verdict.retry_after, MAX_RETRY_AFTER)
+        return f"{good}; the server has asked for a pause, and nobody tries again before {format_time(until)}"
 
     def _note(self, state: str) -> Step:
-        self._record = replace(self._record, state=state, at=self._plan.clock.now())
-        return Step("note", partial(self._plan.store.note, self._record))
+        self._record = replace(self._record, state=state, at=self._context.clock.now())
+        return Step("note", partial(self._context.store.note, self._record))
 
-    def _note_if_possible(self, record: Record) -> Steps:
+    def _note_if_possible(self, record: Record) -> Transaction:
         # The outcome stands whether or not others can be told.
-        _, refused = yield from attempted(Step("note", partial(self._plan.store.note, record)))
+        _, refused = yield from attempted(Step("note", partial(self._context.store.note, record)))
         if refused is not None:
-            self._plan.tell(_said(refused))
+            self._context.warn(_said(refused))
 
 
 def _said(raised: BaseException) -> str:

@@ -27,7 +27,7 @@ from ..common.secret import Secret
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Clock", "Plan", "Post", "Step", "Steps"]
+__all__ = ["Clock", "Post", "RotationContext", "Step", "Transaction"]
 
 
 class Step(NamedTuple):
@@ -37,24 +37,24 @@ class Step(NamedTuple):
     work: Callable[[], Any]
 
 
-Steps = Generator[Step, Any, Any]
+Transaction = Generator[Step, Any, Any]
 
 
 @dataclass(eq=False, repr=False)
-class Plan:
+class RotationContext:
     """What one job needs. `name`: the store's, for messages; `who`: process and host, for the record."""
 
     store: Store
     clock: Clock
     #: posts a call; gives up after so many seconds. Raises `Unreachable`
-    post: Callable[[endpoint.Call, float], endpoint.Reply]
-    refresh_call: Callable[[Secret], endpoint.Call]
+    post: Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
+    refresh_call: Callable[[Secret], endpoint.EndpointCall]
     name: str
     who: tuple[int, str]
     lock_timeout: float
     #: called with the pair when it could not be written, while the job goes on trying
-    keep: Callable[[Tokens], None]
-    tell: Callable[[str], None]
+    continue_unsaved: Callable[[Tokens], None]
+    warn: Callable[[str], None]
     lock: Lock | None = None
     #: whether this very job has had the pair from the server, instead of adopting what another process got
     refreshed: bool = False
@@ -76,7 +76,7 @@ class Clock(Protocol):
         """Return whether the program is about to end."""
 
 
-Post = Callable[[endpoint.Call, float], endpoint.Reply]
+Post = Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
 
 
 class Calls:
@@ -88,14 +88,14 @@ class Calls:
         self._client_id = client_id
         self._client_secret = client_secret
 
-    def refresh(self, refresh_token: Secret) -> endpoint.Call:
+    def refresh(self, refresh_token: Secret) -> endpoint.EndpointCall:
         """The refresh."""
         return endpoint.refresh_call(self._base_url, refresh_token, self._client_id, self._client_secret)
 
-    def revoke(self, refresh_token: Secret) -> endpoint.Call:
+    def revoke(self, refresh_token: Secret) -> endpoint.EndpointCall:
         """The revocation."""
         return endpoint.revoke_call(self._base_url, refresh_token, self._client_id, self._client_secret)
 
-    def me(self, access_token: Secret) -> endpoint.Call:
+    def me(self, access_token: Secret) -> endpoint.EndpointCall:
         """The question whether the API takes an access token."""
         return endpoint.me_call(self._base_url, access_token)

@@ -13,20 +13,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
-from ..common.notices import tell
+from ..common.notices import warn_loudly
 from ..common.secret import Secret
 from ..common.text import host_name
-from ..store.stat_cache import Watch
+from ..store.stat_cache import StatCache
 from ..tokens import Tokens
-from .context import Plan
+from .context import RotationContext
 from .decision import is_due_ahead
 from .job import Job, OwnClock, forget_jobs
-from .transaction import ask_steps, revoke_steps, rotate_steps
+from .transaction import check_transaction, revocation_transaction, rotation_transaction
 
 if TYPE_CHECKING:
-    from ..store.base import WatchedStore
+    from ..store.base import CachedStore
 
-from .active_tokens import Pair
+from .active_tokens import ActiveTokens
 from .context import Calls, Post
 
 __all__ = ["LOCK_TIMEOUT", "Rotation"]
@@ -41,11 +41,11 @@ BACKGROUND_PAUSE = 15.0
 #: Seconds between two looks at the record, where that says that no background refresh is due yet.
 RECORD_PAUSE = 0.25
 #: Seconds between two requests that make it worth while to keep the file open.
-SOON = 0.02
+HOT_INTERVAL = 0.02
 
 
 #: What is known of a file that nobody watches: nothing.
-UNWATCHED: Watch[Any] = Watch()
+NO_CACHE: StatCache[Any] = StatCache()
 
 
 class Rotation:
@@ -53,7 +53,7 @@ class Rotation:
 
     def __init__(
         self,
-        store: WatchedStore,
+        store: CachedStore,
         calls: Calls,
         find_post: Callable[[], Post | None],
         *,
@@ -68,9 +68,9 @@ class Rotation:
         self._ahead = refresh_ahead
         self._lock_timeout = lock_timeout
         self._state: object = None
-        self._pair: Pair | None = None
-        #: asked by the plugins, without another call in between; then `glance`
-        self.watch: Watch[Pair] = UNWATCHED
+        self._pair: ActiveTokens | None = None
+        #: asked by the plugins, without another call in between; then `current_fast`
+        self.cache: StatCache[ActiveTokens] = NO_CACHE
         self._looked = 0.0
         #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock
         #: that is set back
@@ -94,7 +94,7 @@ class Rotation:
         """
         return self._lock_timeout + REFRESH_DEADLINE + 5.0
 
-    def current(self) -> Pair:
+    def current(self) -> ActiveTokens:
         """The pair to use, re-read when the file has changed. Raises `TokenFileError`."""
         state = self._store.state()
         pair = self._pair
@@ -102,38 +102,38 @@ class Rotation:
             return pair
         return self._reload(state)
 
-    def glance(self) -> Pair:
+    def current_fast(self) -> ActiveTokens:
         """`current` for the way of every request.
 
         Where one soon follows the other, the open file is asked first: `watch.unchanged()`.
         """
         pair = self.current()
         now = time.monotonic()
-        if now - self._looked < SOON:
-            self._watch_the_file()
+        if now - self._looked < HOT_INTERVAL:
+            self._keep_file_open()
         self._looked = now
         return pair
 
-    def _watch_the_file(self) -> None:
+    def _keep_file_open(self) -> None:
         with self._guard:
-            if self._pair is not None and self.watch.state != self._state:
-                self.watch = self._store.watch(self._state, self._pair)
-            self.watch.renew()
+            if self._pair is not None and self.cache.state != self._state:
+                self.cache = self._store.cached(self._state, self._pair)
+            self.cache.revalidate()
 
-    def _reload(self, state: object) -> Pair:
+    def _reload(self, state: object) -> ActiveTokens:
         # The state was taken first: if the file changes in between, the next look sees it.
         tokens = self._store.read().tokens
         with self._guard:
             if self._pair is None or self._pair.tokens != tokens:
                 self._pair = self._pair_of(tokens)
                 self._background_pause = (0.0, 0.0)
-            self._state, self.watch = state, UNWATCHED
+            self._state, self.cache = state, NO_CACHE
             return self._pair
 
-    def _pair_of(self, tokens: Tokens) -> Pair:
-        return Pair(tokens, ask=self._ahead is not None or self._by_expiry)
+    def _pair_of(self, tokens: Tokens) -> ActiveTokens:
+        return ActiveTokens(tokens, needs_check=self._ahead is not None or self._by_expiry)
 
-    def due(self, pair: Pair, *, one_shot: bool = False) -> bool:
+    def needs_rotation(self, pair: ActiveTokens, *, one_shot: bool = False) -> bool:
         """Whether to rotate before a request is sent with `pair`.
 
         Starts a background refresh where one is due.
@@ -141,7 +141,7 @@ class Rotation:
         job = self._job
         if job is not None and job.paused:
             job.go_on()
-        if pair.dead:
+        if pair.expired:
             return True
         if pair.expires_at is None or not (self._ahead is not None or one_shot or self._by_expiry):
             return False
@@ -157,7 +157,7 @@ class Rotation:
         since, seconds = self._background_pause
         return 0 <= time.monotonic() - since < seconds
 
-    def _refresh_in_background(self, pair: Pair, now: float) -> None:
+    def _refresh_in_background(self, pair: ActiveTokens, now: float) -> None:
         with self._guard:
             if self._pauses_background() or (self._job is not None and not self._job.finished):
                 return
@@ -180,13 +180,13 @@ class Rotation:
         `without_thread`: what to do where no thread can be started for it.
         """
         pair = self.current()
-        if pair.secret != rejected and not pair.dead:
+        if pair.secret != rejected and not pair.expired:
             return None
         if pair.secret == rejected:
-            pair.end()
+            pair.mark_expired()
         return self._start(pair.secret, post, without_thread)
 
-    def in_force(self, secret: Secret) -> Pair | None:
+    def active_for(self, secret: Secret) -> ActiveTokens | None:
         """The pair in memory, where `secret` is its access token."""
         pair = self._pair
         return pair if pair is not None and pair.secret == secret else None
@@ -195,7 +195,7 @@ class Rotation:
         """From now on the stored expiry is reason enough to rotate: a hook keeps from us what the API says."""
         self._by_expiry = True
 
-    def ask(self, pair: Pair, *, without_thread: Fallback = Job.run_here) -> Job | None:
+    def ask(self, pair: ActiveTokens, *, without_thread: Fallback = Job.run_here) -> Job | None:
         """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is
         known by now.
         """
@@ -209,13 +209,13 @@ class Rotation:
                 return job
             job = Job()
             call = self._calls.me(pair.secret)
-            started = job.start(self._plan(job), lambda plan: ask_steps(plan, call, pair))
+            started = job.start(self._context(job), lambda context: check_transaction(context, call, pair))
             self._question = job
         if not started:
             without_thread(job)
         return job
 
-    def force(self, *, without_thread: Fallback = Job.run_here) -> Job:
+    def refresh_now(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that refreshes now, whatever the clock says."""
         job = self._job
         if job is not None and job.paused:
@@ -227,7 +227,9 @@ class Rotation:
     def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that tells the server, then removes the file."""
         job = Job()
-        if not job.start(self._plan(job), lambda plan: revoke_steps(plan, self._calls.revoke)):
+        if not job.start(
+            self._context(job), lambda context: revocation_transaction(context, self._calls.revoke)
+        ):
             without_thread(job)
         return job
 
@@ -240,7 +242,9 @@ class Rotation:
             job = Job(rejected, in_background=without_thread is Job.give_up)
             # Started before it is entered: an interrupt in between costs a second job that finds the work
             # done, never one that nobody runs.
-            started = job.start(self._plan(job, post), lambda plan: rotate_steps(plan, rejected))
+            started = job.start(
+                self._context(job, post), lambda context: rotation_transaction(context, rejected)
+            )
             self._job = job
         if not started:
             # Not under the guard, which every other request of the program may need meanwhile.
@@ -260,12 +264,12 @@ class Rotation:
                 and isinstance(outcome, Tokens)
                 and outcome != pair.tokens
             ):
-                self._pair, self.watch = self._pair_of(outcome), UNWATCHED
+                self._pair, self.cache = self._pair_of(outcome), NO_CACHE
 
-    def _plan(self, job: Job, post: Post | None = None) -> Plan:
+    def _context(self, job: Job, post: Post | None = None) -> RotationContext:
         post = post or self._find_post()
         assert post is not None, "whoever calls this core is alive"
-        return Plan(
+        return RotationContext(
             store=self._store,
             clock=OwnClock(job),
             post=post,
@@ -273,16 +277,16 @@ class Rotation:
             name=self._calls.name,
             who=(os.getpid(), host_name()),
             lock_timeout=self._lock_timeout,
-            keep=lambda tokens: self._keep(job, tokens),
-            tell=tell,
+            continue_unsaved=lambda tokens: self._continue_unsaved(job, tokens),
+            warn=warn_loudly,
         )
 
-    def _keep(self, job: Job, tokens: Tokens) -> None:
+    def _continue_unsaved(self, job: Job, tokens: Tokens) -> None:
         """Go on with a pair that could not be written, until the file changes."""
         with self._guard:
-            self._state, self.watch = self._store.state(), UNWATCHED
+            self._state, self.cache = self._store.state(), NO_CACHE
             # Asked before each request, which may have to go on with the job.
-            self._pair = Pair(tokens, ask=True)
+            self._pair = ActiveTokens(tokens, needs_check=True)
         job.refreshed = True
         job.settle(tokens)
 

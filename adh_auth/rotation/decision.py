@@ -11,7 +11,7 @@ from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Tokens, fingerprint
 
 if TYPE_CHECKING:
-    from .active_tokens import Pair
+    from .active_tokens import ActiveTokens
 
 from .outcome import failure, refusal
 
@@ -30,7 +30,7 @@ __all__ = [
 
 #: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken
 #: hour must not lock anybody out.
-LONGEST_RESPECT = 60.0
+MAX_RETRY_AFTER = 60.0
 
 
 class Adopt(NamedTuple):
@@ -95,7 +95,9 @@ def decide(
 HAND_OVER, RESEND, ROTATE = "hand over", "resend", "rotate"
 
 
-def after_401(code: str | None, rejected: Secret, pair: Pair, now: float, *, is_bare: bool = False) -> str:
+def after_401(
+    code: str | None, rejected: Secret, pair: ActiveTokens, now: float, *, is_bare: bool = False
+) -> str:
     """What follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
 
     `code`: the error code that it gave. `rejected`: the access token that it answers. `pair`: the one in
@@ -104,12 +106,12 @@ def after_401(code: str | None, rejected: Secret, pair: Pair, now: float, *, is_
     """
     # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is
     # answered with that one.
-    if pair.secret != rejected and not pair.dead:
+    if pair.secret != rejected and not pair.expired:
         return RESEND
     if code == EXPIRED:
         return ROTATE
     # Once for a pair: the one that follows has its expiry ahead of it.
-    expired = pair.dead or (pair.expires_at is not None and pair.expires_at <= now)
+    expired = pair.expired or (pair.expires_at is not None and pair.expires_at <= now)
     return ROTATE if is_bare and code is None and pair.secret == rejected and expired else HAND_OVER
 
 
@@ -134,5 +136,5 @@ def pause_ends(record: Record, now: float) -> float | None:
     """
     if record.state != FAILED or record.not_before is None:
         return None
-    end = min(record.not_before, record.at + LONGEST_RESPECT)
+    end = min(record.not_before, record.at + MAX_RETRY_AFTER)
     return end if record.at <= now < end else None

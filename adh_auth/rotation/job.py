@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..common.clock import JobClock
-from ..common.notices import logger, tell
+from ..common.notices import logger, warn_loudly
 from ..common.secret import Secret
 from ..common.threads import (
     OURS,
@@ -27,7 +27,7 @@ from ..common.threads import (
 )
 from ..errors import AdhAuthError, RefreshFailed, fresh_copy
 from ..tokens import Tokens, fingerprint
-from .context import Plan, Step, Steps
+from .context import RotationContext, Step, Transaction
 
 __all__ = ["Job", "OwnClock", "forget_jobs"]
 
@@ -69,20 +69,20 @@ class Job:
         #: who has made it and is about to wait
         self._maker = None if in_background else threading.current_thread()
         self._thread: threading.Thread | None = None
-        self._plan: Plan | None = None
+        self._context: RotationContext | None = None
         self._work: Generator[Step, bool, Any] | None = None
         self._turn = threading.Lock()
         self._is_idle = False
 
-    def start(self, plan: Plan, steps: Callable[[Plan], Steps]) -> bool:
+    def start(self, context: RotationContext, steps: Callable[[RotationContext], Transaction]) -> bool:
         """Run in a thread that the interpreter waits for at its end (not a daemon: those are cut off in
         mid-write).
 
         False where there are no new threads, or no more of them; then the caller decides: `run_here`,
         `run_in_a_task` or `give_up`.
         """
-        self._plan = plan
-        self._work = carried_out(steps(plan))
+        self._context = context
+        self._work = carried_out(steps(context))
         return self._started()
 
     def _started(self) -> bool:
@@ -118,8 +118,8 @@ class Job:
 
     def give_up(self) -> None:
         """Say that there is no thread for it."""
-        assert self._plan is not None
-        name = self._plan.name
+        assert self._context is not None
+        name = self._context.name
         self.finished = True
         self.settle(RefreshFailed(f"{NO_THREAD}. The session of {name} is as it was", token_file=name))
 
@@ -136,8 +136,8 @@ class Job:
             self._turn.release()
 
     def _run(self, *, until_settled: bool = False) -> None:
-        plan = self._plan
-        assert plan is not None
+        context = self._context
+        assert context is not None
         outcome: Tokens | AdhAuthError | None
         try:
             self._advance(until_settled=until_settled)
@@ -150,19 +150,19 @@ class Job:
             outcome = fresh_copy(error)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; the cause's frames hold tokens, so only its kind is told
             outcome = RefreshFailed(
-                f"the refresh for {plan.name} broke off: {type(error).__name__}", token_file=plan.name
+                f"the refresh for {context.name} broke off: {type(error).__name__}", token_file=context.name
             )
         # What they refer to would otherwise live as long as whoever keeps this job.
-        self._work = self._plan = None
-        if plan.lock is not None:
+        self._work = self._context = None
+        if context.lock is not None:
             with suppress(BaseException):  # or those who wait would wait for ever
-                plan.lock.release()
-        self.refreshed = self.refreshed or plan.refreshed
+                context.lock.release()
+        self.refreshed = self.refreshed or context.refreshed
         self.finished = True
         self.settle(outcome)
         _jobs.discard(self)
         with suppress(BaseException):  # last: it runs a handler of the program's
-            _log(plan.name, outcome)
+            _log(context.name, outcome)
 
     def _advance(self, *, until_settled: bool) -> None:
         """Do the steps up to the next pause, or to their end; that raises StopIteration with the outcome."""
@@ -277,7 +277,7 @@ class Job:
             raise fresh_copy(self.outcome)
 
 
-def carried_out(steps: Steps) -> Generator[Step, bool, Any]:
+def carried_out(steps: Transaction) -> Generator[Step, bool, Any]:
     """Do each step for real, once it was shown. Sent False, it is taken as done."""
     value: Any = None
     trouble: BaseException | None = None
@@ -399,4 +399,4 @@ def _let_interrupts_explain() -> None:
 
 
 def _explain_the_wait(*_: object) -> None:
-    tell("a token refresh is being finished; ending this process now would sign you out")
+    warn_loudly("a token refresh is being finished; ending this process now would sign you out")

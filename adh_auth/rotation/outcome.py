@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import KINDS, AdhAuthError, ReauthorizationRequired, RefreshFailed, TokenFileError
 from ..store.record import Record
-from ..store.remedies import sign_in
+from ..store.remedies import login_command_line
 
 if TYPE_CHECKING:
     pass
 
-from ..common.text import moment
+from ..common.text import format_time
 
 
 def refusal(record: Record, path: str) -> ReauthorizationRequired:
@@ -19,12 +19,12 @@ def refusal(record: Record, path: str) -> ReauthorizationRequired:
     lost = ""
     if record.lost_at is not None:
         lost = (
-            f" The reply to an earlier try was lost at {moment(record.lost_at)} ({record.lost_how}),"
+            f" The reply to an earlier try was lost at {format_time(record.lost_at)} ({record.lost_how}),"
             " so the token had most likely been used up then."
         )
     return ReauthorizationRequired(
-        f"the refresh token in {path} was refused at {moment(record.at)} (invalid_grant: revoked, expired or already used).{lost}"
-        f" There is no way back but to {sign_in(path)}",
+        f"the refresh token in {path} was refused at {format_time(record.at)} (invalid_grant: revoked, expired or already used).{lost}"
+        f" There is no way back but to {login_command_line(path)}",
         token_file=path,
         request_id=record.request_id,
         code=record.code,
@@ -51,7 +51,7 @@ def failure(record: Record, path: str) -> AdhAuthError:
 def unsaved(record: Record, path: str) -> TokenFileError:
     """The error while another process holds the only copy of the new pair."""
     return TokenFileError(
-        f"token file {path} holds a spent token: process {record.pid} on {record.host} got a new pair at {moment(record.at)} and could not "
+        f"token file {path} holds a spent token: process {record.pid} on {record.host} got a new pair at {format_time(record.at)} and could not "
         f"write it ({record.reason}). It keeps trying while it lives. Make the file writable again; don't end that process before.",
         token_file=path,
     )

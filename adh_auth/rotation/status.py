@@ -12,24 +12,24 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from ..common.text import when
+from ..common.text import format_time_relative
 from ..errors import ConfigurationError
-from ..store.file_checks import _mode_of, _name_of, _trouble_with_writing, trouble_with_rewriting
+from ..store.file_checks import mode_of, name_of, problem_with_rewriting, problem_with_writing
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
-from ..store.remedies import sign_in
+from ..store.remedies import login_command_line
 from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens, fingerprint
 from .decision import pause_ends
 from .transaction import LOCK_TIMEOUT
 
-__all__ = ["describe", "look", "pair_facts"]
+__all__ = ["describe", "pair_facts", "status_of"]
 
 #: Looks at file, record and lock until they tell of the same moment; a rotation in between changes two of
 #: them.
 LOOKS = 5
 
 
-def look(file: TokenFile, now: float) -> dict[str, Any]:
+def status_of(file: TokenFile, now: float) -> dict[str, Any]:
     """The facts, as JSON takes them. `now`: epoch seconds, as all times in it. Raises `TokenFileError`."""
     tokens, record, in_flight = _moment_of(file, now)
     trouble = (
@@ -62,10 +62,10 @@ def file_facts(file: TokenFile) -> dict[str, Any]:
     with suppress(OSError):
         status = os.stat(target)
         if sys.platform != "win32":  # which makes a mode up from one attribute, and has no owner's number
-            facts.update(mode=_mode_of(status), owner=_name_of(status.st_uid))
+            facts.update(mode=mode_of(status), owner=name_of(status.st_uid))
     return {
         **facts,
-        "rewriting": trouble_with_rewriting(target) or _trouble_with_writing(target + ".record", ours=True),
+        "rewriting": problem_with_rewriting(target) or problem_with_writing(target + ".record", ours=True),
     }
 
 
@@ -86,7 +86,9 @@ def pair_facts(tokens: Tokens, now: float) -> dict[str, Any]:
 def describe(tokens: Tokens, now: float) -> str:
     """The same in a line."""
     expiry = (
-        "with no known expiry" if tokens.expires_at is None else f"expires {when(tokens.expires_at, now)}"
+        "with no known expiry"
+        if tokens.expires_at is None
+        else f"expires {format_time_relative(tokens.expires_at, now)}"
     )
     return f"access token {fingerprint(tokens.access_token)}, {expiry}; refresh token {fingerprint(tokens.refresh_token)}"
 
@@ -165,7 +167,7 @@ def _explained(
     file: TokenFile, tokens: Tokens, record: Record, in_flight: bool, not_before: float | None
 ) -> tuple[str, str]:
     by = f"process {record.pid} on {record.host}"
-    again = sign_in(str(file.path))
+    again = login_command_line(str(file.path))
     if record.state == REFUSED:
         lost = (
             f", most likely because the reply to an earlier try was lost ({record.lost_how})"

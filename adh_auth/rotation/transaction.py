@@ -19,14 +19,20 @@ from ..oauth import endpoint, replies
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Stored, Tokens, fingerprint
 from .attempt import Attempt, attempted
-from .context import Plan, Step, Steps
+from .context import RotationContext, Step, Transaction
 from .decision import Adopt, Refresh, Refuse, decide
 from .outcome import failure, refusal, unsaved
 
 if TYPE_CHECKING:
-    from .active_tokens import Pair
+    from .active_tokens import ActiveTokens
 
-__all__ = ["LOCK_TIMEOUT", "REFRESH_DEADLINE", "ask_steps", "revoke_steps", "rotate_steps"]
+__all__ = [
+    "LOCK_TIMEOUT",
+    "REFRESH_DEADLINE",
+    "check_transaction",
+    "revocation_transaction",
+    "rotation_transaction",
+]
 
 #: Seconds for the question whether the API takes a token. A request waits for it, and goes on without an
 #: answer.
@@ -40,27 +46,27 @@ FIRST_LOOK, LAST_LOOK = 0.004, 0.02
 LOCK_LOOK = 0.05
 
 
-def rotate_steps(plan: Plan, rejected: Secret) -> Steps:
+def rotation_transaction(context: RotationContext, rejected: Secret) -> Transaction:
     """Rotate away from `rejected`; gives the pair to use, raises the outcome's error."""
-    store = plan.store
+    store = context.store
     state = yield Step("state", store.state)
     stored = yield Step("load", store.read_patiently)
     record = yield Step("record", store.record)
     # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be
     # ours.
     since = record.number - (record.state == SENDING)
-    early = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
+    early = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
     if not isinstance(early, Refresh):
         return _carried_out(early)
-    plan.lock = store.lock()
-    adopted = yield from _await_lock(plan, rejected, state, since)
+    context.lock = store.lock()
+    adopted = yield from _await_lock(context, rejected, state, since)
     if adopted is not None:
         return adopted
     try:
-        outcome = yield from _rotate_locked(plan, rejected, since)
+        outcome = yield from _rotate_locked(context, rejected, since)
     except AdhAuthError as error:
         outcome = error
-    yield from attempted(Step("unlock", plan.lock.release))  # where that fails, the job's end does it
+    yield from attempted(Step("unlock", context.lock.release))  # where that fails, the job's end does it
     if isinstance(outcome, AdhAuthError):
         raise outcome
     return outcome
@@ -72,11 +78,11 @@ def _carried_out(decision: Adopt | Refuse) -> Tokens:
     return decision.tokens
 
 
-def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Steps:
+def _await_lock(context: RotationContext, rejected: Secret, state: object, since: int) -> Transaction:
     """Take the lock (None), or have what its holder got (the pair, or the error of its attempt)."""
-    store, clock, lock = plan.store, plan.clock, plan.lock
+    store, clock, lock = context.store, context.clock, context.lock
     assert lock is not None
-    deadline = clock.monotonic() + plan.lock_timeout
+    deadline = clock.monotonic() + context.lock_timeout
     look, next_try = FIRST_LOOK, clock.monotonic()
     while True:
         if clock.monotonic() >= next_try:
@@ -84,10 +90,12 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
                 return None
             record = yield Step("record", store.record)
             stored = yield Step("load", store.read_patiently)
-            _share_outcome(plan, rejected, record, stored.tokens, since)
+            _share_outcome(context, rejected, record, stored.tokens, since)
             next_try = clock.monotonic() + LOCK_LOOK
         if clock.ending():
-            raise RefreshFailed("the program is ending; another process is refreshing", token_file=plan.name)
+            raise RefreshFailed(
+                "the program is ending; another process is refreshing", token_file=context.name
+            )
         yield Step("wait", partial(clock.sleep, look))
         look = min(1.3 * look, LAST_LOOK)
         timed_out = clock.monotonic() > deadline
@@ -96,35 +104,37 @@ def _await_lock(plan: Plan, rejected: Secret, state: object, since: int) -> Step
             if Secret(stored.tokens.access_token) != rejected:
                 return stored.tokens
         if timed_out:
-            raise store.lock_timeout(lock, plan.lock_timeout)
+            raise store.lock_timeout(lock, context.lock_timeout)
 
 
-def _share_outcome(plan: Plan, rejected: Secret, record: Record, stored: Tokens, since: int) -> None:
+def _share_outcome(
+    context: RotationContext, rejected: Secret, record: Record, stored: Tokens, since: int
+) -> None:
     """Raise what the holder's attempt came to, if it came to nothing."""
     concerned = record.concerns(fingerprint(stored.refresh_token))
     if (
         concerned and record.state == UNSAVED
     ):  # also where its own pair, known to that process alone, is the one that was rejected
-        raise unsaved(record, plan.name)
+        raise unsaved(record, context.name)
     about_this = concerned and Secret(stored.access_token) == rejected
     if about_this and record.number > since and record.state == FAILED:
-        raise failure(record, plan.name)
+        raise failure(record, context.name)
     if about_this and record.state == REFUSED:
-        raise refusal(record, plan.name)
+        raise refusal(record, context.name)
 
 
-def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
-    store = plan.store
+def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
+    store = context.store
     stored = yield Step("reread", store.read_patiently)
     record = yield Step("record", store.record)
-    decision = decide(rejected, stored.tokens, record, plan.clock.now(), since=since, path=plan.name)
+    decision = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
     if not isinstance(decision, Refresh):
         return _carried_out(decision)
-    if (yield from _recover(plan, stored, record)):
+    if (yield from _recover(context, stored, record)):
         # What was found may have expired meanwhile: decide anew.
-        return (yield from _rotate_locked(plan, rejected, since))
+        return (yield from _rotate_locked(context, rejected, since))
     room = yield Step("reserve", store.reserve)
-    attempt = Attempt(plan, stored, room, record, decision)
+    attempt = Attempt(context, stored, room, record, decision)
     try:
         return (yield from attempt.steps())
     finally:
@@ -134,12 +144,12 @@ def _rotate_locked(plan: Plan, rejected: Secret, since: int) -> Steps:
             room.discard()
 
 
-def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
+def _recover(context: RotationContext, stored: Stored, record: Record) -> Transaction:
     """The holder was killed after it had put the new pair on disk and before it was the file: finish that.
 
     True: decide anew.
     """
-    left = yield Step("left behind", plan.store.left_behind)
+    left = yield Step("left behind", context.store.left_behind)
     # The record may be lost, as it is not durable, or another's: only what an earlier version has left needs
     # its word.
     unfinished = record.state in (SENDING, UNSAVED) and record.concerns(
@@ -148,71 +158,79 @@ def _recover(plan: Plan, stored: Stored, record: Record) -> Steps:
     follows = left is not None and left.follows(stored)
     if not (unfinished if follows is None else follows):
         return False
-    if (yield Step("recover", partial(plan.store.install_left_behind, stored))):
-        plan.tell(
-            f"token file {plan.name}: a process ended while it replaced the file; its pair was found beside it and is in place now"
+    if (yield Step("recover", partial(context.store.install_left_behind, stored))):
+        context.warn(
+            f"token file {context.name}: a process ended while it replaced the file; its pair was found beside it and is in place now"
         )
     return True
 
 
-def ask_steps(plan: Plan, call: endpoint.Call, pair: Pair) -> Steps:
+def check_transaction(
+    context: RotationContext, call: endpoint.EndpointCall, pair: ActiveTokens
+) -> Transaction:
     """Ask the API whether the access token of `pair` has expired.
 
     Only a clear yes counts: it will spend the refresh token.
     """
     expired = False
     with suppress(endpoint.Unreachable):
-        expired = replies.says_expired((yield Step("ask", partial(plan.post, call, ASK_SECONDS))))
+        expired = replies.says_expired((yield Step("ask", partial(context.post, call, ASK_SECONDS))))
     if expired:
-        pair.end()
+        pair.mark_expired()
     pair.doubtful = False
 
 
-def revoke_steps(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> Steps:
+def revocation_transaction(
+    context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
+) -> Transaction:
     """Tell the server, then remove the file, both under the lock."""
-    plan.lock = plan.store.lock()
-    deadline = plan.clock.monotonic() + plan.lock_timeout
-    while not (yield Step("lock", plan.lock.take)):
-        if plan.clock.ending():
-            raise RefreshFailed("the program is ending; another process is refreshing", token_file=plan.name)
-        if plan.clock.monotonic() > deadline:
-            raise plan.store.lock_timeout(plan.lock, plan.lock_timeout)
-        yield Step("wait", partial(plan.clock.sleep, LAST_LOOK))
+    context.lock = context.store.lock()
+    deadline = context.clock.monotonic() + context.lock_timeout
+    while not (yield Step("lock", context.lock.take)):
+        if context.clock.ending():
+            raise RefreshFailed(
+                "the program is ending; another process is refreshing", token_file=context.name
+            )
+        if context.clock.monotonic() > deadline:
+            raise context.store.lock_timeout(context.lock, context.lock_timeout)
+        yield Step("wait", partial(context.clock.sleep, LAST_LOOK))
     try:
-        error = yield from _revoke_locked(plan, revoke_call)
+        error = yield from _revoke_locked(context, revoke_call)
     except AdhAuthError as raised:
         error = raised
-    yield from attempted(Step("unlock", plan.lock.release))
+    yield from attempted(Step("unlock", context.lock.release))
     if error is not None:
         raise error
 
 
-def _revoke_locked(plan: Plan, revoke_call: Callable[[Secret], endpoint.Call]) -> Steps:
-    stored = yield Step("reread", plan.store.read_patiently)
+def _revoke_locked(
+    context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
+) -> Transaction:
+    stored = yield Step("reread", context.store.read_patiently)
     try:
         reply = yield Step(
-            "send", partial(plan.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE)
+            "send", partial(context.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE)
         )
     except endpoint.Unreachable as unreachable:
         reason, facts = unreachable.reason, {}
     else:
         if replies.revoked(reply):
-            yield Step("remove", plan.store.remove)
+            yield Step("remove", context.store.remove)
             return None
-        verdict = replies.classify(reply, plan.clock.now())
+        verdict = replies.classify(reply, context.clock.now())
         reason, facts = (
             verdict.reason,
             {"status": verdict.status, "code": verdict.code, "request_id": verdict.request_id},
         )
         if verdict.kind == "misconfigured":
             return ConfigurationError(
-                f"the server refuses this client ({reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET. {plan.name} was kept",
-                token_file=plan.name,
+                f"the server refuses this client ({reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET. {context.name} was kept",
+                token_file=context.name,
                 code=verdict.code,
                 request_id=verdict.request_id,
             )
     return RefreshFailed(
-        f"the session of {plan.name} could not be revoked: {reason}. The file was kept; try again later",
-        token_file=plan.name,
+        f"the session of {context.name} could not be revoked: {reason}. The file was kept; try again later",
+        token_file=context.name,
         **facts,
     )

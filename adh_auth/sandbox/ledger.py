@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .settings import Settings
+from .settings import SandboxSettings
 
 TokenReply = dict[str, Any]
 
@@ -98,7 +98,7 @@ class _Code:
 class Ledger:
     """Every method is one step under one lock: it happens as a whole or is refused as a whole."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._sessions: list[_Session] = []

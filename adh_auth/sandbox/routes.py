@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from .faults import Fault, Faults
 from .ledger import Ledger, Refusal
-from .settings import Settings
+from .settings import SandboxSettings
 from .wire import Reply, Request, json_reply
 
 START = "/api/oauth/signin/start"
@@ -44,7 +44,7 @@ _GRANT_TYPES = {"exchange": "authorization_code", "refresh": "refresh_token"}
 class Routes:
     """Finds the endpoint of a request, lets faults and holds have their way, and keeps count."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, faults: Faults) -> None:
+    def __init__(self, settings: SandboxSettings, ledger: Ledger, faults: Faults) -> None:
         self._settings = settings
         self._ledger = ledger
         self._faults = faults

@@ -10,7 +10,7 @@ _SECONDS = frozenset({"token_life", "code_life", "grace", "refresh_seconds"})
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class Settings:
+class SandboxSettings:
     """Times are in seconds. A wrong value is refused when it is set, not when the next request meets it."""
 
     client_id: str

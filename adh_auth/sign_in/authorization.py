@@ -17,19 +17,19 @@ from urllib.parse import urlencode
 from ..clients.settings import Settings
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed
-from ..oauth.endpoint import AUTHORIZE_PATH, EXCHANGE_PATH, Call
+from ..oauth.endpoint import AUTHORIZE_PATH, EXCHANGE_PATH, EndpointCall
 from ..oauth.origin import origin_of
 from ..oauth.replies import Verdict
 from .callback import Callback
 
-__all__ = ["KEPT", "Attempt"]
+__all__ = ["KEPT", "Authorization"]
 
 #: Said with every failure.
 KEPT = "The token file was left as it was"
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Authorization:
     """One sign-in: its verifier and state are made for it and end with it.
 
     Raises `ConfigurationError` when it is built.
@@ -94,9 +94,9 @@ class Attempt:
             )
         return callback.code
 
-    def exchange(self, code: Secret) -> Call:
+    def exchange(self, code: Secret) -> EndpointCall:
         """The call that trades the code for the first pair."""
-        return Call(
+        return EndpointCall(
             self.settings.base_url + EXCHANGE_PATH,
             {
                 "grant_type": "authorization_code",

@@ -19,9 +19,9 @@ from ..common.secret import Secret
 from ..common.text import printable
 from ..errors import ConfigurationError
 from ..oauth.origin import is_loopback
-from .page import _page
+from .page import page
 
-__all__ = ["Callback", "Listener", "place_of"]
+__all__ = ["Callback", "Listener", "listen_address_of"]
 
 #: Seconds in which a connection has to say what it wants: browsers open some in advance and never use them.
 VISIT_TIMEOUT = 10.0
@@ -59,7 +59,7 @@ def _parameters(query: str) -> dict[str, list[str]]:
         return {}
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen. `hosts` are addresses of this machine."""
 
     hosts: tuple[str, ...]
@@ -67,7 +67,7 @@ class Place(NamedTuple):
     path: str
 
 
-def place_of(redirect_uri: str) -> Place:
+def listen_address_of(redirect_uri: str) -> ListenAddress:
     """Where `redirect_uri` leads on this machine.
 
     Raises `ConfigurationError` where that is elsewhere, or nowhere.
@@ -82,7 +82,7 @@ def place_of(redirect_uri: str) -> Place:
         )
     # A browser takes localhost for either; where only one of them were ours, the other could be a stranger's.
     hosts = ("127.0.0.1", "::1") if host == "localhost" else (host,)
-    return Place(hosts, parts.port or 80, parts.path or "/")
+    return ListenAddress(hosts, parts.port or 80, parts.path or "/")
 
 
 class Listener:
@@ -92,9 +92,9 @@ class Listener:
     """
 
     def __init__(self, redirect_uri: str) -> None:
-        self._place = place_of(redirect_uri)
+        self._place = listen_address_of(redirect_uri)
         self._servers: list[_Server] = []
-        self._desk = _Desk(self._place.path)
+        self._desk = _Exchange(self._place.path)
 
     def __enter__(self) -> Listener:
         trouble = None
@@ -132,7 +132,7 @@ class Listener:
         if not self._desk.ended.is_set():
             self._desk.page = (
                 200 if good else 400,
-                _page("You are signed in" if good else "The sign-in did not work", text),
+                page("You are signed in" if good else "The sign-in did not work", text),
             )
             self._desk.ended.set()
 
@@ -155,7 +155,7 @@ class Listener:
         self._servers.clear()
 
 
-class _Desk:
+class _Exchange:
     """Where the listener's threads leave the callback and fetch the page."""
 
     def __init__(self, path: str) -> None:
@@ -178,16 +178,16 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = os.name != "nt"
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, desk: _Desk) -> None:
+    def __init__(self, host: str, port: int, desk: _Exchange) -> None:
         self.desk = desk
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Visit)
+        super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a browser that goes away is no trouble, and a traceback would show the code."""
 
 
-class _Visit(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = VISIT_TIMEOUT
 
@@ -196,7 +196,7 @@ class _Visit(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         callback = Callback.from_query(query) if path == desk.path else None
         if callback is None:  # /favicon.ico, or somebody who looks what is here
-            self._answer(404, _page("Nothing here", "This address waits for a sign-in to come back."))
+            self._answer(404, page("Nothing here", "This address waits for a sign-in to come back."))
             return
         desk.take(callback)
         desk.ended.wait()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..cli.terminal import say
+from ..cli.terminal import echo
 from ..clients.settings import Settings, resolve
 from ..common.secret import Secret
 from ..common.text import one_line
@@ -24,16 +24,16 @@ from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshF
 from ..oauth import endpoint, replies
 from ..rotation.status import describe
 from ..store import disk, file_checks
-from ..store.file_checks import trouble_with_rewriting
+from ..store.file_checks import problem_with_rewriting
 from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
-from .authorization import KEPT, Attempt
+from .authorization import KEPT, Authorization
 from .callback import Callback, Listener
 
 if TYPE_CHECKING:
     import requests
 
-from .user import _greeting
+from .user import greeting
 
 __all__ = ["login"]
 
@@ -71,7 +71,7 @@ def login(
     """
     settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
-    attempt = Attempt(settings, redirect_uri, scope)
+    attempt = Authorization(settings, redirect_uri, scope)
     seconds = _checked(timeout)
     trouble = None
     try:
@@ -85,7 +85,7 @@ def login(
         trouble = fresh_copy(error)  # without the frames that the code and the tokens went through
     if trouble is not None:
         raise trouble
-    say(one_line(f"{_greeting(settings, refresh_via)} {settings.file.path}: {describe(tokens, time.time())}"))
+    echo(one_line(f"{greeting(settings, refresh_via)} {settings.file.path}: {describe(tokens, time.time())}"))
     return tokens
 
 
@@ -118,10 +118,12 @@ def _obstacle(file: TokenFile) -> str | None:
         raise
     except OSError:
         pass  # what is missing, or can't be read, can be replaced all the same
-    return trouble_with_rewriting(target)
+    return problem_with_rewriting(target)
 
 
-def _listened(attempt: Attempt, open_browser: bool, seconds: float, via: requests.Session | None) -> Tokens:
+def _listened(
+    attempt: Authorization, open_browser: bool, seconds: float, via: requests.Session | None
+) -> Tokens:
     """Wait for the browser, and tell it how it went."""
     with Listener(attempt.redirect_uri) as listener:
         _send_to_browser(attempt, open_browser)
@@ -145,10 +147,10 @@ def _as_a_sentence(message: str) -> str:
     return begun if begun.endswith("?") else f"{begun}."
 
 
-def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) -> Tokens:
+def _pasted(attempt: Authorization, open_browser: bool, via: requests.Session | None) -> Tokens:
     """Ask for the address that the browser ended on."""
     _send_to_browser(attempt, open_browser)
-    say(
+    echo(
         f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it."
     )
     callback = _callback_in(_ask("Paste that address here: "))
@@ -157,16 +159,16 @@ def _pasted(attempt: Attempt, open_browser: bool, via: requests.Session | None) 
     return _finish(attempt, callback, via)
 
 
-def _send_to_browser(attempt: Attempt, open_browser: bool) -> None:
+def _send_to_browser(attempt: Authorization, open_browser: bool) -> None:
     address = attempt.address()
     if open_browser:
         # In a thread: a browser in the terminal comes back when it is closed, and has to be listened to
         # meanwhile.
         threading.Thread(target=_open, args=(address,), name="adh-auth browser", daemon=True).start()
-        say("Opening the browser to sign in. If none appears, open this address:")
+        echo("Opening the browser to sign in. If none appears, open this address:")
     else:
-        say("Open this address in a browser to sign in:")
-    say(f"\n    {address}\n")
+        echo("Open this address in a browser to sign in:")
+    echo(f"\n    {address}\n")
 
 
 def _open(address: str) -> None:
@@ -191,14 +193,14 @@ def _callback_in(address: Secret) -> Callback | None:
     return Callback.from_query(query.partition("#")[0])
 
 
-def _finish(attempt: Attempt, callback: Callback, via: requests.Session | None) -> Tokens:
+def _finish(attempt: Authorization, callback: Callback, via: requests.Session | None) -> Tokens:
     """Check, exchange, write."""
     fresh = _exchanged(attempt, attempt.code_in(callback), via)
     attempt.settings.file.save_mapping(dict(fresh.mapping), fresh.tokens)
     return fresh.tokens
 
 
-def _exchanged(attempt: Attempt, code: Secret, via: requests.Session | None) -> Stored:
+def _exchanged(attempt: Authorization, code: Secret, via: requests.Session | None) -> Stored:
     asked_at = time.time()
     verdict = replies.classify(_carried(attempt, code, via), asked_at)
     if verdict.kind != "pair":
@@ -213,13 +215,13 @@ def _exchanged(attempt: Attempt, code: Secret, via: requests.Session | None) -> 
     )
 
 
-def _carried(attempt: Attempt, code: Secret, via: requests.Session | None) -> endpoint.Reply:
-    from ..clients.requests_transport import carried
+def _carried(attempt: Authorization, code: Secret, via: requests.Session | None) -> endpoint.EndpointReply:
+    from ..clients.requests_transport import post
 
     trouble = None
     try:
         # Once: a second use of a code is taken for theft, and may end the session that the first one started.
-        return carried(attempt.exchange(code), EXCHANGE_DEADLINE, via, {})
+        return post(attempt.exchange(code), EXCHANGE_DEADLINE, via, {})
     except endpoint.Unreachable as unreachable:
         trouble = unreachable.reason
     raise RefreshFailed(

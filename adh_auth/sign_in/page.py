@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 
-def _page(title: str, text: str) -> bytes:
+def page(title: str, text: str) -> bytes:
     return _PAGE.format(title=escape(title), text=escape(text)).encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AdhAuthError
-from ..store.remedies import sign_in
+from ..store.remedies import login_command_line
 
 if TYPE_CHECKING:
     import requests
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import requests
 
 
-def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
+def user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
     from ..common.text import printable
     from ..oauth.replies import error_code
 
@@ -37,7 +37,7 @@ def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
     code = error_code({"www-authenticate": response.headers.get("www-authenticate", "")}, response.content)
     facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
     step = (
-        f"You may have to {sign_in(auth.token_file)}"
+        f"You may have to {login_command_line(auth.token_file)}"
         if response.status_code == 401
         else "Is the base URL right? If so, try again later"
     )
@@ -50,23 +50,23 @@ def _user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
 GREETING_TIMEOUT = (5.0, 10.0)
 
 
-def _greeting(settings: Settings, via: requests.Session | None) -> str:
+def greeting(settings: Settings, via: requests.Session | None) -> str:
     """Greets by ``GET /api/auth/me``.
 
     The session is there by now, so that no trouble with this call is a failure of the sign-in.
     """
     try:
-        user = _user(settings, via)
+        user = signed_in_user(settings, via)
     except AdhAuthError as error:
         return f"Signed in; who as could not be asked: {error.message}."
     name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), "a user without a name")
     return f"Hello {name}, you are signed in."
 
 
-def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
+def signed_in_user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     import requests
 
-    from ..clients.failure_reason import reason
+    from ..clients.failure_reason import describe_failure
     from ..for_requests import AdhAuth
 
     secret = settings.client_secret.reveal()
@@ -85,7 +85,7 @@ def _user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     except AdhAuthError:
         raise
     except requests.RequestException as error:
-        trouble = reason(error)
+        trouble = describe_failure(error)
     if trouble is not None:
         raise AdhAuthError(f"{settings.base_url} can't be reached ({trouble})")
-    return _user_in(response, auth)
+    return user_in(response, auth)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ..errors import LockTimeout, TokenFileError
-    from ..rotation.active_tokens import Pair
+    from ..rotation.active_tokens import ActiveTokens
     from ..tokens import Stored
     from .record import Record
-    from .stat_cache import Watch
+    from .stat_cache import StatCache
 
-__all__ = ["Lock", "Reserved", "Store", "WatchedStore"]
+__all__ = ["CachedStore", "Lock", "Reservation", "Store"]
 
 
 class Lock(Protocol):
@@ -28,7 +28,7 @@ class Lock(Protocol):
         """Release it; nothing happens where it is not held."""
 
 
-class Reserved(Protocol):
+class Reservation(Protocol):
     """Room for the next pair."""
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
@@ -49,7 +49,7 @@ class Store(Protocol):
     def read_patiently(self) -> Stored: ...
     def lock(self) -> Lock: ...
     def lock_timeout(self, lock: Any, waited: float) -> LockTimeout: ...
-    def reserve(self) -> Reserved: ...
+    def reserve(self) -> Reservation: ...
     def remove(self) -> None: ...
     def record(self) -> Record: ...
     def note(self, record: Record) -> None: ...
@@ -58,7 +58,7 @@ class Store(Protocol):
     def error(self, what: str, next_step: str) -> TokenFileError: ...
 
 
-class WatchedStore(Store, Protocol):
+class CachedStore(Store, Protocol):
     """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
 
-    def watch(self, state: object, pair: Pair) -> Watch[Pair]: ...
+    def cached(self, state: object, pair: ActiveTokens) -> StatCache[ActiveTokens]: ...

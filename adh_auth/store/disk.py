@@ -17,8 +17,8 @@ from typing import TypeVar
 if sys.platform != "win32":
     import fcntl
 
-from ..common.limits import FILE_LIMIT
-from .file_checks import _BINARY, _NOFOLLOW, _NONBLOCK, PRIVATE, NoModes, Unfit, _require_ours
+from ..common.limits import MAX_READ_BYTES
+from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, NoModes, Unfit, require_ours
 
 __all__ = ["patiently", "read_regular", "write_block"]
 
@@ -53,27 +53,27 @@ def read_regular(path: str) -> tuple[bytes, os.stat_result]:
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
     try:
-        fd = patiently(lambda: os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY))
+        fd = patiently(lambda: os.open(path, os.O_RDONLY | NONBLOCK | BINARY))
     except OSError as refused:
         if refused.errno == errno.ENXIO:  # a socket
             raise Unfit("it is no regular file") from None
         raise
     try:
         status = os.fstat(fd)
-        _require_ours(status)
-        return _read_all(fd), status
+        require_ours(status)
+        return read_all(fd), status
     finally:
         os.close(fd)
 
 
-def _read_all(fd: int) -> bytes:
+def read_all(fd: int) -> bytes:
     chunks = []
-    room = FILE_LIMIT + 1
+    room = MAX_READ_BYTES + 1
     while room > 0 and (chunk := os.read(fd, min(room, 65536))):
         chunks.append(chunk)
         room -= len(chunk)
     if room <= 0:
-        raise Unfit(f"it is larger than {FILE_LIMIT} bytes")
+        raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
     return b"".join(chunks)
 
 
@@ -83,10 +83,10 @@ def make_file(path: str) -> None:
     Raises `OSError`.
     """
     with suppress(FileExistsError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, PRIVATE)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY, PRIVATE)
         try:
             with suppress(NoModes):
-                _make_private(fd)
+                make_private(fd)
         finally:
             os.close(fd)
 
@@ -94,16 +94,16 @@ def make_file(path: str) -> None:
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     _clear_away(path)
-    fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY, PRIVATE))
+    fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY, PRIVATE))
     try:
         status = os.fstat(fd)
-        _require_ours(status)
+        require_ours(status)
         if (
             status.st_nlink > 1
         ):  # planted: what is written here would land in a file that is called something else, too
             raise Unfit(f"{path} has a second name")
-        _make_private(fd)
-        _write_all(fd, block)
+        make_private(fd)
+        write_all(fd, block)
         if status.st_size > len(
             block
         ):  # what is left of a longer one would make the whole unreadable, for ever
@@ -134,7 +134,7 @@ def sync_folder(path: str) -> None:
     with suppress(OSError):
         fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
         try:
-            _sync(fd)
+            sync(fd)
         finally:
             os.close(fd)
 
@@ -150,7 +150,7 @@ def make_folder(path: str) -> None:
         os.chmod(folder, 0o700)  # the umask may have taken bits of our own
 
 
-def _make_private(fd: int) -> None:
+def make_private(fd: int) -> None:
     # A mode given to open() is cut by the umask and ignored for a file that exists.
     if sys.platform == "win32":
         return
@@ -163,7 +163,7 @@ def _make_private(fd: int) -> None:
             raise NoModes(refused.strerror) from None
 
 
-def _sync(fd: int) -> None:
+def sync(fd: int) -> None:
     # On macOS fsync() leaves the data in the drive's own cache; not every file system there has the other
     # (fcntl(2)).
     if sys.platform != "win32" and (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
@@ -173,7 +173,7 @@ def _sync(fd: int) -> None:
     os.fsync(fd)
 
 
-def _allocate(fd: int, size: int) -> None:
+def allocate(fd: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         try:
             # PyPy returns the error, and raises none.
@@ -183,10 +183,10 @@ def _allocate(fd: int, size: int) -> None:
         except OSError as refusal:
             if refusal.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-    _write_all(fd, bytes(size))
+    write_all(fd, bytes(size))
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -12,15 +12,15 @@ if sys.platform != "win32":
 
 import sys
 
-from ..common.limits import FILE_LIMIT
+from ..common.limits import MAX_READ_BYTES
 
-__all__ = ["NoModes", "Unfit", "loose_mode", "trouble_with_replacing", "trouble_with_rewriting"]
+__all__ = ["NoModes", "Unfit", "loose_mode", "problem_with_replacing", "problem_with_rewriting"]
 
 PRIVATE = 0o600
 
-_BINARY = getattr(os, "O_BINARY", 0)
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+BINARY = getattr(os, "O_BINARY", 0)
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 class Unfit(OSError):
@@ -31,16 +31,16 @@ class NoModes(OSError):
     """A file system that can't make a file private; the message is what it says."""
 
 
-def _require_ours(status: os.stat_result) -> None:
+def require_ours(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Unfit("it is no regular file")
-    if status.st_size > FILE_LIMIT:
-        raise Unfit(f"it is larger than {FILE_LIMIT} bytes")
+    if status.st_size > MAX_READ_BYTES:
+        raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
     if sys.platform != "win32" and status.st_uid not in (os.geteuid(), 0):
         raise Unfit(f"it belongs to another user (uid {status.st_uid})")
 
 
-def trouble_with_replacing(path: str) -> str | None:
+def problem_with_replacing(path: str) -> str | None:
     """Why the file at `path` could not be replaced by a rename, as far as that can be told without doing it;
     None for a missing file.
     """
@@ -75,7 +75,7 @@ def _is_mounted_file(path: str) -> bool:
 
 
 def _mount_id(path: str) -> bytes | None:
-    fd = os.open(path, os.O_RDONLY | _NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | NONBLOCK)
     try:
         # As bytes: a first `open(encoding=...)` would look up a codec, and import, in a rotation's thread.
         with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
@@ -93,11 +93,11 @@ def refuse_second_name(path: str) -> None:
             raise Unfit(f"{path} has a second name")
 
 
-def _keeps_modes(path: str) -> bool:
+def keeps_modes(path: str) -> bool:
     """Whether that file, which others can reach, could have been private: where no file can, its mode says
     nothing of who made it.
     """
-    fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK)
     try:
         before = stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, PRIVATE)
@@ -120,18 +120,18 @@ def loose_mode(path: str) -> int:
     return 0
 
 
-def trouble_with_rewriting(target: str) -> str | None:
+def problem_with_rewriting(target: str) -> str | None:
     """Why the file, links followed, could not be locked and replaced, as far as that can be told without
     doing it.
     """
-    if obstacle := trouble_with_replacing(target):
+    if obstacle := problem_with_replacing(target):
         return obstacle
     if not os.access(os.path.dirname(target), os.W_OK):
         return "its folder is read-only"
-    return _trouble_with_writing(target + ".lock")
+    return problem_with_writing(target + ".lock")
 
 
-def _trouble_with_writing(companion: str, *, ours: bool = False) -> str | None:
+def problem_with_writing(companion: str, *, ours: bool = False) -> str | None:
     """Why a file beside the token file stops the next rotation: a run under sudo leaves root's.
 
     `ours`: only its owner may use it.
@@ -143,17 +143,15 @@ def _trouble_with_writing(companion: str, *, ours: bool = False) -> str | None:
     foreign = ours and sys.platform != "win32" and status.st_uid != os.geteuid()
     if os.access(companion, os.R_OK | os.W_OK) and not foreign:
         return None
-    details = (
-        "" if sys.platform == "win32" else f" (mode {_mode_of(status)}, owner {_name_of(status.st_uid)})"
-    )
+    details = "" if sys.platform == "win32" else f" (mode {mode_of(status)}, owner {name_of(status.st_uid)})"
     return f"{companion} can't be written by this user{details}"
 
 
-def _mode_of(status: os.stat_result) -> str:
+def mode_of(status: os.stat_result) -> str:
     return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
-def _name_of(uid: int) -> str:
+def name_of(uid: int) -> str:
     import pwd
 
     try:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from ..common.guarded_logs import with_guarded_logs
-from ..common.lazy_imports import load_all
-from ..common.text import sentence
+from ..common.lazy_imports import load_lazy_imports
+from ..common.text import capitalized
 from . import disk, file_checks, reservation
-from .remedies import advice, sign_in, system_reason
+from .remedies import login_command_line, remedy_for, system_reason
 
 if TYPE_CHECKING:
     from .token_file import TokenFile
 
 __all__ = ["RotationLock"]
 
-load_all("filelock")
+load_lazy_imports("filelock")
 
 #: errno values by which a file system says that it has no locks.
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
@@ -56,7 +56,7 @@ class RotationLock:
 
     def __init__(self, target: str, file: TokenFile) -> None:
         self.path = target + ".lock"
-        self._room = reservation.room_path(target)
+        self._room = reservation.reserved_path(target)
         self._file = file
         self._lock: Any = None
 
@@ -95,9 +95,12 @@ class RotationLock:
         elif isinstance(problem, file_checks.Unfit):
             what, step = f"can't be locked: {problem}", "Move that away"
         elif isinstance(problem, FileNotFoundError):
-            what, step = "is missing, and so is its folder", sentence(sign_in(str(self._file.path)))
+            what, step = (
+                "is missing, and so is its folder",
+                capitalized(login_command_line(str(self._file.path))),
+            )
         else:
-            what, step = f"can't be locked: {self.path}: {system_reason(problem)}", advice(problem)
+            what, step = f"can't be locked: {self.path}: {system_reason(problem)}", remedy_for(problem)
         raise self._file.error(what, step)
 
     def release(self) -> None:

@@ -6,19 +6,19 @@ import errno
 import shlex
 import sys
 
-__all__ = ["advice", "quoted", "sign_in", "system_reason"]
+__all__ = ["login_command_line", "remedy_for", "shell_quoted", "system_reason"]
 
 
-def sign_in(path: str) -> str:
+def login_command_line(path: str) -> str:
     """The command that makes a token file."""
-    return f"sign in with: adh-auth login --token-file {quoted(path)}"
+    return f"sign in with: adh-auth login --token-file {shell_quoted(path)}"
 
 
 #: What cmd.exe and the C runtime take for more than a letter, outside double quotes.
 _SPECIAL_ON_WINDOWS = frozenset(" \t&|<>^()@!%;,=`'")
 
 
-def quoted(path: str) -> str:
+def shell_quoted(path: str) -> str:
     """The path as a word of a command that a person pastes into a shell: cmd.exe on Windows, a POSIX shell
     elsewhere.
     """
@@ -34,7 +34,7 @@ def system_reason(refused: OSError | NotImplementedError) -> str:
     return getattr(refused, "strerror", None) or type(refused).__name__
 
 
-_ADVICE = {
+_REMEDIES = {
     errno.ENOSPC: "Free some space on its disk",
     errno.EDQUOT: "Free some of your quota",
     errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
@@ -45,6 +45,6 @@ _ADVICE = {
 }
 
 
-def advice(refused: OSError | NotImplementedError) -> str:
+def remedy_for(refused: OSError | NotImplementedError) -> str:
     """What to do about what the disk refuses."""
-    return _ADVICE.get(getattr(refused, "errno", None) or 0, "Look at the file, its folder and its disk")
+    return _REMEDIES.get(getattr(refused, "errno", None) or 0, "Look at the file, its folder and its disk")

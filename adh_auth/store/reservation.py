@@ -14,19 +14,19 @@ if sys.platform != "win32":
 
 from typing import TYPE_CHECKING
 
-from ..common.notices import tell
+from ..common.notices import warn_loudly
 from ..tokens import Stored
 from . import disk, file_checks
-from .disk import _allocate, _make_private, _read_all, _sync, _write_all, patiently, sync_folder
-from .file_checks import _BINARY, _NOFOLLOW, _NONBLOCK, PRIVATE, Unfit, _keeps_modes, _require_ours
+from .disk import allocate, make_private, patiently, read_all, sync, sync_folder, write_all
+from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, Unfit, keeps_modes, require_ours
 
 if TYPE_CHECKING:
     from .token_file import TokenFile
 
-__all__ = ["Room", "is_held"]
+__all__ = ["ReservedFile", "is_held"]
 
 
-class Room:
+class ReservedFile:
     """Room on disk for the next content of a file: same folder, mode 0600 from birth, full length.
 
     There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or
@@ -36,17 +36,17 @@ class Room:
 
     def __init__(self, target: str, size: int) -> None:
         self.target = target
-        self.path = room_path(target)
+        self.path = reserved_path(target)
         if is_held(self.path):
             raise BlockingIOError(
                 errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile"
             )
         self._fd: int | None = None
         self._content = b""
-        _rooms.add(self)
+        _reserved_files.add(self)
         try:
             fd = self._open_anew()
-            _allocate(fd, size)
+            allocate(fd, size)
             # NFS and quotas say "no space" no sooner than here.
             os.fsync(fd)
         except BaseException:
@@ -61,15 +61,15 @@ class Room:
         if (
             self._fd is None
         ):  # an install that was refused has closed it; what it holds must not be lost for that
-            flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY
+            flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
             self._fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
-            _require_ours(os.fstat(self._fd))
+            require_ours(os.fstat(self._fd))
             _hold(self._fd)
-            _make_private(self._fd)
+            make_private(self._fd)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        _write_all(self._fd, data)
+        write_all(self._fd, data)
         os.ftruncate(self._fd, len(data))
-        _sync(self._fd)
+        sync(self._fd)
 
     def install(self) -> None:
         """Make it the file, durably."""
@@ -97,10 +97,10 @@ class Room:
         self.close()
         with suppress(FileNotFoundError):
             patiently(lambda: os.unlink(self.path))
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY
         self._fd = fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
         _hold(fd)
-        _make_private(fd)
+        make_private(fd)
         return fd
 
     def discard(self) -> None:
@@ -118,17 +118,17 @@ class Room:
 
 
 #: every room of this process
-_rooms: weakref.WeakSet[Room] = weakref.WeakSet()
+_reserved_files: weakref.WeakSet[ReservedFile] = weakref.WeakSet()
 
 
-def _close_rooms() -> None:
+def _close_reserved_files() -> None:
     # They are the parent's. A copy of the descriptor would hold its lock after the parent is gone.
-    for room in list(_rooms):
+    for room in list(_reserved_files):
         room.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_rooms)
+    os.register_at_fork(after_in_child=_close_reserved_files)
 
 
 def _hold(fd: int) -> None:
@@ -142,11 +142,11 @@ def is_held(path: str) -> bool:
     if sys.platform == "win32":
         return False  # no file that is open is removed there, the lock neither
     try:
-        fd = os.open(path, os.O_RDWR | _NOFOLLOW | _NONBLOCK)
+        fd = os.open(path, os.O_RDWR | NOFOLLOW | NONBLOCK)
     except OSError:
         return False
     try:
-        _require_ours(os.fstat(fd))
+        require_ours(os.fstat(fd))
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as refused:
         return refused.errno in (errno.EAGAIN, errno.EACCES)
@@ -156,7 +156,7 @@ def is_held(path: str) -> bool:
         os.close(fd)
 
 
-def room_path(target: str) -> str:
+def reserved_path(target: str) -> str:
     """Where the next content of `target` is prepared."""
     return target + ".new"
 
@@ -164,13 +164,13 @@ def room_path(target: str) -> str:
 def left_behind(target: str) -> bytes | None:
     """What a process that was killed had put into its room; None where there is nothing of ours."""
     try:
-        if stat.S_ISLNK(os.lstat(room_path(target)).st_mode):
+        if stat.S_ISLNK(os.lstat(reserved_path(target)).st_mode):
             return None
-        data, status = disk.read_regular(room_path(target))
+        data, status = disk.read_regular(reserved_path(target))
     except (FileNotFoundError, PermissionError, Unfit):
         return None
     private = sys.platform == "win32" or (
-        status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and _keeps_modes(room_path(target)))
+        status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and keeps_modes(reserved_path(target)))
     )
     # Allocated room that was never written reads as zeros.
     return data.rstrip(b"\0") if private and status.st_nlink == 1 else None
@@ -178,21 +178,21 @@ def left_behind(target: str) -> bytes | None:
 
 def install_left_behind(target: str) -> None:
     """Finish the replacement that a kill cut short."""
-    fd = patiently(lambda: os.open(room_path(target), os.O_RDWR | _NOFOLLOW | _BINARY))
+    fd = patiently(lambda: os.open(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
     try:
-        data = _read_all(fd).rstrip(b"\0")
+        data = read_all(fd).rstrip(b"\0")
         os.ftruncate(fd, len(data))
-        _sync(fd)
+        sync(fd)
     finally:
         os.close(fd)
-    patiently(lambda: os.replace(room_path(target), target))
+    patiently(lambda: os.replace(reserved_path(target), target))
     sync_folder(target)
 
 
-class Reserved:
+class Reservation:
     """Room for the next pair of one token file."""
 
-    def __init__(self, file: TokenFile, room: Room) -> None:
+    def __init__(self, file: TokenFile, room: ReservedFile) -> None:
         self._file = file
         self._room = room
 
@@ -233,8 +233,10 @@ _warned_of: set[str] = set()
 def _warn_of_mode(path: str, before: int, after: int) -> None:
     if after and path not in _warned_of:
         _warned_of.add(path)
-        tell(
+        warn_loudly(
             f"token file {path} can be read by others (mode {after:04o}): its file system keeps no modes. Keep the file on one that does"
         )
     elif before and not after:
-        tell(f"token file {path} could be read by others (mode {before:04o}); it is private now (0600)")
+        warn_loudly(
+            f"token file {path} could be read by others (mode {before:04o}); it is private now (0600)"
+        )

@@ -11,14 +11,14 @@ from contextlib import suppress
 from time import monotonic, time_ns
 from typing import ClassVar, Generic, TypeVar
 
-__all__ = ["Watch", "state_of"]
+__all__ = ["StatCache", "state_of"]
 
 T = TypeVar("T")
 
 #: Seconds for which the descriptor is believed before the path is looked at again. It can't tell that a
 #: folder above was renamed or mounted over, or that an overlay file system has put another file in front of
 #: it (docs.kernel.org, overlayfs, "Non-standard behavior").
-BELIEF = 0.5
+TRUST_SECONDS = 0.5
 NEVER = -math.inf
 #: Nanoseconds after a change within which another one may leave the same ctime: file systems set it by a
 #: clock that ticks every few milliseconds, some of them every second or two. Git calls a file that young
@@ -36,7 +36,7 @@ def state_of(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_size
 
 
-class Watch(Generic[T]):
+class StatCache(Generic[T]):
     """What was made of a file in one state, for as long as the file is in it."""
 
     #: those that hold a descriptor
@@ -53,19 +53,19 @@ class Watch(Generic[T]):
         self._known: object = None
         # A symlink may lead elsewhere while the file stays as it is; and an open file can't be replaced on
         # Windows.
-        if path and sys.platform != "win32" and Watch.count < LIMIT and os.path.realpath(path) == path:
+        if path and sys.platform != "win32" and StatCache.count < LIMIT and os.path.realpath(path) == path:
             with suppress(OSError):
                 self._watch(path)
 
     def _watch(self, path: bytes) -> None:
         # As close together as can be: an interrupt in between leaves the descriptor open for ever.
-        self._descriptor, Watch.count = (
+        self._descriptor, StatCache.count = (
             os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW),
-            Watch.count + 1,
+            StatCache.count + 1,
         )
         self._file = _identity(self._descriptor)
 
-    def renew(self) -> None:
+    def revalidate(self) -> None:
         """Believe the descriptor: a look at the path has just found the file in this state."""
         self._since = NEVER
         if self._descriptor < 0:
@@ -83,9 +83,11 @@ class Watch(Generic[T]):
         # Whatever replaces a file or writes to it sets its ctime.
         return status.st_ctime_ns, status.st_nlink, status.st_size
 
-    def unchanged(self) -> T | None:
+    def value_if_unchanged(self) -> T | None:
         """What was made of the file, None where it may have changed. This is on the way of every request."""
-        if not 0 <= monotonic() - self._since < BELIEF:  # a clock that a test has moved may be far behind
+        if (
+            not 0 <= monotonic() - self._since < TRUST_SECONDS
+        ):  # a clock that a test has moved may be far behind
             return None
         try:
             return self._made if self._look() == self._known else None
@@ -93,12 +95,12 @@ class Watch(Generic[T]):
             return None
 
     def __del__(self) -> None:
-        # Here, and not where it is dropped: another thread may be in `unchanged`, and the number may belong
+        # Here, and not where it is dropped: another thread may be in `value_if_unchanged`, and the number may belong
         # to another file by then.
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
-        Watch.count -= 1
+        StatCache.count -= 1
         with suppress(OSError):
             # Whoever closed all descriptors may have opened another file under this number, or this one.
             if _identity(descriptor) == self._file:

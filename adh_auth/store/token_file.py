@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 from ..common import limits
 from ..common.clock import JobClock
 from ..common.limits import REPLY_LIMIT
-from ..common.text import sentence
+from ..common.text import capitalized
 from ..errors import LockTimeout, MalformedTokens, TokenFileError
 from ..tokens import Stored, Tokens, file_mapping
 from . import disk, file_checks, reservation
 from .file_lock import RotationLock
 from .location import absolute, default_path
 from .record import NOTHING, Record
-from .remedies import advice, sign_in, system_reason
-from .reservation import Reserved
-from .stat_cache import Watch, state_of
+from .remedies import login_command_line, remedy_for, system_reason
+from .reservation import Reservation
+from .stat_cache import StatCache, state_of
 
 __all__ = ["TokenFile"]
 
@@ -111,9 +111,9 @@ class TokenFile:
         except OSError:
             return None
 
-    def watch(self, state: object, made: T) -> Watch[T]:
+    def cached(self, state: object, made: T) -> StatCache[T]:
         """A cheaper way to ask whether the file is still in that state, in which this was made of it."""
-        return Watch(self._encoded, state, made)
+        return StatCache(self._encoded, state, made)
 
     def read(self) -> Stored:
         """The pair and the other keys."""
@@ -154,15 +154,16 @@ class TokenFile:
             token_file=self._path,
         )
 
-    def reserve(self) -> Reserved:
+    def reserve(self) -> Reservation:
         """Make sure of room for the next pair, before the present one is spent."""
         target = self._target()
-        if trouble := file_checks.trouble_with_replacing(target):
+        if trouble := file_checks.problem_with_replacing(target):
             raise self.error(
                 f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file"
             )
-        return Reserved(
-            self, self.on_disk(lambda: reservation.Room(target, self._room_needed(target)), "rewritten")
+        return Reservation(
+            self,
+            self.on_disk(lambda: reservation.ReservedFile(target, self._room_needed(target)), "rewritten"),
         )
 
     def remove(self) -> None:
@@ -170,7 +171,7 @@ class TokenFile:
         wait.
         """
         target = self._target()
-        for path in (target, reservation.room_path(target), target + ".record"):
+        for path in (target, reservation.reserved_path(target), target + ".record"):
             self.on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
 
     def record(self) -> Record:
@@ -241,7 +242,7 @@ class TokenFile:
             reason = malformed.message
         raise self.error(
             f"is no usable token file: {reason}",
-            f"It was left as it is: repair it if you can, or {sign_in(self._path)}",
+            f"It was left as it is: repair it if you can, or {login_command_line(self._path)}",
         )
 
     def error(self, what: str, next_step: str) -> TokenFileError:
@@ -274,7 +275,7 @@ class TokenFile:
         with suppress(OSError):
             size = os.stat(target).st_size
         # JSON escapes make three bytes at most of one byte of UTF-8.
-        return REPLY_LIMIT + 3 * min(size, limits.FILE_LIMIT)
+        return REPLY_LIMIT + 3 * min(size, limits.MAX_READ_BYTES)
 
     def on_disk(self, work: Callable[[], T], verb: str) -> T:
         """What the disk refuses, as an error that says which file and what to do."""
@@ -283,14 +284,14 @@ class TokenFile:
             return work()
         except FileNotFoundError:
             what = "is missing" if verb == "read" else f"can't be {verb}: its folder is missing"
-            step = sentence(sign_in(self._path))
+            step = capitalized(login_command_line(self._path))
         except file_checks.Unfit as unfit:
             what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
         except file_checks.NoModes as refused:
             what = f"can't be {verb}: its file system can't make it private ({refused})"
             step = "Keep it on one that can, or mount this one so that only you can read it (umask=077)"
         except OSError as refused:
-            what, step = f"can't be {verb}: {system_reason(refused)}", advice(refused)
+            what, step = f"can't be {verb}: {system_reason(refused)}", remedy_for(refused)
         raise self.error(what, step)
 
 

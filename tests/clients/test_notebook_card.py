@@ -108,7 +108,7 @@ def test_trouble_that_may_pass(auth: Any, sandbox: Sandbox) -> None:
 def test_a_refresh_under_way(auth: Any, sandbox: Sandbox) -> None:
     """Somebody's refresh in flight is told, not waited for."""
     with sandbox.hold_next() as hold:
-        job = auth._core.force()
+        job = auth._core.refresh_now()
         hold.wait()
         assert facts_of(auth._repr_html_())["state"] == "signed in, a refresh is under way"
     job.join()
@@ -161,7 +161,7 @@ def test_never_raises(auth: Any, monkeypatch: pytest.MonkeyPatch, error: Excepti
     def fail(*_: object) -> Any:
         raise error
 
-    monkeypatch.setattr(card_module, "look", fail)
+    monkeypatch.setattr(card_module, "status_of", fail)
     monkeypatch.setattr(TokenFile, "load", fail)
     assert type(error).__name__ in auth._repr_html_() or "busy" in auth._repr_html_()
     assert "adh_secret" not in auth._repr_html_() + repr(auth)

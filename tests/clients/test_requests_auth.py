@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
-from adh_auth.store.remedies import sign_in
+from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
 from ..support.faults import grown_older, near_its_end
@@ -274,7 +274,7 @@ def test_errors_are_the_clients_too(sandbox: Sandbox, session: requests.Session,
         session.get(sandbox.url + "/api/auth/me")
     assert isinstance(refused.value, ReauthorizationRequired)
     assert refused.value.request is not None
-    assert sign_in(str(token_file)) in str(refused.value)
+    assert login_command_line(str(token_file)) in str(refused.value)
     token_file.unlink()
     with pytest.raises(requests.RequestException) as missing:
         session.get(sandbox.url + "/api/auth/me")

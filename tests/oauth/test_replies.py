@@ -12,7 +12,7 @@ import pytest
 
 from adh_auth import ConfigurationError
 from adh_auth.common.limits import BODY_LIMIT
-from adh_auth.oauth.endpoint import Call, Reply
+from adh_auth.oauth.endpoint import EndpointCall, EndpointReply
 from adh_auth.oauth.origin import base_url_of, origin_of
 from adh_auth.oauth.replies import classify, error_code, retry_after, revoked
 
@@ -54,13 +54,13 @@ def error(code: str) -> bytes:
 )
 def test_what_a_reply_means(status: int, body: bytes, kind: str) -> None:
     """Only the code invalid_grant is terminal, never a status; a pair counts only with a success."""
-    assert classify(Reply(status, {}, body), now=0.0).kind == kind
+    assert classify(EndpointReply(status, {}, body), now=0.0).kind == kind
 
 
 def test_a_verdict_carries_what_support_asks_for() -> None:
     """The request id, the status, the code and the pause asked for come with the verdict, fit for one line."""
     verdict = classify(
-        Reply(429, {"X-Request-ID": "req\n-1", "Retry-After": "7"}, error("slow_down")), now=0.0
+        EndpointReply(429, {"X-Request-ID": "req\n-1", "Retry-After": "7"}, error("slow_down")), now=0.0
     )
     assert (verdict.request_id, verdict.status, verdict.code, verdict.retry_after) == (
         "req?-1",
@@ -130,7 +130,7 @@ def test_a_compressed_bomb_stays_small() -> None:
 )
 def test_what_counts_as_revoked(status: int, body: bytes, gone: bool) -> None:
     """Any 2xx, or a token that the server does not know any more."""
-    assert revoked(Reply(status, {}, body)) is gone
+    assert revoked(EndpointReply(status, {}, body)) is gone
 
 
 @pytest.mark.parametrize(
@@ -209,5 +209,5 @@ def test_a_base_url_that_is_fine(url: str) -> None:
 def test_a_call_shows_no_secret() -> None:
     """The payload has no place in a repr."""
     payload: dict[str, Any] = {"refresh_token": "adh_rt_A", "client_secret": "s3cret"}
-    assert "adh_rt_A" not in repr(Call("https://a.example/x", payload))
-    assert "adh_A" not in repr(Reply(200, {"x": "adh_A"}, PAIR))
+    assert "adh_rt_A" not in repr(EndpointCall("https://a.example/x", payload))
+    assert "adh_A" not in repr(EndpointReply(200, {"x": "adh_A"}, PAIR))

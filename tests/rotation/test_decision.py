@@ -8,10 +8,10 @@ import pytest
 
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError, ReauthorizationRequired, RefreshFailed
-from adh_auth.rotation.active_tokens import Pair
+from adh_auth.rotation.active_tokens import ActiveTokens
 from adh_auth.rotation.decision import (
     HAND_OVER,
-    LONGEST_RESPECT,
+    MAX_RETRY_AFTER,
     RESEND,
     ROTATE,
     Adopt,
@@ -140,7 +140,7 @@ CASES = (
     Case(
         "a Retry-After of an hour is not respected longer than that",
         OLD,
-        replace(ABOUT_OLD, state=FAILED, at=NOW - LONGEST_RESPECT - 1, not_before=NOW + 30),
+        replace(ABOUT_OLD, state=FAILED, at=NOW - MAX_RETRY_AFTER - 1, not_before=NOW + 30),
         "refresh",
     ),
     Case(
@@ -264,10 +264,12 @@ def _in_a_word(decision: Decision) -> str:
     return "refresh" if decision.lost_at is None else "refresh, lost"
 
 
-def _pair(token: str = "access-old", *, dead: bool = False, expires_at: float | None = None) -> Pair:
-    pair = Pair(Tokens(token, "refresh", expires_at), ask=False)
-    if dead:
-        pair.end()
+def _pair(
+    token: str = "access-old", *, expired: bool = False, expires_at: float | None = None
+) -> ActiveTokens:
+    pair = ActiveTokens(Tokens(token, "refresh", expires_at), needs_check=False)
+    if expired:
+        pair.mark_expired()
     return pair
 
 
@@ -281,27 +283,27 @@ AFTER_401 = (
     (
         "a newer pair that is known to be expired is rotated away from",
         "token_expired",
-        _pair("access-new", dead=True),
+        _pair("access-new", expired=True),
         False,
         ROTATE,
     ),
     (
         "a newer pair that is known to be expired helps no other code",
         "forbidden",
-        _pair("access-new", dead=True),
+        _pair("access-new", expired=True),
         False,
         HAND_OVER,
     ),
     ("nothing to read, and the stored expiry has come: rotate", None, _pair(expires_at=NOW), True, ROTATE),
     ("nothing to read, before the stored expiry", None, _pair(expires_at=NOW + 0.001), True, HAND_OVER),
     ("nothing to read, and no stored expiry", None, _pair(), True, HAND_OVER),
-    ("nothing to read, and the API has called it expired before", None, _pair(dead=True), True, ROTATE),
-    ("a code beats what the API said before", "forbidden", _pair(dead=True), True, HAND_OVER),
+    ("nothing to read, and the API has called it expired before", None, _pair(expired=True), True, ROTATE),
+    ("a code beats what the API said before", "forbidden", _pair(expired=True), True, HAND_OVER),
     ("a code beats the clock", "forbidden", _pair(expires_at=NOW - 1), True, HAND_OVER),
     (
         "the clock tells of the pair that was rejected only",
         None,
-        _pair("access-new", dead=True, expires_at=NOW - 1),
+        _pair("access-new", expired=True, expires_at=NOW - 1),
         True,
         HAND_OVER,
     ),
@@ -311,6 +313,6 @@ AFTER_401 = (
 @pytest.mark.parametrize(
     ("code", "pair", "is_bare", "expected"), [row[1:] for row in AFTER_401], ids=[row[0] for row in AFTER_401]
 )
-def test_after_401(code: str | None, pair: Pair, is_bare: bool, expected: str) -> None:
+def test_after_401(code: str | None, pair: ActiveTokens, is_bare: bool, expected: str) -> None:
     """What follows from a 401 depends on its code, the rejected token and the pair in force alone."""
     assert after_401(code, REJECTED, pair, NOW, is_bare=is_bare) == expected

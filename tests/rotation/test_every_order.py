@@ -95,7 +95,12 @@ MISTAKES = {
         _unmarked,
         "sent twice|lost outside",
     ),
-    "a pair that is dropped when the disk refuses it": (Attempt, "_keep", _drops, "sent twice|lost outside"),
+    "a pair that is dropped when the disk refuses it": (
+        Attempt,
+        "_continue_unsaved",
+        _drops,
+        "sent twice|lost outside",
+    ),
 }
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from adh_auth import TokenFile
-from adh_auth.rotation.decision import LONGEST_RESPECT
+from adh_auth.rotation.decision import MAX_RETRY_AFTER
 from adh_auth.store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
-from adh_auth.store.remedies import sign_in
+from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import Stored, fingerprint
 
@@ -186,7 +186,7 @@ def test_a_refusal_is_not_signed_in(env: dict[str, str], sandbox: Sandbox, token
     told = facts(token_file, code=1)
     assert not told["signed_in"]
     assert told["trouble"]["code"] == "invalid_grant"
-    assert told["trouble"]["next_step"] == sign_in(str(token_file))
+    assert told["trouble"]["next_step"] == login_command_line(str(token_file))
     assert told["trouble"]["request_id"] in adh("status", env=env).stdout
 
 
@@ -224,7 +224,7 @@ def test_a_pause_that_the_server_asked_for_is_told(asked: float, token_file: Pat
     at = time.time()
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": at - 90}))
     noted(token_file, FAILED, reason="HTTP 429", at=at, not_before=at + asked)
-    until = min(at + asked, at + LONGEST_RESPECT)
+    until = min(at + asked, at + MAX_RETRY_AFTER)
     told = facts(token_file)
     assert told["trouble"]["not_before"] == pytest.approx(until)
     clock = time.strftime("%H:%M:%S", time.localtime(until))
@@ -242,7 +242,7 @@ def test_a_pause_is_told_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, to
     assert facts(token_file)["trouble"]["not_before"] is not None
     assert adh("refresh", env=env).returncode == 1
     assert sandbox.counts.refresh_calls == 1
-    over = time.time() - LONGEST_RESPECT
+    over = time.time() - MAX_RETRY_AFTER
     noted(token_file, FAILED, at=over, not_before=over + 3600)
     told = facts(token_file)["trouble"]
     assert told["not_before"] is None

@@ -228,7 +228,7 @@ def test_one_last_look(
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
     auth = auth_for(sandbox, lock_timeout=0.5)
-    job = auth._core.force()
+    job = auth._core.refresh_now()
     _replace(token_file, newer)
     job.wait(PATIENCE)
     assert job.outcome == newer
@@ -462,11 +462,11 @@ def test_a_pair_is_written_on_a_clock_that_stands_still(sandbox: Sandbox, token_
     sandbox.expire()
     code = f"""{FROZEN}
 from adh_auth.store import reservation
-fill, refusals = reservation.Room.fill, [1, 2, 3]
+fill, refusals = reservation.ReservedFile.fill, [1, 2, 3]
 def failing(*arguments):
     if refusals and refusals.pop(): raise OSError(5, "EIO")
     fill(*arguments)
-reservation.Room.fill = failing
+reservation.ReservedFile.fill = failing
 auth = AdhAuth()
 auth.refresh()
 auth._core._job.join()

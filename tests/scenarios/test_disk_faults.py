@@ -255,7 +255,7 @@ def test_a_kill_on_a_file_system_without_modes(sandbox: Sandbox, token_file: Pat
     _on_modeless(
         sandbox,
         token_file,
-        "from adh_auth.store import reservation\nreservation.Room.install = lambda _: os._exit(9)\ncall()",
+        "from adh_auth.store import reservation\nreservation.ReservedFile.install = lambda _: os._exit(9)\ncall()",
     )
     assert stat.S_IMODE(os.stat(f"{token_file}.new").st_mode) == 0o777
     assert _on_modeless(sandbox, token_file, "call()")[0] == "200\n"
@@ -384,10 +384,14 @@ class BadDisk:
         if step == "rename":
             monkeypatch.setattr(os, "replace", self._unless_bad(os.replace))
         elif step == "fill":
-            monkeypatch.setattr(reservation.Room, "fill", self._unless_bad(reservation.Room.fill))
+            monkeypatch.setattr(
+                reservation.ReservedFile, "fill", self._unless_bad(reservation.ReservedFile.fill)
+            )
         else:
             monkeypatch.setattr(
-                reservation.Room, "fill", self._before_a_bad_read(reservation.Room.fill, monkeypatch)
+                reservation.ReservedFile,
+                "fill",
+                self._before_a_bad_read(reservation.ReservedFile.fill, monkeypatch),
             )
 
     def _unless_bad(self, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -407,7 +411,7 @@ class BadDisk:
         """
         read = disk.read_regular
 
-        def filled(room: reservation.Room, data: bytes) -> None:
+        def filled(room: reservation.ReservedFile, data: bytes) -> None:
             fill(room, data)
             monkeypatch.setattr(disk, "read_regular", self._unless_bad(read) if self.bad else read)
 
@@ -508,7 +512,7 @@ def _unsaved(target: str, sandbox: Sandbox, token_file: Path) -> Iterator[subpro
         yield process
 
 
-@pytest.mark.parametrize("target", ["os.replace", "reservation.Room.fill"])
+@pytest.mark.parametrize("target", ["os.replace", "reservation.ReservedFile.fill"])
 def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Path, target: str) -> None:
     """A program that ends before its pair is written tries once more on its way out."""
     sandbox.expire()
@@ -538,7 +542,7 @@ def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str)
     token had been spent.
     """
     sandbox.expire()
-    with _unsaved("reservation.Room.fill", sandbox, token_file) as process:
+    with _unsaved("reservation.ReservedFile.fill", sandbox, token_file) as process:
         _end(process, end)
     with pytest.raises(ReauthorizationRequired, match=f"lost at .*process {process.pid} on") as caught:
         get(sandbox, auth_for(sandbox))

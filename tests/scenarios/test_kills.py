@@ -47,7 +47,7 @@ transaction.Step = attempt.Step = step
 def half(room, data):
     os.write(room._fd, data[: len(data) // 2])
     die()
-if moment == "in the middle of the content": reservation.Room.fill = half
+if moment == "in the middle of the content": reservation.ReservedFile.fill = half
 if moment == "with the content, before its length": os.ftruncate = die
 if moment == "before the rename": os.replace = die
 if moment == "after the rename": reservation.sync_folder = die
@@ -223,11 +223,11 @@ def rotate(told):
             os.write(told, name.encode() + b"\\n")
             return work()
         return real(name, watched)
-    def fill(room, data, real=reservation.Room.fill):
+    def fill(room, data, real=reservation.ReservedFile.fill):
         real(room, data)
         os.write(told, b"filled\\n")
     transaction.Step = attempt.Step = step
-    reservation.Room.fill = fill
+    reservation.ReservedFile.fill = fill
     auth = AdhAuth()
     while True:
         auth.refresh()

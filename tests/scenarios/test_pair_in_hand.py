@@ -235,8 +235,8 @@ PLACES: tuple[tuple[Any, str], ...] = (
     (Stored, "rotated"),
     (Stored, "in_place_of"),
     (Stored, "to_bytes"),
-    (reservation.Room, "fill"),
-    (reservation.Room, "install"),
+    (reservation.ReservedFile, "fill"),
+    (reservation.ReservedFile, "install"),
     (TokenFile, "still_holds"),
     (file_checks, "loose_mode"),
     (TokenFile, "note"),
@@ -366,7 +366,7 @@ def test_a_log_handler_that_raises_costs_nothing(
     if trouble == "loose mode":
         token_file.chmod(0o644)
     elif trouble == "bad disk":
-        Raising(monkeypatch, sandbox, (reservation.Room, "fill"), OSError(errno.EIO, "EIO"), 1)
+        Raising(monkeypatch, sandbox, (reservation.ReservedFile, "fill"), OSError(errno.EIO, "EIO"), 1)
     else:
         _killed_before_the_rename(sandbox, token_file)
     with warnings.catch_warnings():
@@ -439,7 +439,7 @@ def _raise(*_: object, **__: object) -> None:
 
 
 def _killed_before_the_rename(sandbox: Sandbox, token_file: Path) -> None:
-    code = f"import signal\nfrom adh_auth.store import reservation\n{ONE_CALL}\nreservation.Room.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
+    code = f"import signal\nfrom adh_auth.store import reservation\n{ONE_CALL}\nreservation.ReservedFile.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
     with child(code, sandbox.environment(token_file)) as process:
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
@@ -572,15 +572,15 @@ def test_the_prepared_file_is_replaced_between_write_and_rename(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rename goes by the name, and the name may lead elsewhere by then."""
-    fill, filled = reservation.Room.fill, list[bytes]()
+    fill, filled = reservation.ReservedFile.fill, list[bytes]()
 
-    def fill_and_lose(room: reservation.Room, data: bytes) -> None:
+    def fill_and_lose(room: reservation.ReservedFile, data: bytes) -> None:
         fill(room, data)
         if not filled:
             filled.append(data)
             _replaced(Path(room.path))
 
-    monkeypatch.setattr(reservation.Room, "fill", fill_and_lose)
+    monkeypatch.setattr(reservation.ReservedFile, "fill", fill_and_lose)
     sandbox.expire()
     assert get(sandbox, auth_for(sandbox)) == 200
     assert_nothing_lost(sandbox, token_file)

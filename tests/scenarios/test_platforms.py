@@ -37,7 +37,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> None:
     """The path is quoted as Windows quotes it: cmd.exe takes a single quote for a letter."""
     assert (
-        remedies.sign_in(path)
+        remedies.login_command_line(path)
         == f"sign in with: adh-auth login --token-file {subprocess.list2cmdline([path])}"
     )
 
@@ -46,13 +46,13 @@ def test_a_printed_command_can_be_pasted_into_cmd(path: str, windows: None) -> N
 def test_no_mark_of_cmd_cuts_the_path_short(mark: str, windows: None) -> None:
     """cmd.exe ends a command at `&`, which a folder's name may hold: inside double quotes it is a letter."""
     path = rf"C:\a{mark}b\tokens.json"
-    assert remedies.sign_in(path).endswith(f' --token-file "{path}"')
+    assert remedies.login_command_line(path).endswith(f' --token-file "{path}"')
 
 
 def test_a_printed_command_can_be_pasted_into_a_posix_shell() -> None:
     """The shell hands the path to the command as it is."""
     path = "/home/it's $HOME & more/tokens.json"
-    assert shlex.split(remedies.sign_in(path).partition("adh-auth ")[2])[-1] == path
+    assert shlex.split(remedies.login_command_line(path).partition("adh-auth ")[2])[-1] == path
 
 
 @pytest.mark.parametrize("name", ["tokens.json", "a & b.json"])

@@ -452,7 +452,7 @@ def test_no_secret_when_the_disk_refuses_the_new_pair(
     sweep = Sweep()
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     install, refusals = (
-        adh_auth.store.reservation.Room.install,
+        adh_auth.store.reservation.ReservedFile.install,
         iter([OSError(28, "No space left on device")] * 2),
     )
 
@@ -461,7 +461,7 @@ def test_no_secret_when_the_disk_refuses_the_new_pair(
             raise refusal
         install(room)
 
-    monkeypatch.setattr(adh_auth.store.reservation.Room, "install", refusing)
+    monkeypatch.setattr(adh_auth.store.reservation.ReservedFile, "install", refusing)
     with watched(sweep):
         auth = auth_of(client, sandbox, path)
         use(client, auth, sandbox, sweep, "full disk")

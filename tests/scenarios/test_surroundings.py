@@ -99,12 +99,12 @@ def test_threads_that_outlive_main_keep_a_pair_until_it_is_written(
     """A disk that fails for a moment after the spend costs nothing while a thread works on."""
     code = f"""
 from adh_auth.store import reservation
-fill, failures = reservation.Room.fill, []
+fill, failures = reservation.ReservedFile.fill, []
 def failing(self, data):
     failures.append(1)
     if len(failures) < 4: raise OSError({errno.EIO}, "Input/output error")
     fill(self, data); written.set()
-reservation.Room.fill = failing
+reservation.ReservedFile.fill = failing
 written = threading.Event()
 def work():
     auth = Auth()
@@ -335,15 +335,15 @@ def test_without_a_thread_an_unsaved_pair_is_written_later(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller comes back with its answer while the disk fails, and a later request writes the pair."""
-    fill = reservation.Room.fill
+    fill = reservation.ReservedFile.fill
     bad = [True]
 
-    def failing(self: reservation.Room, data: bytes) -> None:
+    def failing(self: reservation.ReservedFile, data: bytes) -> None:
         if bad[0]:
             raise OSError(errno.EIO, "Input/output error")
         fill(self, data)
 
-    monkeypatch.setattr(reservation.Room, "fill", failing)
+    monkeypatch.setattr(reservation.ReservedFile, "fill", failing)
     auth = auth_for(sandbox)
     sandbox.expire()
     assert get(sandbox, auth) == 200
@@ -367,11 +367,11 @@ def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
 ) -> None:
     """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
 
-    def failing(self: reservation.Room, data: bytes) -> None:
+    def failing(self: reservation.ReservedFile, data: bytes) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as bad:
-        bad.setattr(reservation.Room, "fill", failing)
+        bad.setattr(reservation.ReservedFile, "fill", failing)
         auth = auth_for(sandbox)
         sandbox.expire()
         assert get(sandbox, auth) == 200
@@ -385,7 +385,7 @@ def test_without_a_thread_an_unsaved_pair_is_written_at_the_end(sandbox: Sandbox
     """The end of the program is one more chance."""
     code = f"""
 from adh_auth.store import reservation
-start, fill, bad = threading.Thread.start, reservation.Room.fill, [True]
+start, fill, bad = threading.Thread.start, reservation.ReservedFile.fill, [True]
 def refuse(self):
     if self.name.startswith("adh-auth"): raise RuntimeError("can't start new thread")
     start(self)
@@ -393,7 +393,7 @@ threading.Thread.start = refuse
 def failing(self, data):
     if bad[0]: raise OSError({errno.EIO}, "Input/output error")
     fill(self, data)
-reservation.Room.fill = failing
+reservation.ReservedFile.fill = failing
 call()
 bad[0] = False
 """

@@ -31,7 +31,7 @@ from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, RefreshFailed, TokenF
 from adh_auth.common.limits import BODY_LIMIT
 from adh_auth.common.secret import Secret
 from adh_auth.oauth.content_encoding import decoded
-from adh_auth.oauth.endpoint import Call, Unreachable
+from adh_auth.oauth.endpoint import EndpointCall, Unreachable
 from adh_auth.oauth.replies import error_code
 from adh_auth.tokens import Stored
 
@@ -339,8 +339,8 @@ def test_a_compressed_refresh_reply_is_understood(cls: Any, old_file: Path) -> N
         assert auth_of(cls, old_file, api.url).refresh().access_token == NEW["access_token"]
 
 
-def call_to(base_url: str) -> Call:
-    return Call(base_url + "/api/auth/refresh", {"refresh_token": "adh_rt"})
+def call_to(base_url: str) -> EndpointCall:
+    return EndpointCall(base_url + "/api/auth/refresh", {"refresh_token": "adh_rt"})
 
 
 TRICKLES = {

@@ -33,9 +33,9 @@ from adh_auth import (
     TokenFileError,
     login,
 )
-from adh_auth.sign_in.callback import Callback, Listener, _Visit, place_of
+from adh_auth.sign_in.callback import Callback, Listener, _Handler, listen_address_of
 from adh_auth.sign_in.flow import _as_a_sentence
-from adh_auth.store.remedies import sign_in
+from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
 from ..support.cli import started
@@ -550,13 +550,13 @@ def test_the_page_is_on_its_way_before_the_port_is_closed(
             awaited.set()
             return super().wait(timeout)
 
-    answer = _Visit._answer
+    answer = _Handler._answer
 
-    def answer_late(visitor: _Visit, status: int, page: bytes) -> None:
+    def answer_late(visitor: _Handler, status: int, page: bytes) -> None:
         if awaited.wait(PATIENCE):
             answer(visitor, status, page)
 
-    monkeypatch.setattr(_Visit, "_answer", answer_late)
+    monkeypatch.setattr(_Handler, "_answer", answer_late)
     with ThreadPoolExecutor(1) as pool:
         with Listener(redirect_uri) as listener:
             listener._desk.shown = Shown()
@@ -578,8 +578,8 @@ def test_a_callback_shows_no_secret() -> None:
 
 def test_where_to_listen() -> None:
     """A redirect URI of its own address is listened on there alone; without a port it is http's."""
-    assert place_of("http://[::1]:9/cb") == (("::1",), 9, "/cb")
-    assert place_of("http://localhost") == (("127.0.0.1", "::1"), 80, "/")
+    assert listen_address_of("http://[::1]:9/cb") == (("::1",), 9, "/cb")
+    assert listen_address_of("http://localhost") == (("127.0.0.1", "::1"), 80, "/")
 
 
 # The command line.
@@ -829,5 +829,5 @@ def test_the_error_names_the_command(sandbox: Sandbox, arguments: dict[str, Any]
     sandbox.revoke()
     with pytest.raises(ReauthorizationRequired) as raised:
         AdhAuth(**arguments).refresh()
-    assert sign_in(arguments["token_file"]) in raised.value.message
+    assert login_command_line(arguments["token_file"]) in raised.value.message
     assert os.path.isabs(arguments["token_file"])

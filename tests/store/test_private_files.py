@@ -91,13 +91,13 @@ def test_every_file_is_private_from_birth(
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
     rooms: list[int] = []
-    install = reservation.Room.install
+    install = reservation.ReservedFile.install
 
-    def observed(room: reservation.Room) -> None:
+    def observed(room: reservation.ReservedFile) -> None:
         rooms.append(mode(room.path))
         install(room)
 
-    monkeypatch.setattr(reservation.Room, "install", observed)
+    monkeypatch.setattr(reservation.ReservedFile, "install", observed)
     folder = tmp_path / "made"
     TokenFile(folder / "tokens.json").save(Tokens.from_response(sandbox.sign_in()))
     _auth(sandbox, folder / "tokens.json").refresh()
@@ -341,13 +341,13 @@ def test_a_room_that_is_in_use_is_not_taken(tmp_path: Path) -> None:
     refused, the first goes on.
     """
     target = str(tmp_path / "tokens.json")
-    room = reservation.Room(target, 100)
+    room = reservation.ReservedFile(target, 100)
     with pytest.raises(BlockingIOError, match="another process"):
-        reservation.Room(target, 100)
+        reservation.ReservedFile(target, 100)
     room.fill(b"a pair")
     room.install()
     assert Path(target).read_bytes() == b"a pair"
-    reservation.Room(target, 100).discard()
+    reservation.ReservedFile(target, 100).discard()
 
 
 def _symlink_to(victim: Path, room: str) -> None:
@@ -374,7 +374,7 @@ def test_the_only_copy_is_not_written_into_a_plant(
     """A pair whose rename was refused is written again and again; what has come in the room's place meanwhile
     is refused.
     """
-    room = reservation.Room(str(tmp_path / "tokens.json"), 100)
+    room = reservation.ReservedFile(str(tmp_path / "tokens.json"), 100)
     room.fill(b"a pair")
     with monkeypatch.context() as patched, pytest.raises(OSError, match="busy"):
         patched.setattr(os, "replace", _busy)

@@ -23,7 +23,7 @@ from requests.adapters import BaseAdapter
 from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens
 from adh_auth.store import reservation, stat_cache
 from adh_auth.store import token_file as token_file_module
-from adh_auth.store.stat_cache import BELIEF, COARSE_TICK, LIMIT, TICK, Watch, state_of
+from adh_auth.store.stat_cache import COARSE_TICK, LIMIT, TICK, TRUST_SECONDS, StatCache, state_of
 from adh_auth.testing import Sandbox
 
 from ..support.clients import CLIENTS, FAMILY, EveryClient
@@ -85,7 +85,7 @@ SENDERS = {
 @pytest.fixture(autouse=True)
 def _believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as a slow machine needs."""
-    monkeypatch.setattr(stat_cache, "BELIEF", 60.0)
+    monkeypatch.setattr(stat_cache, "TRUST_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ def _settled(path: Path) -> Path:
 def token(request: pytest.FixtureRequest, path: Path) -> Callable[[], str]:
     """Sends a request and tells the token that it carried; the file is watched already."""
     send = SENDERS[request.param](path)
-    watches = Watch.count
+    watches = StatCache.count
     assert {send() for _ in range(SOME)} == {"first"}
-    assert Watch.count == watches + 1
+    assert StatCache.count == watches + 1
     return send
 
 
@@ -116,8 +116,8 @@ def _make_busy(auth: Any) -> None:
     """As after requests that followed each other closely."""
     _settled(Path(auth.token_file))
     for _ in range(SOME):
-        auth._core.glance()
-    assert auth._core.watch.unchanged() is not None
+        auth._core.current_fast()
+    assert auth._core.cache.value_if_unchanged() is not None
 
 
 def _header(auth: AdhAuth) -> str | None:
@@ -206,7 +206,7 @@ def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pyt
     links = os.fstat(found._descriptor).st_nlink
     status = _status(os.stat(path), st_ctime_ns=before.st_ctime_ns, st_size=before.st_size, st_nlink=links)
     monkeypatch.setattr(os, "fstat", lambda _: status)
-    changed = found.unchanged() is None
+    changed = found.value_if_unchanged() is None
     monkeypatch.undo()
     assert changed
 
@@ -217,17 +217,17 @@ def _status(status: os.stat_result, **changed: int) -> SimpleNamespace:
     )
 
 
-def _believed(file: TokenFile) -> Watch[str]:
-    found = file.watch(file.state(), "what was made of it")
-    found.renew()
-    assert found.unchanged() is not None
+def _believed(file: TokenFile) -> StatCache[str]:
+    found = file.cached(file.state(), "what was made of it")
+    found.revalidate()
+    assert found.value_if_unchanged() is not None
     return found
 
 
 @pytest.fixture
 def usual_belief(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is in a program."""
-    monkeypatch.setattr(stat_cache, "BELIEF", BELIEF)
+    monkeypatch.setattr(stat_cache, "TRUST_SECONDS", TRUST_SECONDS)
 
 
 @pytest.mark.usefixtures("usual_belief")  # before `token`, which believes the file at once
@@ -236,7 +236,7 @@ def test_a_folder_that_is_replaced_is_seen_soon(token: Callable[[], str], path: 
     path.parent.rename(path.parent.with_name("adh.old"))
     path.parent.mkdir()
     _write(path, "other")
-    until = time.monotonic() + BELIEF
+    until = time.monotonic() + TRUST_SECONDS
     while time.monotonic() < until:
         token()
     assert token() == "other"
@@ -267,7 +267,7 @@ def test_a_401_is_followed_by_a_look_at_the_path(name: str, code: str, sandbox: 
         else:
             sandbox.kills_old_access = True
         AdhAuth(path, **arguments).refresh()
-        assert client.auth._core.watch.unchanged() is not None
+        assert client.auth._core.cache.value_if_unchanged() is not None
         assert client.get(sandbox.url + "/api/auth/me").status_code == 200
         answer = client.get(sandbox.url + "/api/auth/me")
         assert answer.request.headers["Authorization"] == "Bearer " + TokenFile(path).load().access_token
@@ -291,7 +291,7 @@ def test_a_pair_that_could_not_be_written_is_used_at_once(
         def refuse(*_: Any) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(reservation.Room, "install", refuse)
+        monkeypatch.setattr(reservation.ReservedFile, "install", refuse)
         with pytest.warns(UserWarning, match="could not be written"):
             auth.refresh()
         answer = session.get(sandbox.url + "/api/auth/me")
@@ -370,7 +370,7 @@ def test_a_file_that_others_open_under_our_number_stays_open(path: Path, tmp_pat
     auth = AdhAuth(path, **CLIENT)
     for _ in range(SOME):
         _header(auth)
-    number = auth._core.watch._descriptor
+    number = auth._core.cache._descriptor
     (tmp_path / "log").touch()
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_NONBLOCK)
     os.dup2(log, number)
@@ -389,7 +389,7 @@ def test_the_token_file_that_others_open_under_our_number_stays_open(path: Path)
     """The same file, even: a program may hold a lock on it."""
     auth = AdhAuth(path, **CLIENT)
     _make_busy(auth)
-    number = auth._core.watch._descriptor
+    number = auth._core.cache._descriptor
     mine = os.open(path, os.O_RDWR)
     os.dup2(mine, number)
     os.close(mine)
@@ -406,7 +406,7 @@ def test_every_descriptor_closed(path: Path) -> None:
     auth = AdhAuth(path, **CLIENT)
     for _ in range(SOME):
         _header(auth)
-    os.close(auth._core.watch._descriptor)
+    os.close(auth._core.cache._descriptor)
     assert _header(auth) == "Bearer first"
     _replace(path, "other")
     assert _header(auth) == "Bearer other"
@@ -423,7 +423,7 @@ def header():
     return requests.Request("GET", {URL!r}, auth=auth).prepare().headers["Authorization"]
 header()
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-print({{header() for _ in range({SOME})}}, auth._core.watch.unchanged())
+print({{header() for _ in range({SOME})}}, auth._core.cache.unchanged())
 """
     with child(code) as process:
         told, errors = process.communicate(timeout=60)
@@ -466,7 +466,7 @@ def test_a_file_that_changed_just_now_is_not_believed(
     with monkeypatch.context() as now:
         now.setattr(stat_cache, "time_ns", lambda: changed + age)
         now.setattr(os, "fstat", lambda _: status)
-        found.renew()
+        found.revalidate()
     assert (found._since > stat_cache.NEVER) is believed
 
 
@@ -475,12 +475,12 @@ def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch:
     is another file all the same.
     """
     file = TokenFile(path)
-    found = file.watch(file.state(), "what was made of it")
+    found = file.cached(file.state(), "what was made of it")
     gone = _status(os.fstat(found._descriptor), st_nlink=0)
     with monkeypatch.context() as now:
         now.setattr(os, "fstat", lambda _: gone)
-        found.renew()
-    assert found.unchanged() is None
+        found.revalidate()
+    assert found.value_if_unchanged() is None
 
 
 def test_a_difference_that_means_nothing(path: Path) -> None:
@@ -489,9 +489,9 @@ def test_a_difference_that_means_nothing(path: Path) -> None:
     """
     auth = AdhAuth(path, **CLIENT)
     _make_busy(auth)
-    auth._core.watch._known = "of another time"
+    auth._core.cache._known = "of another time"
     assert _header(auth) == "Bearer first"
-    assert auth._core.watch.unchanged() is not None
+    assert auth._core.cache.value_if_unchanged() is not None
 
 
 def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Path) -> None:
@@ -500,9 +500,9 @@ def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Pat
     state = file.state()
     _replace(path, "other")
     _settled(path)
-    found = file.watch(state, "what was made of the first")
-    found.renew()
-    assert found.unchanged() is None
+    found = file.cached(state, "what was made of the first")
+    found.revalidate()
+    assert found.value_if_unchanged() is None
 
 
 def test_httpx_tasks_share_one_descriptor(path: Path, descriptors: Callable[[], int]) -> None:

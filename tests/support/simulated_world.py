@@ -1,7 +1,7 @@
 """A world in which the real rotation code runs on a simulated disk, lock, clock and server, one step at a
 time, in any order.
 
-What is real: `rotate_steps` and all that it decides. What is simulated stands behind the `Store`, `Lock`,
+What is real: `rotation_transaction` and all that it decides. What is simulated stands behind the `Store`, `Lock`,
 `Reserved` and `Clock` that it asks for. A send is two steps here, the server's commit and the reply's
 arrival; a write is two, the filled room and the rename. A process can crash before each of its steps; in a
 blackout the record, which is not durable, is lost as well.
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from adh_auth.common.secret import Secret
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
-from adh_auth.oauth.endpoint import REFRESH_PATH, Call, Reply, Unreachable
+from adh_auth.oauth.endpoint import REFRESH_PATH, EndpointCall, EndpointReply, Unreachable
 from adh_auth.rotation import attempt, transaction
-from adh_auth.rotation.context import Plan, Step, Steps
-from adh_auth.rotation.transaction import rotate_steps
+from adh_auth.rotation.context import RotationContext, Step, Transaction
+from adh_auth.rotation.transaction import rotation_transaction
 from adh_auth.store.record import NOTHING, Record
 from adh_auth.tokens import Stored, Tokens
 
@@ -82,18 +82,18 @@ class Server:
         """Whether the API takes it. The first access token of the run has expired."""
         return access_token != "access-1" and self._access[access_token] not in self._ended
 
-    def refresh(self, sender: int, token: str) -> Reply:
+    def refresh(self, sender: int, token: str) -> EndpointReply:
         """Commit. Raises `Broken` for a token that was sent before and whose reply was not lost."""
         if self.fates.get(token, (0, ""))[1] in ("flying", "arrived"):
             raise Broken(f"{token} was sent twice: before by {self.fates[token]}, now by {sender}")
         session, successor = self._sessions[token], self._successors[token]
         if session in self._ended or (successor is not None and not self._grace):
             self._ended.add(session)
-            return Reply(400, {}, b'{"code": "invalid_grant"}')
+            return EndpointReply(400, {}, b'{"code": "invalid_grant"}')
         self.fates[token] = (sender, "flying")
         if successor is None:
             successor = self._successors[token] = self._issue(session)
-        return Reply(
+        return EndpointReply(
             200,
             {},
             json.dumps(
@@ -101,7 +101,7 @@ class Server:
             ).encode(),
         )
 
-    def arrive(self, token: str, reply: Reply) -> Reply:
+    def arrive(self, token: str, reply: EndpointReply) -> EndpointReply:
         """The reply is delivered."""
         if self.fates.get(token, (0, ""))[1] == "flying":
             self.fates[token] = (self.fates[token][0], "arrived")
@@ -222,7 +222,7 @@ class World:
 class Process:
     """One client: it runs a program of steps, of which some unfold into smaller ones."""
 
-    def __init__(self, world: World, number: int, program: Callable[[Process], Steps]) -> None:
+    def __init__(self, world: World, number: int, program: Callable[[Process], Transaction]) -> None:
         self.world = world
         self.number = number
         self.outcome: Any = None
@@ -231,7 +231,7 @@ class Process:
         self.told = 0
         self._last_done = "begin"
         self._looked_at = -1
-        self._unfolded: list[Steps] = [program(self)]
+        self._unfolded: list[Transaction] = [program(self)]
         self.pending = Step("begin", lambda: None)
         self._go_on(None, None)
 
@@ -320,7 +320,7 @@ class Process:
         self.end(value if trouble is None else trouble)
 
 
-def uses_session(process: Process) -> Steps:
+def uses_session(process: Process) -> Transaction:
     """What a client does: load, call, on a 401 rotate, call again.
 
     Gives whether the second call went well.
@@ -328,13 +328,13 @@ def uses_session(process: Process) -> Steps:
     store = SimulatedStore(process)
     pair = (yield Step("load", store.read)).tokens
     if not (yield Step("call", partial(process.world.server.lives, pair.access_token))):
-        pair = yield from rotate_steps(_plan(process, store), Secret(pair.access_token))
+        pair = yield from rotation_transaction(_context(process, store), Secret(pair.access_token))
     if pair.access_token not in process.world.installed | process.world.unsaved:
         raise Broken(f"process {process.number} uses {pair.access_token} before it is on disk")
     return (yield Step("call", partial(process.world.server.lives, pair.access_token)))
 
 
-def signs_in(process: Process) -> Steps:
+def signs_in(process: Process) -> Transaction:
     """Somebody who signs in and replaces the file without a lock, as an editor or another tool would."""
 
     def sign_in() -> None:
@@ -348,17 +348,17 @@ def signs_in(process: Process) -> Steps:
     return True
 
 
-def _plan(process: Process, store: SimulatedStore) -> Plan:
-    return Plan(
+def _context(process: Process, store: SimulatedStore) -> RotationContext:
+    return RotationContext(
         store=store,
         clock=SimulatedClock(process),
         post=store.post,  # type: ignore[arg-type] # it unfolds into two steps
-        refresh_call=lambda token: Call(REFRESH_PATH, {"refresh_token": token.reveal()}),
+        refresh_call=lambda token: EndpointCall(REFRESH_PATH, {"refresh_token": token.reveal()}),
         name="tokens.json",
         who=(process.number, "simulated"),
         lock_timeout=EVER,
-        keep=lambda tokens: process.world.unsaved.add(tokens.access_token),
-        tell=lambda message: None,
+        continue_unsaved=lambda tokens: process.world.unsaved.add(tokens.access_token),
+        warn=lambda message: None,
     )
 
 
@@ -453,7 +453,7 @@ class SimulatedStore:
     def replace(self, fresh: Stored, spent: Stored | None = None) -> Any:
         return self._replacing(fresh, spent)
 
-    def _replacing(self, fresh: Stored, spent: Stored | None) -> Steps:
+    def _replacing(self, fresh: Stored, spent: Stored | None) -> Transaction:
         assert spent is not None
         yield Step("fill", partial(self._fill, fresh.in_place_of(spent), spent))
         return (yield Step("install", partial(self._install_over, fresh, spent)))
@@ -487,7 +487,7 @@ class SimulatedStore:
 
     # The server.
 
-    def post(self, call: Call, seconds: float) -> Steps:
+    def post(self, call: EndpointCall, seconds: float) -> Transaction:
         self._require_lock()
         token = call.payload["refresh_token"]
         reply = yield Step("commit", partial(self._world.server.refresh, self._process.number, token))
@@ -502,7 +502,7 @@ def stored(tokens: Tokens) -> Stored:
 def _key_of(value: Any) -> Any:
     if isinstance(value, Stored):
         return value.tokens.access_token
-    if isinstance(value, Reply):
+    if isinstance(value, EndpointReply):
         return value.body
     if isinstance(value, Exception):
         return type(value).__name__, str(value)

@@ -24,9 +24,9 @@ from typing import Any
 from ...store.record import SENDING, Record
 from ...store.token_file import TokenFile
 from ...testing import Sandbox
-from ..terminal import say, say_json
-from .screen import Row, Sums, screen, tell_sums
-from .worker import HANDS, command_line
+from ..terminal import echo, echo_json
+from .screen import Sums, WorkerRow, print_sums, screen
+from .worker import THREADS, command_line
 from .worker import main as work
 
 __all__ = ["demo_command"]
@@ -40,9 +40,9 @@ LOOK = 0.1
 GET_READY = 60.0
 #: Seconds that a process may take to end after it was asked to. Longer than the tries of a refresh that meets
 #: a dead server.
-GOODBYE = 8.0
+SHUTDOWN_SECONDS = 8.0
 #: Seconds for which the table says that something has just happened.
-NEWS = 1.0
+HIGHLIGHT_SECONDS = 1.0
 
 INTERRUPTED = 130
 
@@ -60,16 +60,16 @@ def demo_command(args: argparse.Namespace) -> int:
             tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True)
         )
         sandbox = stack.enter_context(Sandbox(token_life=TOKEN_LIFE))
-        crew = Crew(sandbox, folder)
+        crew = WorkerPool(sandbox, folder)
         try:
             worked = _run(crew, args, interrupt)
         finally:
             crew.end()
         sums = crew.sums(worked, interrupted=interrupt.came)
     if args.json:
-        say_json(sums.facts())
+        echo_json(sums.facts())
     else:
-        tell_sums(sums)
+        print_sums(sums)
     if not sums.good:
         return 1
     return INTERRUPTED if interrupt.came else 0
@@ -109,7 +109,7 @@ def _interrupts() -> Iterator[Interrupt]:
 
 
 @dataclass
-class Member:
+class Worker:
     """One process, and what is known of it."""
 
     kind: str
@@ -149,14 +149,14 @@ class Member:
         return f"process {self.process.pid} ({self.kind}) ended with exit code {self.process.returncode}: {_last_line(self.errors)}"
 
 
-class Crew:
+class WorkerPool:
     """The processes, on one token file in `folder`."""
 
     def __init__(self, sandbox: Sandbox, folder: str) -> None:
         self._sandbox = sandbox
         self._folder = folder
         self._file = TokenFile(os.path.join(folder, "tokens.json"))
-        self._members: list[Member] = []
+        self._members: list[Worker] = []
         self._seen: float | None = None
         self._started = False
 
@@ -168,7 +168,7 @@ class Crew:
         for member in self._members:
             member.listen()
 
-    def _member(self, kind: str, errors: str) -> Member:
+    def _member(self, kind: str, errors: str) -> Worker:
         # Away from the terminal's Ctrl-C, which is ours to answer; they end when stdin does, so when this
         # process does.
         options: dict[str, Any] = {"start_new_session": True}
@@ -183,7 +183,7 @@ class Crew:
                 env=_environment(self._sandbox, self._file),
                 **options,
             )
-        return Member(kind, process, errors)
+        return Worker(kind, process, errors)
 
     @property
     def waiting_for(self) -> bool:
@@ -200,7 +200,7 @@ class Crew:
                 member.process.stdin.write(b"g")
                 member.process.stdin.flush()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[WorkerRow]:
         """Everybody as they stand now."""
         record = self._file.record()
         self._credit(record)
@@ -215,9 +215,9 @@ class Crew:
                 member.rotations += 1
                 member.rotated_at = time.monotonic()
 
-    def _row(self, member: Member, record: Record) -> Row:
+    def _row(self, member: Worker, record: Record) -> WorkerRow:
         doing, colour = self._doing(member, record)
-        return Row(
+        return WorkerRow(
             pid=member.process.pid,
             kind=member.kind,
             requests=member.count("requests"),
@@ -229,15 +229,15 @@ class Crew:
             colour=colour,
         )
 
-    def _doing(self, member: Member, record: Record) -> tuple[str, str | None]:
+    def _doing(self, member: Worker, record: Record) -> tuple[str, str | None]:
         now = time.monotonic()
         if member.process.poll() is not None:
             return "has ended", "red"
         if record.state == SENDING and record.pid == member.process.pid:
             return "is trading the refresh token", "yellow"
-        if now - member.rotated_at < NEWS:
+        if now - member.rotated_at < HIGHLIGHT_SECONDS:
             return "got a new pair and wrote it to the file", "green"
-        if self._seen is not None and now - member.token_changed_at < NEWS:
+        if self._seen is not None and now - member.token_changed_at < HIGHLIGHT_SECONDS:
             return "took the new pair from the file", "yellow"
         return "works", None
 
@@ -246,7 +246,7 @@ class Crew:
         for member in self._members:
             with suppress(OSError):
                 member.process.stdin.close()  # type: ignore[union-attr]
-        deadline = time.monotonic() + GOODBYE
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
         for member in self._members:
             try:
                 member.process.wait(max(0.0, deadline - time.monotonic()))
@@ -254,7 +254,7 @@ class Crew:
                 member.process.kill()
                 member.process.wait()
             if member.reader is not None:
-                member.reader.join(GOODBYE)
+                member.reader.join(SHUTDOWN_SECONDS)
             member.process.stdout.close()  # type: ignore[union-attr]
 
     def sums(self, seconds: float, *, interrupted: bool) -> Sums:
@@ -278,16 +278,16 @@ class Crew:
             rotations=counts.rotations,
             reused=counts.reused,
             rows=tuple(self.rows()),
-            hands=HANDS,
+            threads=THREADS,
             life=TOKEN_LIFE,
             troubles=tuple(troubles),
         )
 
 
-def _run(crew: Crew, args: argparse.Namespace, interrupt: Interrupt) -> float:
+def _run(crew: WorkerPool, args: argparse.Namespace, interrupt: Interrupt) -> float:
     """Start everybody and look on; gives the seconds that they worked."""
     if not args.json:
-        say(
+        echo(
             f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes that share it."
         )
     crew.start()
@@ -302,7 +302,7 @@ def _run(crew: Crew, args: argparse.Namespace, interrupt: Interrupt) -> float:
     return _watch(crew, args.seconds, interrupt, screen(args.seconds, silent=args.json))
 
 
-def _watch(crew: Crew, seconds: float, interrupt: Interrupt, shown: Any) -> float:
+def _watch(crew: WorkerPool, seconds: float, interrupt: Interrupt, shown: Any) -> float:
     began = time.monotonic()
     try:
         while (elapsed := time.monotonic() - began) < seconds and not interrupt.came:

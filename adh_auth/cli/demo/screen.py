@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...common.text import one_line
-from ..terminal import paint, redraws, say
+from ..terminal import echo, paint, redraws
 
-__all__ = ["Row", "Sums", "screen", "tell_sums"]
+__all__ = ["Sums", "WorkerRow", "print_sums", "screen"]
 
 
 @dataclass(frozen=True)
-class Row:
+class WorkerRow:
     """One process as it stands now."""
 
     pid: int
@@ -50,8 +50,8 @@ class Sums:
     expiries: int
     rotations: int
     reused: int
-    rows: tuple[Row, ...]
-    hands: int
+    rows: tuple[WorkerRow, ...]
+    threads: int
     life: float
     troubles: tuple[str, ...]
 
@@ -86,9 +86,9 @@ class Table:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._height = 0
-        say("\x1b[?25l", end="")  # hide the cursor: it would jump about
+        echo("\x1b[?25l", end="")  # hide the cursor: it would jump about
 
-    def show(self, elapsed: float, rows: Sequence[Row]) -> None:
+    def show(self, elapsed: float, rows: Sequence[WorkerRow]) -> None:
         """Draw the table, over the one before."""
         clock = f"{min(elapsed, self._seconds):5.1f} of {self._seconds:g} s"
         lines: list[tuple[str, str | None]] = [(clock, "bold"), ("", None), (_LINE.format(*_HEAD), "dim")]
@@ -97,12 +97,12 @@ class Table:
         # table began.
         width = shutil.get_terminal_size().columns - 1
         drawn = "".join(f"\x1b[2K{paint(text[:width], colour)}\n" for text, colour in lines)
-        say((f"\x1b[{self._height}A" if self._height else "") + drawn, end="")
+        echo((f"\x1b[{self._height}A" if self._height else "") + drawn, end="")
         self._height = len(lines)
 
     def close(self) -> None:
         """Show the cursor again."""
-        say("\x1b[?25h", end="")
+        echo("\x1b[?25h", end="")
 
 
 class Lines:
@@ -111,7 +111,7 @@ class Lines:
     def __init__(self) -> None:
         self._next = 1.0
 
-    def show(self, elapsed: float, rows: Sequence[Row]) -> None:
+    def show(self, elapsed: float, rows: Sequence[WorkerRow]) -> None:
         """Write a line, where one is due."""
         if elapsed < self._next:
             return
@@ -121,7 +121,7 @@ class Lines:
         news = "".join(
             f"; process {row.pid} ({row.kind}) {row.doing}" for row in rows if row.colour == "green"
         )
-        say(f"{elapsed:3.0f} s  requests: {each}; failures {failures}; rotations {rotations}{news}")
+        echo(f"{elapsed:3.0f} s  requests: {each}; failures {failures}; rotations {rotations}{news}")
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -130,7 +130,7 @@ class Lines:
 class Silence:
     """Nothing, for a program that waits for the sums."""
 
-    def show(self, elapsed: float, rows: Sequence[Row]) -> None:
+    def show(self, elapsed: float, rows: Sequence[WorkerRow]) -> None:
         """Show nothing."""
 
     def close(self) -> None:
@@ -144,15 +144,15 @@ def screen(seconds: float, *, silent: bool = False) -> Any:
     return Table(seconds) if sys.stdout is not None and redraws(sys.stdout) else Lines()
 
 
-def _cells(row: Row) -> str:
+def _cells(row: WorkerRow) -> str:
     return _LINE.format(
         row.pid, row.kind, row.requests, row.failures, row.expiries, row.rotations, row.token, row.doing
     )
 
 
-def tell_sums(sums: Sums) -> None:
+def print_sums(sums: Sums) -> None:
     """The numbers, and what they mean to somebody who has never heard of any of this."""
-    say()
+    echo()
     for name, number, bad in (
         ("requests", sums.requests, False),
         ("failures", sums.failures, sums.failures > 0),
@@ -160,17 +160,17 @@ def tell_sums(sums: Sums) -> None:
         ("rotations", sums.rotations, False),
         ("refresh tokens used twice", sums.reused, sums.reused > 0),
     ):
-        say(f"{name:<33}{paint(f'{number:>7}', 'red' if bad else None)}")
-    say()
+        echo(f"{name:<33}{paint(f'{number:>7}', 'red' if bad else None)}")
+    echo()
     for trouble in sums.troubles:
-        say(paint(one_line(trouble), "red"))
+        echo(paint(one_line(trouble), "red"))
     for line in _meaning(sums):
-        say(line)
+        echo(line)
 
 
 def _meaning(sums: Sums) -> Sequence[str]:
     start = (
-        f"What you have just seen: {len(sums.rows)} processes, each with {sums.hands} threads or tasks, called an API with one token file.",
+        f"What you have just seen: {len(sums.rows)} processes, each with {sums.threads} threads or tasks, called an API with one token file.",
         f"Its access tokens live {sums.life:g} s, and each refresh token works only once: used twice, the server ends the session.",
     )
     if not sums.good:

@@ -20,10 +20,10 @@ from typing import Any
 from ...errors import AdhAuthError
 from ...tokens import fingerprint
 
-__all__ = ["CREW", "HANDS", "command_line", "main"]
+__all__ = ["THREADS", "WORKERS", "command_line", "main"]
 
 #: Threads or tasks of one process.
-HANDS = 3
+THREADS = 3
 #: Seconds between two requests of one of them: as many as a laptop answers without getting loud.
 PAUSE = 0.05
 #: Seconds between two reports.
@@ -148,13 +148,13 @@ def _asyncio_work(url: str, tally: Tally, stop: threading.Event) -> tuple[Any, W
 
     async def everyone() -> None:
         async with httpx.AsyncClient(auth=auth, timeout=TIMEOUT) as client:
-            await asyncio.gather(*(work(client) for _ in range(HANDS)))
+            await asyncio.gather(*(work(client) for _ in range(THREADS)))
 
     return auth, lambda: asyncio.run(everyone())
 
 
 #: How each kind of process works.
-CREW = {"requests": _requests_work, "httpx": _httpx_work, "asyncio": _asyncio_work, "httpx2": _httpx2_work}
+WORKERS = {"requests": _requests_work, "httpx": _httpx_work, "asyncio": _asyncio_work, "httpx2": _httpx2_work}
 
 
 def main(kind: str) -> None:
@@ -163,7 +163,7 @@ def main(kind: str) -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for whoever started this process, who then closes stdin
     tally, stop = Tally(), threading.Event()
-    auth, work = CREW[kind](os.environ["ADH_BASE_URL"] + f"/api/demo/{kind}", tally, stop)
+    auth, work = WORKERS[kind](os.environ["ADH_BASE_URL"] + f"/api/demo/{kind}", tally, stop)
     _write({"ready": True}, stop)
     if not os.read(STDIN, 1):
         return
@@ -181,7 +181,7 @@ def _try(send: Callable[[], Any], tally: Tally) -> None:
 
 
 def _in_threads(work: Work) -> None:
-    threads = [threading.Thread(target=work) for _ in range(HANDS)]
+    threads = [threading.Thread(target=work) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
