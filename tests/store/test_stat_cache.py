@@ -423,7 +423,7 @@ def header():
     return requests.Request("GET", {URL!r}, auth=auth).prepare().headers["Authorization"]
 header()
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-print({{header() for _ in range({SOME})}}, auth._core.cache.unchanged())
+print({{header() for _ in range({SOME})}}, auth._core.cache.value_if_unchanged())
 """
     with child(code) as process:
         told, errors = process.communicate(timeout=60)
