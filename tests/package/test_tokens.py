@@ -71,8 +71,8 @@ def test_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
 )
 @pytest.mark.parametrize("name", ["access_token", "refresh_token"])
 def test_a_token_that_would_break_out_of_its_header_is_refused(name: str, token: Any) -> None:
-    """A token that is missing, not a string, or not printable ASCII is an AdhAuthError and a ValueError, which
-    does not quote it.
+    """A token that is missing, not a string, or not printable ASCII is an AdhAuthError and a ValueError,
+    which does not quote it.
     """
     with pytest.raises(AdhAuthError) as caught:
         Tokens.from_response({**REPLY, name: token})

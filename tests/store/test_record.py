@@ -166,8 +166,9 @@ HOSTILE = (
 def test_an_absurd_record_stops_no_rotation(
     absurd: dict[str, Any], state: str, sandbox: Sandbox, token_file: Path
 ) -> None:
-    """`status` shows the session's facts without a control character. Unless the token was refused, a rotation
-    succeeds.
+    """`status` shows the session's facts without a control character.
+
+    Unless the token was refused, a rotation succeeds.
     """
     about = fingerprint(TokenFile(token_file).load().refresh_token)
     record = Path(f"{token_file}.record")
