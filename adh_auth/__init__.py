@@ -51,8 +51,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _home_of(name: str) -> ModuleType:
-    # A requests user never imports httpx, nor the other way round. Every import is spelled out: what freezes
-    # a program (PyInstaller, Nuitka) sees no module that a string names.
+    # A requests user never imports httpx, nor the other way round. PyInstaller and Nuitka find imports in the
+    # source: they miss a module that is named by a string.
     home: ModuleType
     if name == "AdhAuth":
         from . import for_requests as home

@@ -1,19 +1,25 @@
-"""The errors of adh-auth, and their twins that a client's own ``except`` clauses catch.
+"""The errors of adh-auth, and the same errors as a client's own ``except`` clauses catch them.
 
 AdhAuthError                    every error of this library
 ├─ ConfigurationError           a missing id or secret, a plain-http base_url, a client refused by the server
 ├─ TokenFileError               missing, unreadable, corrupt or unwritable token file
 │  └─ MalformedTokens           a pair that no client may send; also a ValueError
 ├─ LockTimeout                  another process has been refreshing for longer than lock_timeout
-├─ RefreshFailed                the endpoint is unreachable or in trouble; the session is still good
+├─ RefreshFailed                the endpoint is unreachable or failing; the session is still good
 └─ ReauthorizationRequired      invalid_grant: the user must sign in again
 
-Messages say what happened, which file, and what to do next. No token, secret or code is ever part of one.
+Rule 13: messages say what happened, which file, and what to do next. None holds a token, a secret or a code,
+and no exception in the chain of one does.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "AdhAuthError",
@@ -24,14 +30,18 @@ __all__ = [
     "RefreshFailed",
     "TokenFileError",
     "fresh_copy",
+    "replaced_errors",
     "twin",
 ]
 
 
 class AdhAuthError(Exception):
-    """Every error of this library. Facts a caller can act on are attributes; they survive a pickle."""
+    """Base of every error of this library.
 
-    #: the token file concerned, where there is one
+    Facts that a caller can act on are attributes. They survive a pickle.
+    """
+
+    #: path of the token file concerned, None where there is none
     token_file: str | None = None
     #: ``X-Request-Id`` of the endpoint's reply, for support
     request_id: str | None = None
@@ -42,15 +52,15 @@ class AdhAuthError(Exception):
 
     @property
     def message(self) -> str:
-        """The message as text."""
+        """Return the message."""
         return str(self.args[0])
 
     def facts(self) -> dict[str, Any]:
-        """The attributes that were given, without what a client hung on (its request holds the token)."""
+        """Return the attributes that were given, without those that a client set."""
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in _CLIENTS_OWN and not name.startswith("__")
+            if name not in _SET_BY_CLIENTS and not name.startswith("__")
         }
 
     def __str__(self) -> str:
@@ -60,8 +70,8 @@ class AdhAuthError(Exception):
         return _rebuild, (type(self), None, self.message, self.facts())
 
 
-#: what requests and httpx put on their exceptions
-_CLIENTS_OWN = frozenset({"request", "response", "_request"})
+#: What requests and httpx set on their exceptions. The request holds the access token.
+_SET_BY_CLIENTS = frozenset({"request", "response", "_request"})
 
 
 class ConfigurationError(AdhAuthError):
@@ -74,32 +84,32 @@ class ConfigurationError(AdhAuthError):
 
 
 class TokenFileError(AdhAuthError):
-    """The token file is missing, unreadable, corrupt or can't be replaced. Nothing was changed."""
+    """The token file is missing, unreadable, corrupt or can't be replaced; nothing was changed."""
 
 
 class MalformedTokens(TokenFileError, ValueError):
-    """A token is missing, is no text, or holds characters that must not go into a header."""
+    """A token is missing, is not a string, or holds characters that must not go into a header."""
 
 
 class LockTimeout(AdhAuthError):
     """Another process has been refreshing for longer than ``lock_timeout``."""
 
-    #: the lock file
+    #: path of the lock file
     lock_file: str | None = None
     #: seconds waited
     waited: float | None = None
-    #: process id of the holder as far as it is recorded
+    #: process id of the holder, None where it is not recorded
     holder: int | None = None
 
 
 class RefreshFailed(AdhAuthError):
-    """The endpoint is unreachable or in trouble. The session is still good: try later."""
+    """The endpoint is unreachable or failing; the session is still good, try later."""
 
-    #: HTTP status of the last reply, None where there was none
+    #: HTTP status of the last reply, None where none came
     status: int | None = None
     #: the endpoint's error code
     code: str | None = None
-    #: seconds the endpoint asked to wait (``Retry-After``)
+    #: seconds that the endpoint asked to wait (``Retry-After``)
     retry_after: float | None = None
     #: epoch seconds at which a reply was lost after the token had been sent
     reply_lost_at: float | None = None
@@ -118,6 +128,7 @@ class ReauthorizationRequired(AdhAuthError):
     reply_lost_at: float | None = None
 
 
+#: The error classes by name: a record keeps the name of the class that others are to raise.
 KINDS: dict[str, type[AdhAuthError]] = {
     kind.__name__: kind
     for kind in (
@@ -132,19 +143,55 @@ KINDS: dict[str, type[AdhAuthError]] = {
 }
 
 E = TypeVar("E", bound=AdhAuthError)
+Raised = TypeVar("Raised", bound=Exception)
+
+
+class replaced_errors(Generic[Raised]):  # noqa: N801 - used like contextlib.suppress
+    """Raise `by(error)` in place of an error of these `kinds`, without that error as its context.
+
+    ``raise … from None`` only hides the context. The new error would keep the old one, its traceback and the
+    frames in it. Their local variables hold tokens, and error reporters and debuggers show them.
+    """
+
+    __slots__ = ("_by", "_kinds", "_outer")
+
+    def __init__(
+        self, kinds: type[Raised] | tuple[type[Raised], ...], *, by: Callable[[Raised], Exception]
+    ) -> None:
+        self._kinds = kinds
+        self._by = by
+
+    def __enter__(self) -> None:
+        self._outer = sys.exc_info()[1]  # what the caller's own code is handling stays the context
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, self._kinds):
+            return
+        replacement = self._by(error)
+        # The traceback of the replacement has this frame in it.
+        del error, traceback
+        try:
+            raise replacement
+        finally:
+            replacement.__context__ = self._outer
+            del replacement, self._outer
 
 
 def twin(error: AdhAuthError, clients_base: type[Exception]) -> AdhAuthError:
-    """`error` as an instance of its own class and of `clients_base`, so that ``except`` clauses that exist
-    keep working.
+    """Return `error` as an instance of its own class and of `clients_base`.
+
+    ``except`` clauses written for the client then catch it.
     """
-    raised: AdhAuthError = _rebuild(_plain(type(error)), clients_base, error.message, error.facts())
+    raised: AdhAuthError = _rebuild(_library_class(error), clients_base, error.message, error.facts())
     return raised
 
 
 def fresh_copy(error: E) -> E:
-    """A copy without traceback and causes: one outcome is raised in many threads, and frames of the worker
-    hold tokens.
+    """Return a copy without traceback and causes.
+
+    One outcome is raised in many threads, and the frames of the worker thread hold tokens.
     """
     copied: E = _rebuild(type(error), None, error.message, error.facts())
     return copied
@@ -153,31 +200,39 @@ def fresh_copy(error: E) -> E:
 def _rebuild(
     kind: type[AdhAuthError], clients_base: type[Exception] | None, message: str, facts: dict[str, Any]
 ) -> Any:
-    cls = kind if clients_base is None else _twin_class(kind, clients_base)
+    cls = kind if clients_base is None else _class_for_client(kind, clients_base)
     return cls(message, **facts)
 
 
-def _plain(kind: type[AdhAuthError]) -> type[AdhAuthError]:
-    return next(cls for cls in kind.__mro__ if cls.__name__ in KINDS and KINDS[cls.__name__] is cls)
+class _ForClient(AdhAuthError):
+    """What the classes made for a client have in common."""
+
+    library_class: type[AdhAuthError]
+    clients_base: type[Exception]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.library_class, self.clients_base, self.message, self.facts())
 
 
-_twins: dict[tuple[type[AdhAuthError], type[Exception]], type[AdhAuthError]] = {}
+def _library_class(error: AdhAuthError) -> type[AdhAuthError]:
+    return error.library_class if isinstance(error, _ForClient) else type(error)
 
 
-def _twin_class(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
-    if (kind, clients_base) not in _twins:
-        _twins[kind, clients_base] = _new_twin_class(kind, clients_base)
-    return _twins[kind, clients_base]
+_classes_for_clients: dict[tuple[type[AdhAuthError], type[Exception]], type[AdhAuthError]] = {}
 
 
-def _new_twin_class(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
-    def reduce(self: AdhAuthError) -> tuple[Any, ...]:
-        return _rebuild, (kind, clients_base, self.message, self.facts())
+def _class_for_client(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
+    if (kind, clients_base) not in _classes_for_clients:
+        _classes_for_clients[kind, clients_base] = _new_class_for_client(kind, clients_base)
+    return _classes_for_clients[kind, clients_base]
 
+
+def _new_class_for_client(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
     body = {
-        "__reduce__": reduce,
+        "library_class": kind,
+        "clients_base": clients_base,
         "__doc__": kind.__doc__,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
     }
-    return type(kind.__name__, (kind, clients_base), body)
+    return type(kind.__name__, (_ForClient, kind, clients_base), body)

@@ -1,4 +1,4 @@
-"""The time of one job, which a test that freezes or moves the clock can't stop or end."""
+"""The clock of one job. A test that freezes or moves the system's clock can neither stop nor end it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import time
 
 __all__ = ["JobClock"]
 
-#: Seconds. A longer step between two readings is a clock that was moved: no call and no pause of ours takes
-#: as long.
+#: Seconds. After a longer step between two readings the clock was moved: no call and no pause takes as long.
 LONGEST_STEP = 60.0
 
 
 class JobClock:
-    """Seconds since its making, and what time it is by them.
+    """Seconds since it was made, and the time of day by them.
 
-    freezegun and time-machine replace `time.time` and `time.monotonic`, in the midst of a job, too. A
-    deadline that is compared with a frozen clock never comes, and one that was set by a moved clock is over
-    at once, or in fifty years. So what was slept counts at least as long as it was asked for, and a step
-    back, or of more than `LONGEST_STEP`, counts as nothing.
+    freezegun and time-machine replace `time.time` and `time.monotonic`, also while a job runs. A deadline on
+    a frozen clock never comes. One on a moved clock is over at once, or in fifty years. So a sleep counts at
+    least as long as it was asked for. A step back, or of more than `LONGEST_STEP`, counts as nothing.
     """
 
     def __init__(self) -> None:
@@ -27,11 +25,11 @@ class JobClock:
         self._began = time.time()
 
     def now(self) -> float:
-        """The time in epoch seconds."""
+        """Return the time in epoch seconds."""
         return self._began + self.monotonic()
 
     def monotonic(self) -> float:
-        """Seconds since this clock was made."""
+        """Return the seconds since this clock was made."""
         now = time.monotonic()
         step, self._last = now - self._last, now
         if 0 < step < LONGEST_STEP:
@@ -39,9 +37,9 @@ class JobClock:
         return self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Sleep."""
+        """Sleep for so many seconds, and count at least as many."""
         before = self.monotonic()
-        # Found at each call: eventlet may replace it long after this module was imported.
+        # Not imported by name: eventlet may replace it long after this module was imported.
         time.sleep(seconds)
         missing = before + seconds - self.monotonic()
         self._passed += max(0.0, missing)

@@ -1,6 +1,4 @@
-"""The standard streams of a command: all of them there, able to take any text, and a reader that goes is told
-alike everywhere.
-"""
+"""The standard streams of a command: all three exist and take any text, and a closed pipe is one error."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ __all__ = ["a_reader_may_go", "note", "standard_streams"]
 
 
 def note(text: str, end: str = "\n") -> None:
-    """Write a line to stderr. Where that fails there is nobody left to hear of it."""
+    """Write a line to stderr. A failure is ignored: there is no stream left to report it on."""
     if sys.stderr is not None:
         with suppress(Exception):
             sys.stderr.write(text + end)
@@ -23,7 +21,7 @@ def note(text: str, end: str = "\n") -> None:
 
 @contextmanager
 def a_reader_may_go() -> Iterator[None]:
-    """Around a write to stdout: the end of its reader is a `BrokenPipeError` on every system."""
+    """Around a write to stdout: raise `BrokenPipeError` for a closed pipe, on every system."""
     try:
         yield
     except OSError as refused:
@@ -35,18 +33,18 @@ def a_reader_may_go() -> Iterator[None]:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Standard streams that are all there and take any text, for as long as a command runs.
+    """Around a command: make all three standard streams exist and take any text.
 
-    One that is missing (pythonw, ``adh-auth … >&-``) is the null device meanwhile. It takes the descriptor
-    that was closed, so that no token file is opened under the number of stdout.
+    A missing one (pythonw, ``adh-auth … >&-``) is replaced by the null device. That takes the descriptor that
+    was closed, so that no token file is opened under the number of stdout.
     """
     with ExitStack() as stack:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             if getattr(sys, name) is None:
                 setattr(sys, name, stack.enter_context(open(os.devnull, mode, encoding="utf-8")))
                 stack.callback(setattr, sys, name, None)
-            # LANG=C, or a code page of Windows: a "…" must not end in a UnicodeEncodeError, nor what is
-            # pasted in a UnicodeDecodeError.
+            # With LANG=C, or a code page of Windows, writing a "…" raises UnicodeEncodeError, and reading
+            # what is pasted UnicodeDecodeError.
             with suppress(AttributeError, ValueError):
                 getattr(sys, name).reconfigure(errors="replace")
         yield

@@ -1,5 +1,6 @@
-"""The logs of the libraries that a rotation stands on: a handler of the program's that raises in the midst of
-them would drop a reply.
+"""The logs of the libraries that a rotation uses. A handler of the program's that raises would drop a reply.
+
+Rule 16: once a pair is in hand, nothing lets go of it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ __all__ = ["with_guarded_logs"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: httpx logs each reply at level INFO, in the midst of its `send`; urllib3, httpcore and filelock say at
-#: DEBUG what they do.
+#: httpx logs each reply at level INFO before its `send` returns; urllib3, httpcore and filelock log at DEBUG.
 LIBRARIES = frozenset({"filelock", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
 
 _guarded: ContextVar[bool] = ContextVar("adh_auth_guarded_logs", default=False)
 
 
 class _Guard(logging.Filter):
-    """Hands a record to the handlers itself, so that what they raise ends here."""
+    """Calls the handlers itself, and drops what they raise."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not _guarded.get():
@@ -37,12 +37,10 @@ _guard = _Guard()
 
 
 def with_guarded_logs(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """`work`, whatever the program's log handlers make of what these libraries log meanwhile in this thread
-    or task.
-    """
+    """Return what `work` returns, whatever log handlers raise meanwhile in this thread or task."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in LIBRARIES:
-            logging.getLogger(name).addFilter(_guard)  # once: it is not added again
+            logging.getLogger(name).addFilter(_guard)  # a filter that is there already is not added again
     token = _guarded.set(True)
     try:
         return work(*arguments, **named)

@@ -1,4 +1,7 @@
-"""Loads what an import has put off, so that no thread of ours imports it later."""
+"""Loads what an import has put off.
+
+Rule 17: what a rotation needs is imported with the class, not in its thread.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ __all__ = ["load_lazy_imports"]
 def load_lazy_imports(package: str) -> None:
     """Load every part of `package` that its modules import lazily (PEP 810, Python 3.15 and later).
 
-    Such an import runs in the thread that first uses the name. Without this, filelock's ran in the thread of
-    the first rotation.
+    A lazy import runs in the thread that first uses the name: filelock's ran in that of the first rotation.
     """
     lazy = getattr(types, "LazyImportType", None)
     if lazy is None:
@@ -29,5 +31,5 @@ def load_lazy_imports(package: str) -> None:
 def _resolve(module: types.ModuleType, lazy: type) -> None:
     for name, value in list(vars(module).items()):
         if type(value) is lazy:
-            with suppress(ImportError):  # an optional part; whoever uses it hears of it
+            with suppress(ImportError):  # an optional part: its first use raises
                 getattr(module, name)

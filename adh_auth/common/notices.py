@@ -1,4 +1,4 @@
-"""The logger, and warnings that nobody overlooks."""
+"""The logger, and loud warnings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ logger = logging.getLogger("adh_auth")
 
 
 def warn_loudly(message: str) -> None:
-    """Say something loudly: a log record, and a warning.
+    """Log `message` as a warning, and issue it as a Python warning.
 
-    What a handler or a filter of the program's raises stops no rotation.
+    What a handler or a filter of the program's raises is dropped: it must not stop a rotation.
     """
     with suppress(Exception, SystemExit):
         logger.warning("%s", message)

@@ -1,15 +1,15 @@
-"""A text that nothing shows. A room of its own: what builds an auth object needs this, and no pair yet."""
+"""Strings that nothing shows (rule 13)."""
 
 from __future__ import annotations
 
 __all__ = ["REDACTED", "BearerHeader", "Secret"]
 
-#: What stands in place of the token in a request that is kept for the record.
+#: Replaces the header's value in a request that is kept in a response's history, or pickled.
 REDACTED = "Bearer [redacted]"
 
 
 class Secret:
-    """A text that no ``repr``, log or traceback shows. Compare it, or `reveal()` it where it is sent."""
+    """A string that no ``repr``, log or traceback shows. `reveal()` it where it is sent."""
 
     __slots__ = ("_text",)
 
@@ -17,7 +17,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text."""
+        """Return the string."""
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -31,9 +31,9 @@ class Secret:
 
 
 class BearerHeader(str):
-    """The value of an ``Authorization`` header, whose pickle holds no token.
+    """The value of an ``Authorization`` header; its pickle holds no token.
 
-    requests pickles a response together with its request: joblib, a cache on disk, the result of a pool.
+    requests pickles a response together with its request, for joblib, a cache on disk, or a pool's result.
     """
 
     __slots__ = ()

@@ -1,5 +1,6 @@
-"""Threads as this library needs them: started so that no interrupt can strand them, told from the program's,
-undisturbed by its signals.
+"""This library's threads: named, started so that no interrupt leaves a lock taken, undisturbed by signals.
+
+Rule 18: a program whose main thread has returned and whose other threads work on is not ending.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ OURS = "adh-auth "
 
 
 def is_anybody_else_alive() -> bool:
-    """Whether a thread that is neither ours nor the main one keeps the program running."""
+    """Return whether a thread that is neither ours nor the main one keeps the program running."""
     others = (
         thread
         for thread in threading.enumerate()
@@ -27,9 +28,10 @@ def is_anybody_else_alive() -> bool:
 
 
 def keeps_alive(thread: threading.Thread) -> bool:
-    """Whether it is no daemon.
+    """Return whether the thread keeps the program alive.
 
-    A thread that Python did not start looks like one, and is none: a server's, that runs this interpreter.
+    A thread that Python did not start (a server's that embeds this interpreter) says it is a daemon, and is
+    none.
     """
     return not thread.daemon or _is_dummy(thread)
 
@@ -39,18 +41,17 @@ def _is_dummy(thread: threading.Thread) -> bool:
 
 
 def survive_an_interrupted_start(thread: threading.Thread) -> None:
-    """`Thread.start` waits for an Event until the thread runs, see `adh_auth.rotation.job.Job.wait`.
+    """Replace the event that `Thread.start` waits for by one that an interrupt can't break.
 
-    CPython 3.10 to 3.15 call it `_started`.
+    An interrupt inside `threading.Event` can leave its lock taken: see `adh_auth.rotation.job.Job.wait`.
+    CPython 3.10 to 3.15 call the event `_started`.
     """
     if "_started" in vars(thread):
         vars(thread)["_started"] = _Started()
 
 
 class _Started:
-    """As much of an Event as a thread needs to tell that it runs, without a lock that an interrupt can leave
-    taken.
-    """
+    """What `Thread` uses of `threading.Event`, without a lock that an interrupt can leave taken."""
 
     def __init__(self) -> None:
         self._set = False
@@ -78,21 +79,19 @@ class _Started:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let no signal handler of the program's raise in here, for there may be a spent token in hand; they run
-    afterwards.
-    """
-    came: list[tuple[Any, Any]] = []
+    """Around work with a spent token in hand: signal handlers run after it, as they may raise."""
+    arrived: list[tuple[Any, Any]] = []
     handlers: dict[Any, Any] = {}
-    with suppress(ValueError):  # not in the main thread, which alone gets signals
+    with suppress(ValueError):  # not in the main thread, where alone handlers run
         for number in signal.valid_signals():
             handler = signal.getsignal(number)
             if callable(handler):
-                signal.signal(number, lambda *arguments: came.append(arguments))
+                signal.signal(number, lambda *arguments: arrived.append(arguments))
                 handlers[number] = handler
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for arguments in came:
+        for arguments in arrived:
             handlers[arguments[0]](*arguments)

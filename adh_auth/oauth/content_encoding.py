@@ -1,4 +1,4 @@
-"""Decompress a bounded prefix of a body."""
+"""Decompress a bounded prefix of a body (rule 11)."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ from ..common.limits import BODY_LIMIT
 
 
 def decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """The first `limit` bytes of a compressed body: a bomb stays small. Empty where that can't be told."""
+    """Return the first `limit` bytes of a compressed body, b"" where it can't be decompressed.
+
+    A body that grows a thousandfold (a decompression bomb) takes no more memory than that.
+    """
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return body[:limit]
     try:
         return _DECODERS.get(name, _nothing)(body, limit)
-    except Exception:  # noqa: BLE001 - each library has its own for bytes that are no such thing, and a body is a stranger's
+    except Exception:  # noqa: BLE001 - each library raises its own for untrusted bytes
         return b""
 
 
 def is_small(body: bytes, encoding: str) -> bool:
-    """Whether a body that was read to its end stays within `BODY_LIMIT` when a client decodes it, which it
-    does without a bound.
+    """Return whether a whole body stays within `BODY_LIMIT` when a client decodes it.
+
+    A client does so without a bound.
     """
     return not body or 0 < len(decoded(body, encoding, BODY_LIMIT + 1)) <= BODY_LIMIT
 
 
 def _inflated(body: bytes, limit: int) -> bytes:
-    # 32 + 15: zlib and gzip by their headers; -15: the bare deflate that some servers send.
+    # 32 + 15: zlib or gzip, by the header; -15: the bare deflate that some servers send.
     try:
         return zlib.decompressobj(47).decompress(body, limit)
     except zlib.error:
         return zlib.decompressobj(-15).decompress(body, limit)
 
 
-# The clients ask for these two where a library for them is installed, so that a server may use them.
+# The clients accept these two encodings where a library for them is installed, so a server may use them.
 
 
 def _unbrotlied(body: bytes, limit: int) -> bytes:
     brotli = _first_of("brotli", "brotlicffi")
-    # The limit is younger than the function (brotli 1.2). Without it a few bytes may become gigabytes, so
-    # then there is nothing.
+    # The argument exists since brotli 1.2; before, this raises TypeError. Unbounded, a few bytes may become
+    # gigabytes.
     return bytes(brotli.Decompressor().process(body, output_buffer_limit=limit))[:limit]
 
 
@@ -54,7 +58,7 @@ def _unzstandarded(body: bytes, limit: int) -> bytes:
 
 
 def _first_of(*names: str) -> Any:
-    """The first of these modules that is installed."""
+    """Return the first of these modules that is installed."""
     for name in names:
         with suppress(ImportError):
             return import_module(name)

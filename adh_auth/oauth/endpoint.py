@@ -1,6 +1,7 @@
-"""The auth endpoints as values: where they are, what is sent, what a reply means. No input or output here.
+"""The auth endpoints as values: their paths, and the calls. No I/O.
 
-The wire is that of the platform's public OAuth guide; what the guide leaves open is met with tolerance.
+The wire format is that of the platform's public OAuth guide. Where the guide is silent, more than one form is
+accepted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ ME_PATH = "/api/auth/me"
 
 
 class EndpointCall:
-    """One POST to an auth endpoint.
+    """One call of an auth endpoint: a POST of `payload` as JSON, a GET where there is none.
 
-    Its payload holds secrets, so it has no place in a ``repr``. Without a payload it is a GET.
+    The payload holds secrets, so no ``repr`` shows it.
     """
 
     __slots__ = ("access_token", "payload", "url")
@@ -34,16 +35,16 @@ class EndpointCall:
 
     @property
     def method(self) -> str:
-        """GET or POST."""
+        """Return GET or POST."""
         return "POST" if self.payload else "GET"
 
     def body(self) -> bytes | None:
-        """The JSON that is sent, None where there is none."""
+        """Return the JSON to send, None for a GET."""
         return json.dumps(dict(self.payload)).encode("ascii") if self.payload else None
 
 
 class EndpointReply:
-    """What came back, at most `REPLY_LIMIT` bytes of it.
+    """The reply to an `EndpointCall`, at most `REPLY_LIMIT` bytes of it.
 
     `cut`: more was to come, or less came than was announced.
     """
@@ -57,14 +58,14 @@ class EndpointReply:
         self.cut = cut
 
     def header(self, name: str) -> str | None:
-        """A header by its name in any case."""
+        """Return a header by its name, in any case; None where it is missing."""
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
 
 class Unreachable(Exception):
-    """No reply.
+    """No reply came.
 
-    `sent`: the request may have reached the server, so that the token may be spent. `reason` holds no secret.
+    `sent`: the request may have reached the server, and the token may be spent. `reason` holds no secret.
     """
 
     def __init__(self, reason: str, *, sent: bool) -> None:
@@ -74,7 +75,7 @@ class Unreachable(Exception):
 
 
 def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> EndpointCall:
-    """The refresh, RFC 6749 section 6 in the JSON of the ADH guide."""
+    """Return the call that refreshes: RFC 6749 section 6, in the JSON of the ADH guide."""
     return EndpointCall(
         base_url + REFRESH_PATH,
         {
@@ -87,7 +88,7 @@ def refresh_call(base_url: str, refresh_token: Secret, client_id: str, client_se
 
 
 def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_secret: Secret) -> EndpointCall:
-    """The revocation of a session by its refresh token."""
+    """Return the call that revokes a session by its refresh token."""
     return EndpointCall(
         base_url + REVOKE_PATH,
         {"token": refresh_token.reveal(), "client_id": client_id, "client_secret": client_secret.reveal()},
@@ -95,5 +96,5 @@ def revoke_call(base_url: str, refresh_token: Secret, client_id: str, client_sec
 
 
 def me_call(base_url: str, access_token: Secret) -> EndpointCall:
-    """The cheapest question whether the API takes an access token."""
+    """Return the cheapest call that shows whether the API accepts an access token."""
     return EndpointCall(base_url + ME_PATH, {}, access_token)

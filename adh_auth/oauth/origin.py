@@ -1,4 +1,7 @@
-"""Origins: scheme, host and port of a URL in one spelling."""
+"""Origins: scheme, host and port of a URL in one spelling.
+
+Rule 12: the token goes to the API's origin only, over https or to this machine.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,29 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def base_url_of(text: str) -> str:
-    """A base_url fit to receive tokens, without its trailing slash. Raises `ConfigurationError`."""
+    """Return a base_url that may receive tokens, without its trailing slash. Raises `ConfigurationError`."""
     origin = origin_of(text)
     parts = urlsplit(text) if origin else None
     if origin is None or parts is None or parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(
-            "base_url must be an address like https://api.agenticdeveloperhub.com, without user name, query or fragment",
+            "base_url must be a URL like https://api.agenticdeveloperhub.com, "
+            "without user name, query or fragment",
             setting="base_url",
         )
     if origin[0] != "https" and not is_loopback(origin[1]):
         raise ConfigurationError(
-            f"base_url must be https: over plain http to {origin[1]} anyone on the way could read the tokens (http is for loopback only)",
+            f"base_url must be https: over plain http to {origin[1]} anyone on the way could read the tokens "
+            "(http is for loopback only)",
             setting="base_url",
         )
     return text.rstrip("/")
 
 
 def origin_of(url: str) -> Origin | None:
-    """Scheme, host and port of a URL in one spelling, None where the URL is not clearly one of http or https.
+    """Return the origin of a URL, None where it is not clearly one of http or https.
 
-    Clients disagree about a backslash, a blank or a control character in an authority (WHATWG URL against RFC
-    3986): no token goes there.
+    Clients disagree about a backslash, a space or a control character in an authority (the WHATWG URL
+    standard against RFC 3986), so such a URL has no origin.
     """
     if any(char == "\\" or char <= " " or char == "\x7f" for char in url):
         return None
@@ -47,8 +52,9 @@ def origin_of(url: str) -> Origin | None:
 
 
 def normal_origin(scheme: str, host: str | None, port: int | None) -> Origin | None:
-    """The three parts in one spelling: lower case, IDNA, no trailing dot, IPv6 compressed, the default port
-    filled in.
+    """Return the three parts in one spelling, None where they are no origin.
+
+    Lower case, IDNA, no trailing dot, IPv6 compressed, the default port filled in.
     """
     scheme = scheme.lower()
     if not host or scheme not in DEFAULT_PORTS:
@@ -61,7 +67,7 @@ def _normal_host(host: str) -> str | None:
     host = host.strip("[]").lower()
     host = host.removesuffix(".")
     if not host.isascii():
-        import idna  # both clients stand on it; an ASCII host needs none of its tables
+        import idna  # both clients depend on it; its tables cost time that an ASCII host needs not spend
 
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
@@ -74,7 +80,7 @@ def _normal_host(host: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name leads to this very machine, whoever answers for names."""
+    """Return whether a host is this machine, whatever a name server says."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

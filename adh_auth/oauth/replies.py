@@ -1,4 +1,7 @@
-"""What a reply of an auth endpoint means."""
+"""What a reply of an auth endpoint means.
+
+Rule 7: only ``invalid_grant`` is terminal. Rule 9: only ``token_expired`` spends a refresh.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,15 @@ __all__ = ["Verdict", "classify", "error_code"]
 
 EXPIRED = "token_expired"
 REFUSED = "invalid_grant"
-#: RFC 6749 section 5.2: the client, not the session, is what the server minds.
+#: RFC 6749 section 5.2: codes that refuse the client, not the session.
 CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client"})
 
 
 class Verdict(NamedTuple):
     """What a reply means.
 
-    `kind` is one of ``pair``, ``refused``, ``misconfigured``, ``again`` and ``failed``.
+    `kind`: ``pair`` (new tokens), ``refused`` (for good), ``misconfigured`` (the client is refused),
+    ``again`` (try again) or ``failed``. `retry_after`: seconds.
     """
 
     kind: str
@@ -43,14 +47,15 @@ class Verdict(NamedTuple):
 
 
 def says_expired(reply: EndpointReply) -> bool:
-    """Whether an answer to `me_call` says that its token has expired."""
+    """Return whether a reply to `me_call` says that its token has expired."""
     return reply.status == 401 and error_code(reply.headers, reply.body) == EXPIRED
 
 
 def classify(reply: EndpointReply, now: float) -> Verdict:
-    """What a reply of the refresh or exchange endpoint means.
+    """Return what a reply of the refresh or exchange endpoint means.
 
-    Only the code ``invalid_grant`` is terminal, never a status.
+    `now`: epoch seconds, for a ``Retry-After`` that is a date. Only the code ``invalid_grant`` is terminal,
+    never a status.
     """
     mapping = _json_object(reply.body)
     code = code_of(mapping)
@@ -60,12 +65,8 @@ def classify(reply: EndpointReply, now: float) -> Verdict:
         "request_id": printable(reply.header("x-request-id")),
     }
     if reply.status == 429 or reply.status >= 500:
-        return Verdict(
-            "again",
-            f"HTTP {reply.status}",
-            retry_after=retry_after(reply.header("retry-after"), now),
-            **facts,
-        )
+        wait = retry_after(reply.header("retry-after"), now)
+        return Verdict("again", f"HTTP {reply.status}", retry_after=wait, **facts)
     if "access_token" in mapping and 200 <= reply.status < 300:
         return Verdict("pair", mapping=mapping, **facts)
     if code == REFUSED:
@@ -73,26 +74,26 @@ def classify(reply: EndpointReply, now: float) -> Verdict:
     if code in CLIENT_REFUSED:
         return Verdict("misconfigured", f"HTTP {reply.status} {code}", **facts)
     if 200 <= reply.status < 300:
-        # A portal's page, or a reply cut short. The token may be spent; only another try can tell.
-        return Verdict(
-            "again", f"HTTP {reply.status} without tokens" + (", cut short" if reply.cut else ""), **facts
-        )
+        # A portal's page, or a reply cut short. The token may be spent; only another try shows it.
+        cut = ", cut short" if reply.cut else ""
+        return Verdict("again", f"HTTP {reply.status} without tokens{cut}", **facts)
     hint = " (redirects are not followed: is base_url right?)" if 300 <= reply.status < 400 else ""
     return Verdict("failed", f"HTTP {reply.status}{' ' + code if code else ''}{hint}", **facts)
 
 
 def revoked(reply: EndpointReply) -> bool:
-    """Whether the session is gone after this reply.
+    """Return whether the session is revoked after this reply.
 
-    The guide documents no reply: any 2xx will do, and so will a token unknown there.
+    The guide documents no reply: any 2xx counts, and so does a token that the server does not know.
     """
     return 200 <= reply.status < 300 or code_of(_json_object(reply.body)) in (REFUSED, "invalid_token")
 
 
 def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
-    """The code of a 401 from the four shapes that the platform's material attests.
+    """Return the code of a 401, in any of the four forms that the platform's documents show; None without
+    one.
 
-    `body`: its first bytes, compressed as they came, or plain where the client has undone that already.
+    `body`: its first bytes, compressed as they came, or decompressed by the client.
     """
     mapping = _json_object(body) or _json_object(
         decoded(body, headers.get("content-encoding", ""), BODY_LIMIT)
@@ -101,7 +102,7 @@ def error_code(headers: Mapping[str, str], body: bytes) -> str | None:
 
 
 def code_of(mapping: Mapping[str, Any]) -> str | None:
-    """``code``, ``error.code`` or ``error`` of an error object, whichever is a text."""
+    """Return ``code``, ``error.code`` or ``error`` of an error object, the first that is a code."""
     error = mapping.get("error")
     nested = error.get("code") if isinstance(error, dict) else None
     return next(
@@ -120,8 +121,10 @@ _CODE = r"(?!adh_)[a-z][a-z0-9_.-]{0,63}"  # compiled when it is first needed: m
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where there is none that makes
-    sense.
+    """Return the seconds to wait, from a number or a date (RFC 9110 section 10.2.3); None where it is
+    neither.
+
+    `now`: epoch seconds.
     """
     if value is None:
         return None
@@ -134,8 +137,8 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 def _seconds_until(date: str, now: float) -> float:
     try:
-        moment: datetime = email.utils.parsedate_to_datetime(date)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
+        time: datetime = email.utils.parsedate_to_datetime(date)
+        return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp() - now
     except (ValueError, TypeError, IndexError, OverflowError):
         return math.nan
 
@@ -153,11 +156,11 @@ _PARAMETER = r'(?<![^\s,"])([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
 
 
 def _challenge_code(challenge: str) -> str | None:
-    """``error`` of a ``WWW-Authenticate: Bearer`` challenge (RFC 6750 section 3)."""
+    """Return ``error`` of a ``WWW-Authenticate: Bearer`` challenge (RFC 6750 section 3)."""
     scheme, _, rest = challenge[:BODY_LIMIT].strip().partition(" ")
     if scheme.lower() != "bearer":
         return None
-    # Quoted texts are passed over as a whole: an error_description may quote anything.
+    # A quoted value is matched as a whole: an error_description may hold `error=` inside its quotes.
     for name, quoted, bare in re.findall(_PARAMETER, rest):
         if name.lower() == "error":
             return code_of({"error": quoted or bare})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
 from ..common.notices import warn_loudly
 from ..common.secret import Secret
-from ..common.text import host_name
+from ..store.record import host_name
 from ..store.stat_cache import StatCache
 from ..tokens import Tokens
 from .context import RotationContext

@@ -13,7 +13,6 @@ import threading
 import time
 import webbrowser
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..cli.terminal import echo
@@ -25,6 +24,7 @@ from ..oauth import endpoint, replies
 from ..rotation.status import describe
 from ..store import disk, file_checks
 from ..store.file_checks import problem_with_rewriting
+from ..store.messages import writing
 from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
 from .authorization import KEPT, Authorization
@@ -105,7 +105,9 @@ def _prove_room(settings: Settings) -> None:
     Raises `TokenFileError`.
     """
     file = settings.file
-    if obstacle := file.on_disk(partial(_obstacle, file), "written"):
+    with writing(str(file.path), "can't be written"):
+        obstacle = _obstacle(file)
+    if obstacle:
         raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
 
 

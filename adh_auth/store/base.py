@@ -1,5 +1,6 @@
-"""What the core asks of a store, a lock, a clock and a pair: for type checkers alone, as making a Protocol
-takes time at each start.
+"""The contract of a store: what a rotation asks of it, of its lock and of its reservation.
+
+For type checkers only: making a Protocol takes time at each start.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ __all__ = ["CachedStore", "Lock", "Reservation", "Store"]
 
 
 class Lock(Protocol):
-    """A lock between processes that the death of its holder frees."""
+    """A lock between processes. The end of its holder releases it."""
 
     path: str
 
     def take(self) -> bool:
-        """Take it if it is free."""
+        """Take the lock and return True, or return False where it is held. Raises `TokenFileError`."""
 
     def release(self) -> None:
-        """Release it; nothing happens where it is not held."""
+        """Release the lock; nothing happens where it is not held."""
 
 
 class Reservation(Protocol):
-    """Room for the next pair."""
+    """Space for the next pair, reserved before the present one is spent."""
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh` durably, unless what was `spent` is not there any more."""
+        """Write `fresh` durably and return True, or return False where `spent` is not stored any more."""
 
     def leave(self) -> None:
-        """Leave the room with what is in it to whoever comes next."""
+        """Leave what is reserved, with its content, to the next process."""
 
     def discard(self) -> None:
-        """Give the room back."""
+        """Free what is reserved."""
 
 
 class Store(Protocol):
-    """Where a session lives. A token file today; a store shared by several machines could stand here."""
+    """Where a session lives: a token file, or a store shared by several machines."""
 
     def state(self) -> object: ...
     def read(self) -> Stored: ...
@@ -59,6 +60,6 @@ class Store(Protocol):
 
 
 class CachedStore(Store, Protocol):
-    """Where a session lives, and a cheap way to ask whether it is as it was when it was read."""
+    """A store that can be asked cheaply whether the session is as it was when it was read."""
 
     def cached(self, state: object, pair: ActiveTokens) -> StatCache[ActiveTokens]: ...

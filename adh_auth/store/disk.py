@@ -1,7 +1,4 @@
-"""The cellar of the token file: bounded reads, room reserved before it is needed, durable replacement.
-
-Knows bytes, not tokens.
-"""
+"""File-system layer: bounded reads, files that are private from birth, durable writes. Handles bytes only."""
 
 from __future__ import annotations
 
@@ -23,22 +20,21 @@ from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, NoModes, Unfit, re
 __all__ = ["patiently", "read_regular", "write_block"]
 
 T = TypeVar("T")
-#: On Windows a virus scanner or an indexer holds a file for a moment: access denied, sharing violation, lock
-#: violation.
+#: Windows error codes while a virus scanner or an indexer has a file open: access denied, sharing violation,
+#: lock violation.
 WINDOWS_MOMENTARY = (5, 32, 33)
-#: Seconds after which such a refusal is no moment any more (NousResearch/hermes-agent#79793 settled on about
-#: this).
+#: Seconds after which such an error is raised (NousResearch/hermes-agent#79793 settled on about this).
 PATIENCE = 2.5
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do `work`, again for a while where Windows refuses it for the moment."""
+    """Return what `work` returns; where Windows refuses it for a moment, try again for `PATIENCE` seconds."""
     slept, pause = 0.0, 0.01
     while True:
         try:
             return work()
         except PermissionError as refused:
-            # Counted, for a test may have stopped the clock.
+            # Counted, as freezegun stops the clock of a user's test.
             if getattr(refused, "winerror", None) not in WINDOWS_MOMENTARY or slept + pause > PATIENCE:
                 raise
         time.sleep(pause)
@@ -47,16 +43,16 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def read_regular(path: str) -> tuple[bytes, os.stat_result]:
-    """The content and the state of a regular file of ours (or root's).
+    """Return the content and the status of a regular file of ours (or root's).
 
-    Raises `OSError`, `Unfit` among them.
+    Raises `OSError`, and `Unfit` for a file of another kind or owner.
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
     try:
         fd = patiently(lambda: os.open(path, os.O_RDONLY | NONBLOCK | BINARY))
     except OSError as refused:
         if refused.errno == errno.ENXIO:  # a socket
-            raise Unfit("it is no regular file") from None
+            raise Unfit("it is not a regular file") from None
         raise
     try:
         status = os.fstat(fd)
@@ -67,18 +63,19 @@ def read_regular(path: str) -> tuple[bytes, os.stat_result]:
 
 
 def read_all(fd: int) -> bytes:
+    """Return the rest of an open file. Raises `OSError`, and `Unfit` beyond `MAX_READ_BYTES`."""
     chunks = []
-    room = MAX_READ_BYTES + 1
-    while room > 0 and (chunk := os.read(fd, min(room, 65536))):
+    left = MAX_READ_BYTES + 1
+    while left > 0 and (chunk := os.read(fd, min(left, 65536))):
         chunks.append(chunk)
-        room -= len(chunk)
-    if room <= 0:
+        left -= len(chunk)
+    if left <= 0:
         raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
     return b"".join(chunks)
 
 
 def make_file(path: str) -> None:
-    """Make an empty file, as private as its file system can; one that is there stays as it is.
+    """Make an empty file, as private as its file system allows. An existing one stays as it is.
 
     Raises `OSError`.
     """
@@ -93,28 +90,27 @@ def make_file(path: str) -> None:
 
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
-    _clear_away(path)
+    _move_away_what_is_no_file(path)
     fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY, PRIVATE))
     try:
         status = os.fstat(fd)
         require_ours(status)
-        if (
-            status.st_nlink > 1
-        ):  # planted: what is written here would land in a file that is called something else, too
+        # A hard link planted by another user: the block would be written into another file of ours.
+        if status.st_nlink > 1:
             raise Unfit(f"{path} has a second name")
         make_private(fd)
         write_all(fd, block)
-        if status.st_size > len(
-            block
-        ):  # what is left of a longer one would make the whole unreadable, for ever
+        # The rest of a longer block would make this one unreadable.
+        if status.st_size > len(block):
             os.ftruncate(fd, len(block))
     finally:
         os.close(fd)
 
 
-def _clear_away(path: str) -> None:
-    """Make way where something else than a file stands in the place of a record: nothing depends on that but
-    courtesy.
+def _move_away_what_is_no_file(path: str) -> None:
+    """Rename a folder in the place of the block, unlink a FIFO or a socket.
+
+    A folder there would make every later refresh fail.
     """
     with suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
@@ -125,10 +121,7 @@ def _clear_away(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make a rename durable: the name lives in the folder.
-
-    Some file systems can't, and then there is nothing to do about it.
-    """
+    """Make a rename durable: the folder holds the name. Some file systems can't, which is no error."""
     if sys.platform == "win32":
         return
     with suppress(OSError):
@@ -140,31 +133,33 @@ def sync_folder(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Make the folder of `path`, and those above it that are missing, each 0700 whatever the umask."""
+    """Make the folder of `path` and the missing ones above it, each 0700. Raises `OSError`."""
     folder = os.path.dirname(path)
     if not folder or os.path.isdir(folder):
         return
     make_folder(folder)
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-        os.chmod(folder, 0o700)  # the umask may have taken bits of our own
+        os.chmod(folder, 0o700)  # a umask like 0277 takes bits of the owner's
 
 
 def make_private(fd: int) -> None:
+    """Make an open file 0600. Raises `NoModes` where it stays readable by others."""
     # A mode given to open() is cut by the umask and ignored for a file that exists.
     if sys.platform == "win32":
         return
     try:
         os.fchmod(fd, PRIVATE)
     except OSError as refused:
-        # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with a mask for others (fmask=0077),
-        # they are private enough.
+        # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with fmask=0077, their files are
+        # private all the same.
         if os.fstat(fd).st_mode & 0o077:
             raise NoModes(refused.strerror) from None
 
 
 def sync(fd: int) -> None:
-    # On macOS fsync() leaves the data in the drive's own cache; not every file system there has the other
+    """Make the content of an open file durable. Raises `OSError`."""
+    # On macOS fsync() leaves the data in the drive's cache. Not every file system there has F_FULLFSYNC
     # (fcntl(2)).
     if sys.platform != "win32" and (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
         with suppress(OSError):
@@ -174,9 +169,10 @@ def sync(fd: int) -> None:
 
 
 def allocate(fd: int, size: int) -> None:
+    """Make the file system set aside `size` bytes for an open file. Raises `OSError`."""
     if hasattr(os, "posix_fallocate"):
         try:
-            # PyPy returns the error, and raises none.
+            # PyPy returns the error number instead of raising.
             if refused := os.posix_fallocate(fd, 0, size):  # type: ignore[func-returns-value]
                 raise OSError(refused, os.strerror(refused))
             return
@@ -187,6 +183,7 @@ def allocate(fd: int, size: int) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: one os.write may write less. Raises `OSError`."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

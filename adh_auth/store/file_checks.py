@@ -1,4 +1,7 @@
-"""What a token file may be, and what the system says of a file."""
+"""Checks of a file: whether it may be a token file, who can read it, whether it can be replaced.
+
+Rule 14: nothing here changes a file that it checks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,6 @@ import os
 import stat
 import sys
 from contextlib import suppress
-
-if sys.platform != "win32":
-    pass
-
-import sys
 
 from ..common.limits import MAX_READ_BYTES
 
@@ -24,16 +22,17 @@ NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 class Unfit(OSError):
-    """A file that is not what a token file may be; the message is the reason."""
+    """The file may not be a token file; the message is the reason."""
 
 
 class NoModes(OSError):
-    """A file system that can't make a file private; the message is what it says."""
+    """The file system can't make a file private; the message is the system's reason."""
 
 
 def require_ours(status: os.stat_result) -> None:
+    """Raise `Unfit` unless it is a regular file of ours or root's, of a token file's size."""
     if not stat.S_ISREG(status.st_mode):
-        raise Unfit("it is no regular file")
+        raise Unfit("it is not a regular file")
     if status.st_size > MAX_READ_BYTES:
         raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
     if sys.platform != "win32" and status.st_uid not in (os.geteuid(), 0):
@@ -41,16 +40,14 @@ def require_ours(status: os.stat_result) -> None:
 
 
 def problem_with_replacing(path: str) -> str | None:
-    """Why the file at `path` could not be replaced by a rename, as far as that can be told without doing it;
-    None for a missing file.
-    """
+    """Return why a rename could not replace the file at `path`; None where it could, or there is no file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
     if sys.platform != "win32" and status.st_uid != os.geteuid():
         return f"it belongs to another user (uid {status.st_uid})"
-    # The mode is the owner's word even where root could override it; access() adds read-only mounts and the
+    # Root could write to it, but its owner has made it read-only. access() adds read-only mounts and the
     # immutable flag.
     if not status.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
         return "it is read-only"
@@ -60,11 +57,10 @@ def problem_with_replacing(path: str) -> str | None:
 
 
 def _is_mounted_file(path: str) -> bool:
-    """Whether the file itself is a mount point (``docker -v tokens.json:…``): renaming onto it answers EBUSY,
-    after the token is spent.
+    """Return whether the file itself is a mount point (``docker -v tokens.json:…``).
 
-    Linux tells each descriptor's mount id in /proc (proc_pid_fdinfo(5)). stat can't tell: a bind mount has
-    its source's device.
+    A rename onto it fails with EBUSY, after the token is spent. Linux shows each descriptor's mount id in
+    /proc (proc_pid_fdinfo(5)); stat shows nothing, as a bind mount has its source's device.
     """
     if sys.platform != "linux":
         return False
@@ -77,7 +73,8 @@ def _is_mounted_file(path: str) -> bool:
 def _mount_id(path: str) -> bytes | None:
     fd = os.open(path, os.O_RDONLY | NONBLOCK)
     try:
-        # As bytes: a first `open(encoding=...)` would look up a codec, and import, in a rotation's thread.
+        # As bytes: the first open with an encoding imports its codec, and a rotation's thread must not
+        # import.
         with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
             return next((line for line in lines if line.startswith(b"mnt_id:")), None)
     finally:
@@ -85,8 +82,9 @@ def _mount_id(path: str) -> bytes | None:
 
 
 def refuse_second_name(path: str) -> None:
-    """Raise `Unfit` for a file that goes by another name, too: planted, for what we do to this one happens to
-    that.
+    """Raise `Unfit` for a file with a second hard link: another user may have planted it.
+
+    What we do to this file would happen to the other one.
     """
     with suppress(FileNotFoundError):
         if os.lstat(path).st_nlink > 1:
@@ -94,15 +92,16 @@ def refuse_second_name(path: str) -> None:
 
 
 def keeps_modes(path: str) -> bool:
-    """Whether that file, which others can reach, could have been private: where no file can, its mode says
-    nothing of who made it.
+    """Return whether the file system of `path` keeps a mode of 0600. Tries it, and restores the mode.
+
+    Where it does not, a mode that lets others in says nothing about who made the file.
     """
     fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK)
     try:
         before = stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, PRIVATE)
         kept = stat.S_IMODE(os.fstat(fd).st_mode) == PRIVATE
-        os.fchmod(fd, before)  # a plant that looked private would be believed the next time
+        os.fchmod(fd, before)  # a planted file left private would pass for ours the next time
         return kept
     except OSError:
         return False
@@ -111,7 +110,7 @@ def keeps_modes(path: str) -> bool:
 
 
 def loose_mode(path: str) -> int:
-    """The mode of a file that others can read or write; 0 for a private one."""
+    """Return the mode of a file that others can read or write, 0 for a private or missing one."""
     if sys.platform == "win32":
         return 0
     with suppress(OSError):
@@ -121,24 +120,25 @@ def loose_mode(path: str) -> int:
 
 
 def problem_with_rewriting(target: str) -> str | None:
-    """Why the file, links followed, could not be locked and replaced, as far as that can be told without
-    doing it.
+    """Return why the file could not be locked and replaced, None where it could.
+
+    `target`: its path with links followed.
     """
-    if obstacle := problem_with_replacing(target):
-        return obstacle
+    if problem := problem_with_replacing(target):
+        return problem
     if not os.access(os.path.dirname(target), os.W_OK):
         return "its folder is read-only"
     return problem_with_writing(target + ".lock")
 
 
 def problem_with_writing(companion: str, *, ours: bool = False) -> str | None:
-    """Why a file beside the token file stops the next rotation: a run under sudo leaves root's.
+    """Return why a file beside the token file stops the next rotation, None where it does not.
 
-    `ours`: only its owner may use it.
+    A run under sudo leaves files of root's. `ours`: only the owner may use it.
     """
     try:
         status = os.stat(companion)
-    except OSError:  # what is missing is made then
+    except OSError:  # a missing one is made by the rotation
         return None
     foreign = ours and sys.platform != "win32" and status.st_uid != os.geteuid()
     if os.access(companion, os.R_OK | os.W_OK) and not foreign:
@@ -148,13 +148,15 @@ def problem_with_writing(companion: str, *, ours: bool = False) -> str | None:
 
 
 def mode_of(status: os.stat_result) -> str:
+    """Return the mode in four octal digits."""
     return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
 def name_of(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name."""
     import pwd
 
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container often has a user without a name
+    except KeyError:  # a container's user often has no passwd entry
         return f"uid {uid}"

@@ -1,44 +1,50 @@
-"""The lock of one rotation, between processes."""
+"""The lock of one rotation, between processes.
+
+Rule 15: a kernel lock through filelock, built for each rotation, and no marker file that a kill leaves
+behind.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
 from ..common.guarded_logs import with_guarded_logs
 from ..common.lazy_imports import load_lazy_imports
-from ..common.text import capitalized
 from . import disk, file_checks, reservation
-from .remedies import login_command_line, remedy_for, system_reason
 
-if TYPE_CHECKING:
-    from .token_file import TokenFile
-
-__all__ = ["RotationLock"]
+__all__ = ["LockUnavailable", "RotationLock"]
 
 load_lazy_imports("filelock")
 
-#: errno values by which a file system says that it has no locks.
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+class LockUnavailable(Exception):
+    """The lock can't be taken, whoever holds it.
+
+    `cause`: what the system or filelock raised.
+    """
+
+    def __init__(self, cause: OSError | NotImplementedError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
-def _module() -> Any:
+def _filelock_module() -> Any:
     return sys.modules.get("filelock", filelock)
 
 
 def _usable_filelock() -> Any:
-    """filelock, imported anew where eventlet has spoilt it.
+    """Return filelock, imported anew where eventlet has broken it.
 
-    ``eventlet.monkey_patch()`` after our import gives its Condition another lock, but not the methods that
-    the Condition has taken from the old one: each use raises RuntimeError (eventlet 0.40; it asks to be
-    called before any other import).
+    ``eventlet.monkey_patch()`` after our import gives filelock's Condition another lock, but not the methods
+    that the Condition took from the old one. Each use then raises RuntimeError (eventlet 0.40, which asks to
+    be called before any other import).
     """
-    module = _module()
+    module = _filelock_module()
     if "eventlet" in sys.modules:
         try:
             module.FileLock(os.devnull)
@@ -50,61 +56,51 @@ def _usable_filelock() -> Any:
 
 
 class RotationLock:
-    """A kernel lock beside the token file, built for one rotation: one that is built before a fork raises in
-    the child.
+    """A kernel lock on a file beside the token file, built for one rotation.
+
+    filelock refuses, in a forked child, a lock that was built before the fork.
     """
 
-    def __init__(self, target: str, file: TokenFile) -> None:
+    def __init__(self, target: str) -> None:
         self.path = target + ".lock"
-        self._room = reservation.reserved_path(target)
-        self._file = file
+        self._reserved_path = reservation.reserved_path(target)
         self._lock: Any = None
 
     def take(self) -> bool:
-        """Take it if it is free.
+        """Take the lock and return True, or return False where it is held.
 
-        Raises `TokenFileError` where there are no real locks, or the file can't be made.
+        Raises `LockUnavailable` where there are no real locks, or the lock file can't be made.
         """
-        problem: OSError | NotImplementedError
         try:
-            if self._lock is None:
-                file_checks.refuse_second_name(
-                    self.path
-                )  # filelock 4.1, the last for Python 3.10, empties the file
-                # Not by filelock, which sets a mode: a file system (FUSE) that refuses modes does not lack
-                # locks.
-                disk.make_file(self.path)
-                # No soft fallback: a marker file that a kill leaves behind would lock everybody out
-                # (claude-code#62600).
-                self._lock = _usable_filelock().FileLock(
-                    self.path, fallback_to_soft=False, thread_local=False
-                )
-            with_guarded_logs(self._lock.acquire, blocking=False)
-            # Held by somebody whose lock file was removed (by a cleaner of old files, or a user whom
-            # `LockTimeout` told of it): the token would be sent twice.
-            if not reservation.is_held(self._room):
-                return True
-            with_guarded_logs(self._lock.release, force=True)
-            return False
-        except _module().Timeout:
+            return self._take()
+        except _filelock_module().Timeout:
             return False
         except (OSError, NotImplementedError) as refused:
-            problem = refused
-        if isinstance(problem, NotImplementedError) or problem.errno in NO_LOCKS:
-            what, step = f"lies on a file system without real locks ({self.path})", "Keep it on a local disk"
-        elif isinstance(problem, file_checks.Unfit):
-            what, step = f"can't be locked: {problem}", "Move that away"
-        elif isinstance(problem, FileNotFoundError):
-            what, step = (
-                "is missing, and so is its folder",
-                capitalized(login_command_line(str(self._file.path))),
-            )
-        else:
-            what, step = f"can't be locked: {self.path}: {system_reason(problem)}", remedy_for(problem)
-        raise self._file.error(what, step)
+            raise LockUnavailable(refused) from refused
+
+    def _take(self) -> bool:
+        if self._lock is None:
+            self._lock = self._prepare()
+        with_guarded_logs(self._lock.acquire, blocking=False)
+        # The holder's lock file may have been removed, by a cleaner of old files or by a user who read of it
+        # in `LockTimeout`. A lock on a new file excludes nobody then, and the token would be sent twice.
+        if not reservation.is_held(self._reserved_path):
+            return True
+        with_guarded_logs(self._lock.release, force=True)
+        return False
+
+    def _prepare(self) -> Any:
+        # filelock 4.1, the last for Python 3.10, empties the file that it locks.
+        file_checks.refuse_second_name(self.path)
+        # filelock sets a mode on the file that it makes. A FUSE file system that refuses modes may have
+        # locks.
+        disk.make_file(self.path)
+        # Without fallback_to_soft=False, filelock writes a marker file where there are no kernel locks. One
+        # that a kill leaves behind locks everybody out (claude-code#62600).
+        return _usable_filelock().FileLock(self.path, fallback_to_soft=False, thread_local=False)
 
     def release(self) -> None:
-        """Release it; nothing happens where it is not held."""
+        """Release the lock; nothing happens where it is not held."""
         lock, self._lock = self._lock, None
         if lock is not None:
             with_guarded_logs(lock.release, force=True)

@@ -1,7 +1,4 @@
-"""Where a token file is, and what its user can do where none is found or the disk refuses it.
-
-No I/O; the environment is read.
-"""
+"""Where a token file is: an argument, the environment, a default. Reads the environment, not the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +11,10 @@ __all__ = ["absolute", "default_path"]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path as it is meant now, whatever folder is current later."""
+    """Return the absolute path, so that a later change of the current folder has no effect.
+
+    Raises `ConfigurationError`.
+    """
     text = os.path.expanduser(os.fspath(path))
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError("token_file must be the path of a file", setting="token_file")
@@ -26,9 +26,9 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def default_path() -> str:
-    """Where the token file is when nobody says so.
+    """Return the path of the token file where none is given.
 
-    Raises `ConfigurationError` for a path relative to whatever folder is current.
+    Raises `ConfigurationError` for a relative path in ``$ADH_TOKEN_FILE``, or where no home folder is known.
     """
     named = os.environ.get("ADH_TOKEN_FILE")
     if named:
@@ -39,16 +39,15 @@ def default_path() -> str:
         return absolute(named)
     variable = "APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME"
     base = os.environ.get(variable, "")
-    if not os.path.isabs(
-        base
-    ):  # the XDG base directory specification: a relative path there is to be ignored
+    # The XDG base directory specification has a relative path ignored.
+    if not os.path.isabs(base):
         base = os.path.join(_home(), ".config")
     return absolute(os.path.join(base, "adh", "tokens.json"))
 
 
 def _home() -> str:
-    # A container's user often has neither a passwd entry nor HOME; expanduser() then leaves the ~, or takes
-    # an empty HOME for the root.
+    # A container's user often has neither a passwd entry nor HOME. expanduser() then leaves the ~, and takes
+    # an empty HOME for the root folder.
     home = os.path.expanduser("~")
     if not os.path.isabs(home) or (sys.platform != "win32" and os.environ.get("HOME") == ""):
         problem = "no home folder is known for this user, so there is no default token file"

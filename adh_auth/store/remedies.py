@@ -1,4 +1,4 @@
-"""What a user can do where no token file is found or the disk refuses it."""
+"""What a user can do next: the command that signs in, and a remedy for each error of the disk."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ __all__ = ["login_command_line", "remedy_for", "shell_quoted", "system_reason"]
 
 
 def login_command_line(path: str) -> str:
-    """The command that makes a token file."""
+    """Return the command that makes a token file, as the end of a sentence."""
     return f"sign in with: adh-auth login --token-file {shell_quoted(path)}"
 
 
-#: What cmd.exe and the C runtime take for more than a letter, outside double quotes.
+#: Characters that mean something to cmd.exe or the C runtime outside double quotes.
 _SPECIAL_ON_WINDOWS = frozenset(" \t&|<>^()@!%;,=`'")
 
 
 def shell_quoted(path: str) -> str:
-    """The path as a word of a command that a person pastes into a shell: cmd.exe on Windows, a POSIX shell
-    elsewhere.
-    """
+    """Return the path as one word of a command to paste into cmd.exe on Windows, a POSIX shell elsewhere."""
     if sys.platform == "win32":
-        # As subprocess.list2cmdline, and what only cmd.exe reads as well: in C:\R&D it ends the command at
-        # the `&`. No path holds a double quote there, and a file's does not end in a backslash.
+        # subprocess.list2cmdline leaves C:\R&D as it is, and cmd.exe ends the command at the `&`. No path
+        # holds a double quote there, and none of a file ends in a backslash.
         return f'"{path}"' if _SPECIAL_ON_WINDOWS.intersection(path) else path
     return shlex.quote(path)
 
 
 def system_reason(refused: OSError | NotImplementedError) -> str:
-    """What the system says."""
+    """Return the system's reason."""
     return getattr(refused, "strerror", None) or type(refused).__name__
 
 
@@ -46,5 +44,5 @@ _REMEDIES = {
 
 
 def remedy_for(refused: OSError | NotImplementedError) -> str:
-    """What to do about what the disk refuses."""
-    return _REMEDIES.get(getattr(refused, "errno", None) or 0, "Look at the file, its folder and its disk")
+    """Return the next step after an error of the disk."""
+    return _REMEDIES.get(getattr(refused, "errno", None) or 0, "Check the file, its folder and its disk")

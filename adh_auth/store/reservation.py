@@ -1,4 +1,8 @@
-"""Space for the next content of a token file, reserved before it is needed."""
+"""Space for the next content of a token file, reserved before the refresh token is sent.
+
+Rule 3: same folder, mode 0600 from birth, full length, on disk. Rule 16: what a kill leaves there names the
+token that it replaces, and is found by the next process.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,26 @@ import os
 import stat
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 if sys.platform != "win32":
     import fcntl
 
-from typing import TYPE_CHECKING
-
-from ..common.notices import warn_loudly
 from ..tokens import Stored
 from . import disk, file_checks
 from .disk import allocate, make_private, patiently, read_all, sync, sync_folder, write_all
 from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, Unfit, keeps_modes, require_ours
+from .messages import reading, warn_of_mode, writing
 
-if TYPE_CHECKING:
-    from .token_file import TokenFile
-
-__all__ = ["ReservedFile", "is_held"]
+__all__ = ["Reservation", "ReservedFile", "is_held"]
 
 
 class ReservedFile:
-    """Room on disk for the next content of a file: same folder, mode 0600 from birth, full length.
+    """A file beside the target that takes the target's next content.
 
-    There is one name for it, taken under the rotation's lock: what a kill leaves behind is found, and used or
-    removed, by the next. It is locked itself while it is open, for the other lock is a file that anybody may
-    remove: see `is_held`.
+    It has one fixed name and is made under the rotation's lock, so that the next process finds what a kill
+    leaves behind. It is locked while it is open: anybody may remove the lock file, see `is_held`.
     """
 
     def __init__(self, target: str, size: int) -> None:
@@ -47,45 +46,48 @@ class ReservedFile:
         try:
             fd = self._open_anew()
             allocate(fd, size)
-            # NFS and quotas say "no space" no sooner than here.
+            # NFS and quotas report a lack of space no sooner than here.
             os.fsync(fd)
         except BaseException:
             self.discard()
             raise
 
     def fill(self, data: bytes) -> None:
-        """Put the content there, durably. From here on a kill does not lose it: `left_behind` finds it."""
+        """Write the content durably. From here on a kill does not lose it: `left_behind` finds it."""
         self._content = data
         if self._fd is not None and not self._is_in_place():
             self._open_anew()
-        if (
-            self._fd is None
-        ):  # an install that was refused has closed it; what it holds must not be lost for that
-            flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
-            self._fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
-            require_ours(os.fstat(self._fd))
-            _hold(self._fd)
-            make_private(self._fd)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        write_all(self._fd, data)
-        os.ftruncate(self._fd, len(data))
-        sync(self._fd)
+        fd = self._reopened() if self._fd is None else self._fd
+        os.lseek(fd, 0, os.SEEK_SET)
+        write_all(fd, data)
+        os.ftruncate(fd, len(data))
+        sync(fd)
+
+    def _reopened(self) -> int:
+        # An install that was refused has closed the file. It may hold the only copy of a pair, so it is kept.
+        flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
+        self._fd = fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
+        require_ours(os.fstat(fd))
+        _hold(fd)
+        make_private(fd)
+        return fd
 
     def install(self) -> None:
-        """Make it the file, durably."""
+        """Rename it to the target, durably."""
         if self._fd is not None and not self._is_in_place():
             self.fill(self._content)
         if sys.platform == "win32":
-            self.close()  # no file that is open is renamed there
+            self.close()  # Windows renames no file that is open
         try:
             patiently(lambda: os.replace(self.path, self.target))
         finally:
-            self.close()  # not before: who finds it unlocked takes it for left behind
+            self.close()  # not before: a process that finds it unlocked takes it for left behind
         sync_folder(self.target)
 
     def _is_in_place(self) -> bool:
-        """Whether the prepared file is still the one under its name: a cleaner of old files may have removed
-        it, or put another there.
+        """Return whether the open file is still the one under its name.
+
+        A cleaner of old files may have removed it, or another program put a file in its place.
         """
         assert self._fd is not None
         try:
@@ -104,27 +106,27 @@ class ReservedFile:
         return fd
 
     def discard(self) -> None:
-        """Give the room back."""
+        """Remove it."""
         self.close()
         with suppress(OSError):
             os.unlink(self.path)
 
     def close(self) -> None:
-        """Leave the room to whoever comes next, with what is in it."""
+        """Close it; the next process finds it with its content."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            with suppress(OSError):  # what it holds has been synced
+            with suppress(OSError):  # a network file system may fail here; the content is synced already
                 os.close(fd)
 
 
-#: every room of this process
+#: Every reserved file of this process.
 _reserved_files: weakref.WeakSet[ReservedFile] = weakref.WeakSet()
 
 
 def _close_reserved_files() -> None:
-    # They are the parent's. A copy of the descriptor would hold its lock after the parent is gone.
-    for room in list(_reserved_files):
-        room.close()
+    # A flock belongs to the open file, which a forked child shares: it would last after the parent's end.
+    for reserved in list(_reserved_files):
+        reserved.close()
 
 
 if hasattr(os, "register_at_fork"):
@@ -133,14 +135,15 @@ if hasattr(os, "register_at_fork"):
 
 def _hold(fd: int) -> None:
     if sys.platform != "win32":
-        with suppress(OSError):  # a second guard: where there are no locks, the first has said so
+        # Where the file system has no locks, the rotation's own lock was refused before.
+        with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(path: str) -> bool:
-    """Whether a living process has that room open: a rotation is under way, whoever has the lock."""
+    """Return whether a living process has that reserved file open, whoever holds the rotation's lock."""
     if sys.platform == "win32":
-        return False  # no file that is open is removed there, the lock neither
+        return False  # Windows removes no file that is open, and so no lock file that is held
     try:
         fd = os.open(path, os.O_RDWR | NOFOLLOW | NONBLOCK)
     except OSError:
@@ -157,27 +160,35 @@ def is_held(path: str) -> bool:
 
 
 def reserved_path(target: str) -> str:
-    """Where the next content of `target` is prepared."""
+    """Return the path of the file that takes the next content of `target`."""
     return target + ".new"
 
 
 def left_behind(target: str) -> bytes | None:
-    """What a process that was killed had put into its room; None where there is nothing of ours."""
+    """Return what a killed process had written into its reserved file, None where there is nothing of ours.
+
+    Raises `OSError`.
+    """
+    path = reserved_path(target)
     try:
-        if stat.S_ISLNK(os.lstat(reserved_path(target)).st_mode):
+        if stat.S_ISLNK(os.lstat(path).st_mode):
             return None
-        data, status = disk.read_regular(reserved_path(target))
+        data, status = disk.read_regular(path)
     except (FileNotFoundError, PermissionError, Unfit):
         return None
-    private = sys.platform == "win32" or (
-        status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and keeps_modes(reserved_path(target)))
-    )
-    # Allocated room that was never written reads as zeros.
-    return data.rstrip(b"\0") if private and status.st_nlink == 1 else None
+    if status.st_nlink != 1 or not _is_private(path, status):
+        return None
+    return data.rstrip(b"\0")  # allocated space that was never written reads as zeros
+
+
+def _is_private(path: str, status: os.stat_result) -> bool:
+    if sys.platform == "win32":
+        return True
+    return status.st_uid == os.geteuid() and not (status.st_mode & 0o077 and keeps_modes(path))
 
 
 def install_left_behind(target: str) -> None:
-    """Finish the replacement that a kill cut short."""
+    """Finish the replacement that a kill cut short. Raises `OSError`."""
     fd = patiently(lambda: os.open(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
     try:
         data = read_all(fd).rstrip(b"\0")
@@ -190,53 +201,46 @@ def install_left_behind(target: str) -> None:
 
 
 class Reservation:
-    """Room for the next pair of one token file."""
+    """The reserved file of one token file.
 
-    def __init__(self, file: TokenFile, room: ReservedFile) -> None:
-        self._file = file
-        self._room = room
+    `path`: the token file, for messages. `still_holds`: whether it still holds the refresh token of a pair;
+    None where it can't be read as a token file.
+    """
+
+    def __init__(
+        self, path: str, reserved: ReservedFile, still_holds: Callable[[Stored], bool | None]
+    ) -> None:
+        self._path = path
+        self._reserved = reserved
+        self._still_holds = still_holds
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh`, durably; False where the file no longer holds the token that was `spent`: the newer
-        state wins.
+        """Write `fresh` durably and return True.
 
-        Where the file is none that can be read, it is left alone, and the pair beside it: it may be repaired
-        yet.
+        Rule 8: False where the file no longer holds the token that was `spent`; the newer state wins. A file
+        that can't be read as a token file is left alone, and so is the pair beside it: it may be repaired.
+        Raises `TokenFileError`.
         """
-        file = self._file
         content = fresh if spent is None else fresh.in_place_of(spent)
-        file.on_disk(lambda: self._room.fill(content.to_bytes()), "rewritten")
+        with writing(self._path, "can't be rewritten"):
+            self._reserved.fill(content.to_bytes())
         if spent is not None:
-            held = file.on_disk(lambda: file.still_holds(spent), "read")
+            with reading(self._path):
+                held = self._still_holds(spent)
             if held is False:
                 self.discard()
             if not held:
                 return False
-        loose = file_checks.loose_mode(self._room.target)
-        file.on_disk(self._room.install, "rewritten")
-        _warn_of_mode(str(file.path), loose, file_checks.loose_mode(self._room.target))
+        loose_before = file_checks.loose_mode(self._reserved.target)
+        with writing(self._path, "can't be rewritten"):
+            self._reserved.install()
+        warn_of_mode(self._path, loose_before, file_checks.loose_mode(self._reserved.target))
         return True
 
     def leave(self) -> None:
-        """Leave the room with what is in it to whoever comes next."""
-        self._room.close()
+        """Close the reserved file and leave its content to the next process."""
+        self._reserved.close()
 
     def discard(self) -> None:
-        """Give the room back; nothing happens where it was used."""
-        self._room.discard()
-
-
-#: token files on file systems without modes that have been warned of: they would be at each refresh
-_warned_of: set[str] = set()
-
-
-def _warn_of_mode(path: str, before: int, after: int) -> None:
-    if after and path not in _warned_of:
-        _warned_of.add(path)
-        warn_loudly(
-            f"token file {path} can be read by others (mode {after:04o}): its file system keeps no modes. Keep the file on one that does"
-        )
-    elif before and not after:
-        warn_loudly(
-            f"token file {path} could be read by others (mode {before:04o}); it is private now (0600)"
-        )
+        """Remove the reserved file; nothing happens where it was used."""
+        self._reserved.discard()

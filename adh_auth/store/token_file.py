@@ -1,28 +1,26 @@
 """TokenFile: the one place where a session lives.
 
-Read, lock, reserve, replace; what the disk says becomes a `TokenFileError`.
+Rule 8: no failure empties, deletes or rewrites the pair. Rule 14: reading needs no lock and no write access.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..common import limits
 from ..common.clock import JobClock
-from ..common.limits import REPLY_LIMIT
-from ..common.text import capitalized
-from ..errors import LockTimeout, MalformedTokens, TokenFileError
+from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
+from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
 from ..tokens import Stored, Tokens, file_mapping
 from . import disk, file_checks, reservation
-from .file_lock import RotationLock
+from .file_lock import LockUnavailable, RotationLock
 from .location import absolute, default_path
+from .messages import lock_error, reading, token_file_error, unusable_content, writing
 from .record import NOTHING, Record
-from .remedies import login_command_line, remedy_for, system_reason
 from .reservation import Reservation
 from .stat_cache import StatCache, state_of
 
@@ -31,24 +29,42 @@ __all__ = ["TokenFile"]
 T = TypeVar("T")
 
 #: Seconds that `save` and `delete` wait for a refresh in flight. Longer than one whole refresh with its
-#: retries.
+#: retries (`adh_auth.common.limits.REFRESH_DEADLINE`).
 SAVE_TIMEOUT = 45.0
 #: Seconds between reads of a file that is missing or torn: an editor, or ``cp`` onto it, makes it so for a
-#: moment. A request, perhaps in an event loop, waits shorter for it than a rotation does, which may have the
-#: only copy of a pair in its hand.
-MOMENT = (0.004,) * 3
-LONG_MOMENT = (0.05,) * 20
-#: The same with a new pair in hand, which is lost if the file comes back afterwards: a copy over a slow
+#: moment. Short, for a request waits for it, perhaps in an event loop.
+READ_PAUSES = (0.004,) * 3
+#: The same for a rotation, which no event loop waits for.
+LONG_READ_PAUSES = (0.05,) * 20
+#: The same before a new pair is written, which is lost if the file comes back afterwards: a copy over a slow
 #: network takes seconds.
-IN_HAND = LONG_MOMENT + (0.1,) * 50
+LAST_READ_PAUSES = LONG_READ_PAUSES + (0.1,) * 50
+#: Keys of a file that describe one pair, and are dropped with it.
+PAIR_FACTS = ("expires_in", "expires_at", "scope")
+
+
+class TokenFileLock(RotationLock):
+    """The lock of a token file: an error names the file and the next step."""
+
+    def __init__(self, target: str, token_file: str) -> None:
+        super().__init__(target)
+        self._token_file = token_file
+
+    def take(self) -> bool:
+        """Take the lock and return True, or return False where it is held. Raises `TokenFileError`."""
+        with replaced_errors(LockUnavailable, by=self._error):
+            return super().take()
+
+    def _error(self, unavailable: LockUnavailable) -> TokenFileError:
+        return lock_error(self._token_file, self.path, unavailable.cause)
 
 
 class TokenFile:
     """The JSON file that holds one session, shared by any number of processes.
 
-    Reading takes no lock and needs no write access. Writing is atomic, durable, 0600 from birth, keeps a
-    symlink and unknown keys. Each method raises `TokenFileError` saying which file, what is wrong and what to
-    do next; nothing is changed by a failure.
+    Reading takes no lock and needs no write access. Writing is atomic, durable, 0600 from birth, and keeps a
+    symlink and unknown keys. Each method raises `TokenFileError`, which names the file, the problem and the
+    next step. A failure changes nothing.
 
     `path` None: ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh``; on Windows
     ``%APPDATA%``).
@@ -56,80 +72,83 @@ class TokenFile:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = default_path() if path is None else absolute(path)
-        # As the system takes it: encoding it anew for each request would cost a quarter of the look at the
-        # file.
+        # os.stat encodes a string anew at each call, which is a quarter of what a request's check costs.
         self._encoded = os.fsencode(self._path)
 
     @property
     def path(self) -> Path:
-        """The file, absolute since this object was built."""
+        """Return the path of the file, made absolute when this object was built."""
         return Path(self._path)
 
     def __repr__(self) -> str:
         return f"TokenFile({self._path!r})"
 
     def load(self) -> Tokens:
-        """The pair as it stands in the file."""
+        """Return the pair in the file. Raises `TokenFileError`."""
         return self.read().tokens
 
     def save(self, tokens: Tokens) -> None:
-        """Make `tokens` the session, after a refresh in flight has ended. Unknown keys of the file stay."""
+        """Make `tokens` the session, once a refresh in flight has ended.
+
+        Unknown keys of the file stay. Raises `TokenFileError`, and `LockTimeout` after 45 seconds.
+        """
         if not isinstance(tokens, Tokens):
-            del tokens  # type: ignore[unreachable]  # a traceback with locals would show it
+            del tokens  # type: ignore[unreachable]  # a traceback with locals would show them
             raise TypeError("save() takes Tokens; Tokens.from_response(reply) makes them from a token reply")
         self.save_mapping(file_mapping(tokens, {}), tokens)
 
     def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
-        """As `save`, with every key of a reply."""
+        """Do as `save`, and keep every key of the reply `mapping`."""
         session = Stored(tokens, mapping)
         del mapping  # a traceback with locals shows the arguments of every frame; a Stored shows no token
-        self.on_disk(lambda: disk.make_folder(self._target()), "made")
+        with writing(self._path, "can't be made"):
+            disk.make_folder(self._target())
         with self.locked(SAVE_TIMEOUT):
             session = Stored.of(tokens, self._kept(), session.mapping)
-            room = self.reserve()
+            reserved = self.reserve()
             try:
-                room.replace(session)
+                reserved.replace(session)
             finally:
-                room.discard()
+                reserved.discard()
 
     def delete(self) -> None:
-        """Sign out on this machine: remove the file, after a refresh in flight has ended.
+        """Sign out on this machine: remove the file, once a refresh in flight has ended.
 
-        A missing file is fine.
+        A missing file is no error. Raises `TokenFileError`, and `LockTimeout` after 45 seconds.
         """
         if not os.path.isdir(os.path.dirname(self._target())):
             return
         with self.locked(SAVE_TIMEOUT):
             self.remove()
 
-    # What the rotation core asks for. Nothing below is part of the public interface.
+    # What a rotation needs (`adh_auth.store.base.Store`). Nothing below is part of the public interface.
 
     def state(self) -> object:
-        """A value that changes when the file does; None for no file."""
+        """Return a value that changes when the file does, None for no file."""
         try:
             return state_of(os.stat(self._encoded))
         except OSError:
             return None
 
     def cached(self, state: object, made: T) -> StatCache[T]:
-        """A cheaper way to ask whether the file is still in that state, in which this was made of it."""
+        """Return a cache of what was `made` of the file in that `state`, cheaper to ask than `state`."""
         return StatCache(self._encoded, state, made)
 
     def read(self) -> Stored:
-        """The pair and the other keys."""
-        return self._usable(MOMENT)
+        """Return the pair and the other keys. Raises `TokenFileError`."""
+        return self._usable(READ_PAUSES)
 
     def read_patiently(self) -> Stored:
-        """The same for a rotation, which can wait until an editor has done with the file."""
-        return self._usable(LONG_MOMENT)
+        """Return the same for a rotation, which can wait until an editor has written the file."""
+        return self._usable(LONG_READ_PAUSES)
 
-    def lock(self) -> RotationLock:
-        """A lock for one rotation."""
-        return RotationLock(self._target(), self)
+    def lock(self) -> TokenFileLock:
+        """Return a lock for one rotation."""
+        return TokenFileLock(self._target(), self._path)
 
     @contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
-        """Hold the lock; `timeout` in seconds. Raises `LockTimeout`."""
+        """Hold the lock; wait `timeout` seconds for it. Raises `LockTimeout` and `TokenFileError`."""
         lock = self.lock()
         clock = JobClock()
         while not lock.take():
@@ -142,12 +161,13 @@ class TokenFile:
             lock.release()
 
     def lock_timeout(self, lock: RotationLock, waited: float) -> LockTimeout:
-        """The error for a wait that was too long."""
+        """Return the error for a wait of so many seconds that was too long."""
         record = self.record()
         holder = record.pid or None
         who = f" (the last one recorded is process {holder} on {record.host})" if holder else ""
         return LockTimeout(
-            f"another process has held {lock.path} for more than {waited:g} s{who}; see what it is doing, or raise lock_timeout",
+            f"another process has held {lock.path} for more than {waited:g} s{who}; "
+            "see what it is doing, or raise lock_timeout",
             lock_file=lock.path,
             waited=waited,
             holder=holder,
@@ -155,44 +175,45 @@ class TokenFile:
         )
 
     def reserve(self) -> Reservation:
-        """Make sure of room for the next pair, before the present one is spent."""
+        """Reserve the space for the next pair, before the present one is spent. Raises `TokenFileError`."""
         target = self._target()
-        if trouble := file_checks.problem_with_replacing(target):
+        if problem := file_checks.problem_with_replacing(target):
             raise self.error(
-                f"can't be rewritten: {trouble}", "Make it writable, or sign in with another --token-file"
+                f"can't be rewritten: {problem}", "Make it writable, or sign in with another --token-file"
             )
-        return Reservation(
-            self,
-            self.on_disk(lambda: reservation.ReservedFile(target, self._room_needed(target)), "rewritten"),
-        )
+        with writing(self._path, "can't be rewritten"):
+            reserved = reservation.ReservedFile(target, self._size_to_reserve(target))
+        return Reservation(self._path, reserved, self.still_holds)
 
     def remove(self) -> None:
-        """Remove the file and what goes with it; the lock file stays, for unlinking it would split those who
-        wait.
-        """
+        """Remove the file and those beside it, but the lock file. Raises `TokenFileError`."""
         target = self._target()
+        # Processes that wait for a lock file that was unlinked, and those that make a new one, hold two
+        # locks.
         for path in (target, reservation.reserved_path(target), target + ".record"):
-            self.on_disk(lambda path=path: _unlink(path), "removed")  # type: ignore[misc]
+            with writing(self._path, "can't be removed"):
+                _unlink(path)
 
     def record(self) -> Record:
-        """What is recorded of earlier attempts."""
+        """Return what is recorded of earlier attempts."""
         try:
             return Record.from_bytes(disk.read_regular(self._target() + ".record")[0])
         except OSError:
             return NOTHING
 
     def note(self, record: Record) -> None:
-        """Record an attempt."""
-        self.on_disk(
-            lambda: disk.write_block(self._target() + ".record", record.to_bytes()),
-            "accompanied by its record",
-        )
+        """Record an attempt. Raises `TokenFileError`."""
+        with writing(self._path, "can't be accompanied by its record"):
+            disk.write_block(self._target() + ".record", record.to_bytes())
 
     def left_behind(self) -> Stored | None:
-        """The pair that a process was killed over while it replaced the file; None where there is none that
-        is whole.
+        """Return the pair that a killed process had written beside the file, None where there is no whole
+        one.
+
+        Raises `TokenFileError`.
         """
-        data = self.on_disk(lambda: reservation.left_behind(self._target()), "read")
+        with reading(self._path):
+            data = reservation.left_behind(self._target())
         if not data:
             return None
         try:
@@ -201,34 +222,38 @@ class TokenFile:
             return None
 
     def install_left_behind(self, spent: Stored) -> bool:
-        """Finish that replacement; False where the file no longer holds the token that was `spent`: the newer
-        state wins.
+        """Finish that replacement and return True. Raises `TokenFileError`.
+
+        Rule 8: False where the file no longer holds the token that was `spent`; the newer state wins.
         """
-        if not self.on_disk(lambda: self.still_holds(spent), "read"):
+        with reading(self._path):
+            held = self.still_holds(spent)
+        if not held:
             return False
-        self.on_disk(lambda: reservation.install_left_behind(self._target()), "rewritten")
+        with writing(self._path, "can't be rewritten"):
+            reservation.install_left_behind(self._target())
         return True
 
     def still_holds(self, spent: Stored) -> bool | None:
-        """Whether the refresh token is still that one; None where the file can't be read as one.
+        """Return whether the file still holds the refresh token of `spent`.
 
-        Raises `OSError`.
+        None where its content is not a token file's. Raises `OSError`.
         """
-        # A file that can't be read for the moment (too many open files) may still be the one: that is an
-        # error, not a newer state.
+        # A file that can't be read for the moment (too many open files) may be unchanged: that is an error,
+        # not a newer state.
         try:
-            return self._read_again(IN_HAND).tokens.refresh_token == spent.tokens.refresh_token
+            return self._read_again(LAST_READ_PAUSES).tokens.refresh_token == spent.tokens.refresh_token
         except FileNotFoundError:
             return False
         except (file_checks.Unfit, MalformedTokens):
             return None
 
     def _read_again(self, pauses: tuple[float, ...]) -> Stored:
-        """The pair and the other keys, read again where the file is missing or torn.
+        """Return the pair and the other keys, read again where the file is missing or torn.
 
-        Raises `OSError`, `MalformedTokens`.
+        Raises `OSError` and `MalformedTokens`.
         """
-        # Counted pauses, no deadline: a test may have stopped the clock.
+        # Counted pauses, no deadline: freezegun stops the clock of a user's test.
         for pause in pauses:
             with suppress(FileNotFoundError, MalformedTokens):
                 return Stored.from_bytes(disk.read_regular(self._path)[0])
@@ -236,63 +261,42 @@ class TokenFile:
         return Stored.from_bytes(disk.read_regular(self._path)[0])
 
     def _usable(self, pauses: tuple[float, ...]) -> Stored:
-        try:
-            return self.on_disk(lambda: self._read_again(pauses), "read")
-        except MalformedTokens as malformed:
-            reason = malformed.message
-        raise self.error(
-            f"is no usable token file: {reason}",
-            f"It was left as it is: repair it if you can, or {login_command_line(self._path)}",
-        )
+        with reading(self._path), replaced_errors(MalformedTokens, by=self._unusable):
+            return self._read_again(pauses)
 
-    def error(self, what: str, next_step: str) -> TokenFileError:
-        """An error that names the file and the next step."""
-        # No full stop: where the next step is a command, it would be copied along.
-        return TokenFileError(f"token file {self._path} {what}. {next_step}", token_file=self._path)
+    def _unusable(self, malformed: MalformedTokens) -> TokenFileError:
+        return unusable_content(self._path, malformed.message)
+
+    def error(self, problem: str, next_step: str) -> TokenFileError:
+        """Return an error that names the file, the problem and the next step."""
+        return token_file_error(self._path, problem, next_step)
 
     def _target(self) -> str:
-        # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may
-        # differ.
+        # os.replace onto a symlink replaces the link. The lock is there, too: two links may lead to one file.
         return os.path.realpath(self._path)
 
     def _kept(self) -> dict[str, Any]:
+        """Return the keys of the file that outlive its pair."""
         if not os.path.exists(self._path):
             return {}
-        try:
-            mapping = self._read_again(LONG_MOMENT).mapping
-            return {
-                name: value
-                for name, value in mapping.items()
-                if name not in ("expires_in", "expires_at", "scope")
-            }
-        except file_checks.Unfit as unfit:
-            raise self.error(f"is refused: {unfit}", "Move it away and sign in again") from None
-        except (OSError, MalformedTokens):
-            return {}
+        with replaced_errors(file_checks.Unfit, by=self._refused):
+            try:
+                mapping = self._read_again(LONG_READ_PAUSES).mapping
+            except file_checks.Unfit:
+                raise
+            except (OSError, MalformedTokens):
+                return {}
+        return {name: value for name, value in mapping.items() if name not in PAIR_FACTS}
 
-    def _room_needed(self, target: str) -> int:
+    def _refused(self, unfit: file_checks.Unfit) -> TokenFileError:
+        return self.error(f"is refused: {unfit}", "Move it away and sign in again")
+
+    def _size_to_reserve(self, target: str) -> int:
         size = 0
         with suppress(OSError):
             size = os.stat(target).st_size
         # JSON escapes make three bytes at most of one byte of UTF-8.
-        return REPLY_LIMIT + 3 * min(size, limits.MAX_READ_BYTES)
-
-    def on_disk(self, work: Callable[[], T], verb: str) -> T:
-        """What the disk refuses, as an error that says which file and what to do."""
-        what = None
-        try:
-            return work()
-        except FileNotFoundError:
-            what = "is missing" if verb == "read" else f"can't be {verb}: its folder is missing"
-            step = capitalized(login_command_line(self._path))
-        except file_checks.Unfit as unfit:
-            what, step = f"is refused: {unfit}", "Move it away and sign in again, or name another file"
-        except file_checks.NoModes as refused:
-            what = f"can't be {verb}: its file system can't make it private ({refused})"
-            step = "Keep it on one that can, or mount this one so that only you can read it (umask=077)"
-        except OSError as refused:
-            what, step = f"can't be {verb}: {system_reason(refused)}", remedy_for(refused)
-        raise self.error(what, step)
+        return REPLY_LIMIT + 3 * min(size, MAX_READ_BYTES)
 
 
 def _unlink(path: str) -> None:

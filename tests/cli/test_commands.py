@@ -168,7 +168,7 @@ def test_save_keeps_the_expiry_of_a_token_file(tmp_path: Path) -> None:
     [
         ("", "empty"),
         ("hello", "not JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"access_token": "a"}', "refresh_token is missing"),
         ('{"access_token": "a b", "refresh_token": "b"}', "header"),
         ('{"code": "invalid_grant", "message": "used"}', "refused (invalid_grant)"),

@@ -58,7 +58,7 @@ def test_what_a_reply_means(status: int, body: bytes, kind: str) -> None:
 
 
 def test_a_verdict_carries_what_support_asks_for() -> None:
-    """The request id, the status, the code and the pause asked for come with the verdict, fit for one line."""
+    """The request id, the status, the code and the pause asked for come with the verdict, on one line."""
     verdict = classify(
         EndpointReply(429, {"X-Request-ID": "req\n-1", "Retry-After": "7"}, error("slow_down")), now=0.0
     )

@@ -1,8 +1,9 @@
-"""The error tree: attributes, pickles, and twins that a client's own except clauses catch."""
+"""The error tree: attributes, pickles, and the errors that a client's own except clauses catch."""
 
 from __future__ import annotations
 
 import pickle
+import traceback
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 import requests
 
 import adh_auth
-from adh_auth.errors import KINDS, AdhAuthError, RefreshFailed, fresh_copy, twin
+from adh_auth.errors import KINDS, AdhAuthError, RefreshFailed, fresh_copy, replaced_errors, twin
 
 BASES = (requests.RequestException, httpx.HTTPError, httpx2.HTTPError)
 
@@ -27,10 +28,10 @@ def test_one_root(name: str) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", KINDS.values())
-def test_a_twin_is_caught_by_both_clauses(kind: type[AdhAuthError], base: type[Exception]) -> None:
-    """An error out of a client's call is also that client's own error, under its own name, and pickles as
-    such.
-    """
+def test_an_error_is_caught_by_the_clients_clauses_too(
+    kind: type[AdhAuthError], base: type[Exception]
+) -> None:
+    """An error out of a client's call is also that client's own error, keeps its name, and pickles so."""
     raised = twin(kind("what happened", token_file="/f", request_id="r"), base)
     assert isinstance(raised, kind)
     assert isinstance(raised, base)
@@ -40,8 +41,18 @@ def test_a_twin_is_caught_by_both_clauses(kind: type[AdhAuthError], base: type[E
     assert (str(again), again.token_file, again.request_id) == ("what happened", "/f", "r")
 
 
+def test_an_error_for_one_client_becomes_one_for_another() -> None:
+    """Converted twice, an error is the second client's and no longer the first's."""
+    first = twin(RefreshFailed("no", status=503), requests.RequestException)
+    second = twin(first, httpx.HTTPError)
+    bases = type(second).__mro__
+    assert httpx.HTTPError in bases
+    assert requests.RequestException not in bases
+    assert vars(second)["status"] == 503
+
+
 def test_a_pickle_leaves_the_request_behind() -> None:
-    """The request that a client hangs on an error holds the token: a pickle does not carry it."""
+    """The request that a client sets on an error holds the token: a pickle does not carry it."""
     raised: Any = twin(RefreshFailed("no", status=503), requests.RequestException)
     raised.request = requests.Request(
         "GET", "https://a.example", headers={"Authorization": "Bearer adh_A"}
@@ -51,8 +62,8 @@ def test_a_pickle_leaves_the_request_behind() -> None:
     assert pickle.loads(pickled).status == 503
 
 
-def test_a_copy_has_no_past() -> None:
-    """What many threads raise is a copy each, without the traceback of the worker."""
+def test_a_copy_has_no_traceback() -> None:
+    """Each of many threads raises its own copy, without the traceback of the worker."""
     try:
         raise RefreshFailed("no", retry_after=3.0)
     except RefreshFailed as error:
@@ -60,3 +71,40 @@ def test_a_copy_has_no_past() -> None:
     assert copied.__traceback__ is None
     assert copied.__context__ is None
     assert copied.retry_after == 3.0
+
+
+def _fails_with_a_token(token: str) -> None:
+    raise OSError("busy")
+
+
+def test_a_replaced_error_keeps_no_frame_of_the_first() -> None:
+    """Neither its context nor a frame of its traceback leads to the error that it replaces."""
+    with pytest.raises(RefreshFailed, match="busy") as caught:
+        with replaced_errors(OSError, by=lambda error: RefreshFailed(str(error))):
+            _fails_with_a_token("adh_A")
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        if frame.f_globals["__name__"] == "adh_auth.errors":
+            assert not any(isinstance(value, BaseException) for value in frame.f_locals.values())
+
+
+def test_a_replaced_error_keeps_what_the_caller_was_handling() -> None:
+    """The exception that the caller's own code handles stays the context."""
+    own = KeyError("own")
+    with pytest.raises(RefreshFailed) as caught:
+        try:
+            raise own
+        except KeyError:
+            with replaced_errors(OSError, by=lambda error: RefreshFailed(str(error))):
+                _fails_with_a_token("adh_A")
+    assert caught.value.__context__ is own
+
+
+def test_another_error_is_not_replaced() -> None:
+    """Only the kinds named are replaced; a block without an error is left alone."""
+    with replaced_errors(OSError, by=lambda error: RefreshFailed(str(error))):
+        pass
+    with pytest.raises(KeyError):
+        with replaced_errors(OSError, by=lambda error: RefreshFailed(str(error))):
+            raise KeyError

@@ -55,7 +55,7 @@ EXCEPTIONS: set[str] = {
 }
 
 #: Modules that still import each other.
-CIRCLES = {"store.token_file", "store.file_lock", "store.reservation"}
+CIRCLES: set[str] = set()
 
 
 class Import(NamedTuple):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from adh_auth import AdhAuthError, Tokens
 from adh_auth.common.secret import Secret
+from adh_auth.errors import MalformedTokens
 from adh_auth.tokens import Stored, fingerprint
 
 REPLY = {
@@ -23,7 +26,7 @@ REPLY = {
 
 
 def test_a_reply_becomes_a_pair() -> None:
-    """A token reply gives both tokens, the expiry in epoch seconds, and the scope."""
+    """A token reply holds both tokens, the life in seconds, and the scope."""
     pair = Tokens.from_response(REPLY, now=1000.0)
     assert pair == Tokens("adh_A", "adh_rt_A", expires_at=4600.0, token_type="Bearer", scope="profile:read")
 
@@ -45,14 +48,14 @@ def test_a_reply_becomes_a_pair() -> None:
         (10**400, None),
     ],
 )
-def test_a_senseless_life_never_costs_the_tokens(life: Any, expires_at: float | None) -> None:
+def test_an_invalid_life_never_costs_the_tokens(life: Any, expires_at: float | None) -> None:
     """A reply that carries both tokens is taken, whatever `expires_in` says."""
     assert Tokens.from_response({**REPLY, "expires_in": life}, now=1000.0).expires_at == expires_at
 
 
 @pytest.mark.parametrize("kind", ["bearer", "BEARER", None, 7, "\n"])
 def test_a_token_type_never_costs_the_tokens(kind: Any) -> None:
-    """`token_type` in another case, missing or wrong-typed still is a bearer pair."""
+    """A `token_type` in another case, missing or of another type is still a bearer's."""
     assert Tokens.from_response({**REPLY, "token_type": kind}).token_type == "Bearer"
 
 
@@ -68,8 +71,8 @@ def test_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
 )
 @pytest.mark.parametrize("name", ["access_token", "refresh_token"])
 def test_a_token_that_would_break_out_of_its_header_is_refused(name: str, token: Any) -> None:
-    """A token that is missing, no text, or not printable ASCII is an AdhAuthError and a ValueError that does
-    not quote it.
+    """A token that is missing, not a string, or not printable ASCII is an AdhAuthError and a ValueError,
+    which does not quote it.
     """
     with pytest.raises(AdhAuthError) as caught:
         Tokens.from_response({**REPLY, name: token})
@@ -78,8 +81,29 @@ def test_a_token_that_would_break_out_of_its_header_is_refused(name: str, token:
     assert not isinstance(token, str) or len(token) < 3 or token not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda: Tokens("adh_A", "adh rt"),
+        lambda: Tokens.from_response({**REPLY, "refresh_token": "adh rt"}),
+        lambda: Stored.from_bytes(json.dumps({**REPLY, "refresh_token": "adh rt"}).encode()),
+        lambda: Stored.from_bytes(b'{"access_token": "adh_A", "refresh'),
+    ],
+    ids=["Tokens", "reply", "file", "JSON"],
+)
+def test_no_frame_of_the_error_holds_a_token(parse: Callable[[], object]) -> None:
+    """A traceback with locals shows the arguments of every frame; none of ours holds what was parsed."""
+    with pytest.raises(MalformedTokens) as caught:
+        parse()
+    assert caught.value.__context__ is None
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    ours = [frame for frame in frames if frame.f_globals["__name__"].startswith("adh_auth.")]
+    assert ours
+    assert "adh_A" not in repr([frame.f_locals for frame in ours])
+
+
 def test_a_pair_shows_no_token() -> None:
-    """repr tells pairs apart by fingerprints; a fingerprint is no prefix."""
+    """A repr shows fingerprints; a fingerprint is a hash, not a prefix."""
     pair = Tokens.from_response(REPLY)
     assert "adh_A" not in repr(pair)
     assert fingerprint("adh_A") in repr(pair)
@@ -122,7 +146,7 @@ def test_unknown_keys_are_kept_for_ever() -> None:
 
 
 def test_an_old_expiry_never_stays_with_a_new_pair() -> None:
-    """A reply without a usable `expires_in` removes `expires_at`: it told of the old pair."""
+    """A reply without a usable `expires_in` removes `expires_at`: it was the old pair's."""
     stored = Stored.from_bytes(json.dumps({**REPLY, "expires_at": 1234}).encode())
     assert (
         "expires_at"

@@ -1,5 +1,5 @@
-"""Other hands: on the token file while a refresh is in flight, on the lock, on the process itself (fork,
-pools), on one object.
+"""Concurrent changes: of the token file while a refresh is in flight, on the lock, on the process itself
+(fork, pools), on one object.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_revoked_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_file_destroyed_in_flight(sandbox: Sandbox, token_file: Path) -> None:
-    """Not even a file that somebody has filled with something else during a refresh is written over."""
+    """A file that another program has filled with something else during a refresh is not overwritten."""
     with refresh_in_flight(sandbox) as (hold, answer):
         token_file.write_bytes(b"my notes")
         hold.release()
@@ -124,7 +124,10 @@ def test_file_destroyed_in_flight(sandbox: Sandbox, token_file: Path) -> None:
 @pytest.fixture
 def lock_held(token_file: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process holds the lock."""
-    code = f"import sys\nfrom filelock import FileLock\nwith FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
+    code = (
+        "import sys\nfrom filelock import FileLock\n"
+        f"with FileLock({str(token_file) + '.lock'!r}): print(flush=True); sys.stdin.readline()"
+    )
     with child(code) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -207,15 +210,15 @@ def test_lock_file_removed_and_its_holder_killed(sandbox: Sandbox, token_file: P
 
 
 @pytest.mark.parametrize("planted", [0o600, 0o666])
-def test_a_locked_plant_in_the_room_stops_nobody(sandbox: Sandbox, token_file: Path, planted: int) -> None:
+def test_a_planted_locked_file_stops_no_refresh(sandbox: Sandbox, token_file: Path, planted: int) -> None:
     """Another user's file there is no rotation under way, whatever locks he has on it."""
     if os.geteuid() != 0:
         pytest.skip("needs a file of another user's: run as root")
-    room = Path(f"{token_file}.new")
-    room.touch(planted)
-    with room.open() as held:
+    reserved = Path(f"{token_file}.new")
+    reserved.touch(planted)
+    with reserved.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        os.chown(room, 12345, -1)
+        os.chown(reserved, 12345, -1)
         sandbox.expire()
         assert get(sandbox, auth_for(sandbox, lock_timeout=5.0)) == 200
     assert_nothing_lost(sandbox, token_file)
@@ -224,7 +227,7 @@ def test_a_locked_plant_in_the_room_stops_nobody(sandbox: Sandbox, token_file: P
 def test_one_last_look(
     sandbox: Sandbox, token_file: Path, lock_held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a waiter gives up it reads the file, even where the file's times have told of no change."""
+    """Before a waiter gives up it reads the file, even where the file's times show no change."""
     monkeypatch.setattr(TokenFile, "state", lambda self: "as before")
     newer = Tokens.from_response(sandbox.sign_in())
     auth = auth_for(sandbox, lock_timeout=0.5)
@@ -316,7 +319,8 @@ def _fork(parent: subprocess.Popen[str], hold: Hold) -> None:
 POOL = """
 import multiprocessing, os, requests, sys
 from adh_auth import AdhAuth
-def get(auth): return requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code
+def get(auth):
+    return requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code
 def inherited(_): return get(AUTH)
 AUTH = AdhAuth()
 if __name__ == "__main__":
@@ -353,7 +357,7 @@ def test_pool(sandbox: Sandbox, token_file: Path, tmp_path: Path, method: str) -
     assert_nothing_lost(sandbox, token_file)
 
 
-# One object in many hands.
+# One object used by many threads.
 
 
 def test_threads_by_the_dozen(sandbox: Sandbox, token_file: Path) -> None:
@@ -458,7 +462,7 @@ def test_an_outage_is_ridden_out_on_a_clock_that_stands_still(sandbox: Sandbox, 
 
 
 def test_a_pair_is_written_on_a_clock_that_stands_still(sandbox: Sandbox, token_file: Path) -> None:
-    """A job that holds the only copy of a pair does not spin with the lock in its hand."""
+    """A job that holds the only copy of a pair does not spin while it holds the lock."""
     sandbox.expire()
     code = f"""{FROZEN}
 from adh_auth.store import reservation

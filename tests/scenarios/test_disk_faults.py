@@ -188,7 +188,7 @@ def test_limit_on_file_sizes(sandbox: Sandbox, token_file: Path) -> None:
 def test_file_system_without_locks(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Where the kernel has no lock to give, nobody goes on without one, and no marker file takes its place."""
+    """Without kernel locks no process goes on, and no marker file takes their place."""
 
     def flock(fd: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -255,7 +255,8 @@ def test_a_kill_on_a_file_system_without_modes(sandbox: Sandbox, token_file: Pat
     _on_modeless(
         sandbox,
         token_file,
-        "from adh_auth.store import reservation\nreservation.ReservedFile.install = lambda _: os._exit(9)\ncall()",
+        "from adh_auth.store import reservation\n"
+        "reservation.ReservedFile.install = lambda _: os._exit(9)\ncall()",
     )
     assert stat.S_IMODE(os.stat(f"{token_file}.new").st_mode) == 0o777
     assert _on_modeless(sandbox, token_file, "call()")[0] == "200\n"
@@ -291,7 +292,10 @@ def test_file_system_that_refuses_modes_and_is_private(
 ) -> None:
     """Mounted so that only its owner can read it, such a one will do: there is nothing to be changed."""
     sandbox.expire()
-    private = "os.open, make = lambda path, flags, mode=0, **more: make(path, flags, 0o700, **more), open_for_all.__kwdefaults__['real']\n"
+    private = (
+        "os.open, make = lambda path, flags, mode=0, **more: make(path, flags, 0o700, **more), "
+        "open_for_all.__kwdefaults__['real']\n"
+    )
     said, errors = _on_modeless(sandbox, token_file, private + "call(); AdhAuth().refresh()", refusal)
     assert (said, errors) == ("200\n", "")
     assert sandbox.counts.refresh_calls == 2
@@ -323,7 +327,7 @@ def test_allocation_that_returns_its_error(
 def test_allocation_that_returns_that_it_cant(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Then the room is filled by writing, as where the error is raised."""
+    """The space is then reserved by writing, as where the error is raised."""
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: code, raising=False)
     sandbox.expire()
     assert get(sandbox, auth_for(sandbox)) == 200
@@ -358,7 +362,7 @@ def test_the_drive_is_asked_to_write_where_that_can_be_said(
     assert get(sandbox, auth_for(sandbox)) == 200
     pair, folder = os.stat(token_file).st_ino, os.stat(token_file.parent).st_ino
     assert asked == [pair, folder]  # the pair before its rename, the folder after it
-    assert synced == ([pair, pair, folder] if refused else [pair])  # the first is that of the reserved room
+    assert synced == ([pair, pair, folder] if refused else [pair])  # the first is that of the reserved file
 
 
 def _get(sandbox: Sandbox, auth: AdhAuth) -> None:
@@ -406,13 +410,13 @@ class BadDisk:
     def _before_a_bad_read(
         self, fill: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> Callable[..., None]:
-        """Once the room is filled, the file can't be looked at any more: the process has no descriptor left,
-        say.
+        """Once the reserved file is filled, the token file can't be read any more: the process has no
+        descriptor left, say.
         """
         read = disk.read_regular
 
-        def filled(room: reservation.ReservedFile, data: bytes) -> None:
-            fill(room, data)
+        def filled(reserved: reservation.ReservedFile, data: bytes) -> None:
+            fill(reserved, data)
             monkeypatch.setattr(disk, "read_regular", self._unless_bad(read) if self.bad else read)
 
         return filled
@@ -449,8 +453,8 @@ def test_write_that_fails_after_the_spend(
 def test_nobody_else_spends_the_dead_token_meanwhile(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one process holds the only copy of the pair, the others call nobody and are told who has it and
-    why.
+    """While one process holds the only copy of the pair, the others send nothing; their error says who has it
+    and why.
     """
     bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
     sandbox.expire()
@@ -470,7 +474,7 @@ def test_nobody_else_spends_the_dead_token_meanwhile(
 def test_unsaved_pair_that_expires(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the pair that could not be written expires too, its owner is told at once what stands in the way."""
+    """When the pair that could not be written expires too, its owner gets the reason at once."""
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 1}))
     bad, auth = BadDisk(monkeypatch, "rename"), auth_for(sandbox)
     sandbox.expire()
@@ -485,7 +489,7 @@ def test_unsaved_pair_that_expires(
     assert_nothing_lost(sandbox, token_file)
 
 
-#: A process whose renames are refused, so that it holds the only copy; then it is told what to do.
+#: A process whose renames are refused, so that it holds the only copy; then it reads what to do.
 UNSAVED = (
     ONE_CALL
     + """
@@ -525,7 +529,7 @@ def test_program_that_ends_with_an_unsaved_pair(sandbox: Sandbox, token_file: Pa
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Path, end: str) -> None:
-    """Where the pair had got as far as the reserved room, the next process finds it there though its owner
+    """Where the pair is in the reserved file, the next process finds it there though its owner
     has ended or been killed.
     """
     sandbox.expire()
@@ -538,8 +542,8 @@ def test_unsaved_pair_that_lies_beside_the_file(sandbox: Sandbox, token_file: Pa
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_unsaved_pair_that_is_gone(sandbox: Sandbox, token_file: Path, end: str) -> None:
-    """Where the pair was in memory only and its owner is gone, the next process is told when and by whom the
-    token had been spent.
+    """Where the pair was in memory only and its owner is gone, the next process's error says when and by whom
+    the token had been spent.
     """
     sandbox.expire()
     with _unsaved("reservation.ReservedFile.fill", sandbox, token_file) as process:
@@ -611,7 +615,7 @@ def test_reservation_refused_for_a_moment(
     refusals = [_refusal(32) for _ in range(2)]
     sandbox.expire()
     with monkeypatch.context() as patched:
-        # Windows tells of no lock; here the room is opened for that question, too, which takes a refusal for
+        # Windows needs no such check; here the reserved file is opened for it, too, which takes a refusal for
         # a no.
         patched.setattr(reservation, "is_held", lambda _: False)
         real, refusing = getattr(os, call), _refusing(getattr(os, call), refusals, ".new")

@@ -1,4 +1,4 @@
-"""The endpoint in trouble, alone and before a herd: ridden out, shared, remembered, never taken for a logout."""
+"""A failing endpoint, alone and before a herd: retried, shared, remembered, never taken for a logout."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "PAUSES", (0.02, 0.02, 0.02))
 
 
-# Trouble that passes.
+# Failures that pass.
 
 PASSING: dict[str, tuple[dict[str, Any], ...]] = {
     "503": ({"status": 503},),
@@ -82,7 +82,7 @@ def test_trouble_that_passes(
 
 
 def test_pause_that_grows(sandbox: Sandbox, token_file: Path) -> None:
-    """Tries are apart by the documented pauses, so that an endpoint in trouble can recover."""
+    """The pauses between tries are the documented ones, so that a failing endpoint can recover."""
     sandbox.fail_next(2, status=503)
     auth_for(sandbox).refresh()
     first, second, third = _refresh_times(sandbox)
@@ -101,7 +101,7 @@ def test_pause_that_was_asked_for(sandbox: Sandbox, token_file: Path, short_paus
 
 
 def test_pause_that_is_too_long(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
-    """A `Retry-After` beyond the deadline is not waited for; the error tells it, and until then no client
+    """A `Retry-After` beyond the deadline is not waited for; the error says so, and until then no client
     calls again.
     """
     sandbox.expire()
@@ -141,8 +141,8 @@ def test_lost_reply_on_a_server_with_grace(
 def test_lost_reply_on_a_strict_server(
     sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None, drop: str
 ) -> None:
-    """Where the second try is refused, the error says that a reply was lost, and when; nobody tries a third
-    time.
+    """Where the second try is refused, the error says that a reply was lost, and when; no process tries a
+    third time.
     """
     before, started = token_file.read_bytes(), time.time()
     sandbox.fail_next(drop=drop)
@@ -156,11 +156,11 @@ def test_lost_reply_on_a_strict_server(
     assert token_file.read_bytes() == before
 
 
-# Trouble that stays.
+# Failures that stay.
 
 
 def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
-    """An endpoint that nobody listens at costs an error in a few seconds and no token; its return needs no
+    """An endpoint that refuses connections costs an error in a few seconds and no token; its return needs no
     restart.
     """
     auth, before = auth_for(sandbox), token_file.read_bytes()
@@ -179,7 +179,7 @@ def test_down_for_good(sandbox: Sandbox, token_file: Path) -> None:
 def test_answers_503_for_good(
     sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None
 ) -> None:
-    """An endpoint that stays in trouble is called as often as there are pauses and once more; the pair is as
+    """An endpoint that keeps failing is called as often as there are pauses and once more; the pair is as
     it was.
     """
     before = token_file.read_bytes()
@@ -269,7 +269,7 @@ def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> 
 
 
 def test_refused_and_unchanged(sandbox: Sandbox, token_file: Path, call: Callable[[], int]) -> None:
-    """`invalid_grant` is final for that very token: no try follows, in this client or another, until somebody
+    """`invalid_grant` is final for that very token: no try follows, in this client or another, until the user
     signs in.
     """
     before = token_file.read_bytes()
@@ -285,7 +285,7 @@ def test_refused_and_unchanged(sandbox: Sandbox, token_file: Path, call: Callabl
 
 
 def test_refused_and_changed(sandbox: Sandbox, token_file: Path, call: Callable[[], int]) -> None:
-    """A refusal that arrives after somebody has signed in anew is not the newer session's."""
+    """A refusal that arrives after the user has signed in anew is not the newer session's."""
     sandbox.fail_next(status=400, body=b'{"code": "invalid_grant"}')
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call)
@@ -301,7 +301,7 @@ def test_refused_and_changed(sandbox: Sandbox, token_file: Path, call: Callable[
 def test_a_pause_that_is_too_long_to_wait_for_is_told(
     sandbox: Sandbox, token_file: Path, call: Callable[[], int], asked: int
 ) -> None:
-    """The error says until when nobody tries again, and where; whoever asks meanwhile gets the same, and no
+    """The error says until when no process tries again, and where; a caller gets meanwhile the same, and no
     call is made.
     """
     sandbox.fail_next(status=503, retry_after=asked)
@@ -311,10 +311,10 @@ def test_a_pause_that_is_too_long_to_wait_for_is_told(
             RefreshFailed, match=rf"at {sandbox.url} failed: HTTP 503.*nobody tries again before \d{{4}}-"
         ) as caught:
             ask()
-        told = datetime.fromisoformat(
+        until = datetime.fromisoformat(
             re.findall(r"before (\S+ [\d:]+[+-][\d:]+)", str(caught.value))[0]
         ).timestamp()
-        assert started + min(asked, 60) - 1 <= told <= time.time() + min(asked, 60)
+        assert started + min(asked, 60) - 1 <= until <= time.time() + min(asked, 60)
         assert caught.value.retry_after == asked
     assert sandbox.counts.refresh_calls == 1
 
@@ -322,11 +322,12 @@ def test_a_pause_that_is_too_long_to_wait_for_is_told(
 def test_a_reply_that_may_be_lost_is_told(
     sandbox: Sandbox, token_file: Path, call: Callable[[], int], short_pauses: None
 ) -> None:
-    """Then nobody can promise that the session is good, and the error does not."""
+    """The error does not promise that the session is good."""
     sandbox.fail_next(None, status=503)
     with pytest.raises(
         RefreshFailed,
-        match="most likely still good; if that try has used up the token, the next one will ask for a new sign-in",
+        match="most likely still good; if that try has used up the token, "
+        "the next one will ask for a new sign-in",
     ):
         call()
 
@@ -353,7 +354,9 @@ HERD = (
 import sys, threading
 auth = AdhAuth()
 def one():
-    try: said.append(str(requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60).status_code))
+    try:
+        answer = requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeout=60)
+        said.append(str(answer.status_code))
     except Exception as error: said.append(type(error).__name__)
 print("ready", flush=True)
 while sys.stdin.readline():
@@ -485,7 +488,7 @@ def test_threads_share_one_failure(
 
 
 def test_background_refresh_that_fails(sandbox: Sandbox, token_file: Path, short_pauses: None) -> None:
-    """A refresh ahead of time that fails is the caller's trouble only once the token is dead, and not started
+    """A refresh ahead of time that fails is the caller's error only once the token is dead, and not started
     by every request.
     """
     auth = auth_for(sandbox, refresh_ahead=4000.0)

@@ -40,7 +40,7 @@ each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: clie
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "SAVE_PAUSES", (0.01,) * 5)
-    for name in ("LONG_MOMENT", "IN_HAND"):
+    for name in ("LONG_READ_PAUSES", "LAST_READ_PAUSES"):
         monkeypatch.setattr(token_file, name, (0.001,) * len(getattr(token_file, name)))
 
 
@@ -104,9 +104,9 @@ def editor(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
 
 
 #: Reads of a file before a rotation takes it for gone: one, and one after each pause.
-READS = len(token_file.IN_HAND) + 1
+READS = len(token_file.LAST_READ_PAUSES) + 1
 #: The same before there is a pair to be lost.
-READS_BEFORE = len(token_file.LONG_MOMENT) + 1
+READS_BEFORE = len(token_file.LONG_READ_PAUSES) + 1
 
 
 @each_tear

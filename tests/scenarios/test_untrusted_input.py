@@ -157,7 +157,7 @@ def test_a_401_without_end_gives_its_connection_back(old_file: Path) -> None:
 
 @each_client
 def test_a_401_that_trickles(client: EveryClient, old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then passes every read time-out; after a while the code is taken from the header alone."""
+    """A byte now and then passes every read time-out; after a while only the header is read for the code."""
     for module in ("requests_body", "httpx_body"):
         monkeypatch.setattr(f"adh_auth.clients.{module}.PEEK_SECONDS", 0.2)
     slow = Endless(
@@ -243,7 +243,7 @@ def test_an_encoding_that_is_not_understood(encoding: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("module", ["brotli", "zstandard", "compression.zstd"])
 def test_a_decoder_is_given_the_bound(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each library that may be there is told how much it may give, in its own words."""
+    """Each decompression library gets its bound as its own argument."""
     asked: list[int] = []
 
     class Decompressor:
@@ -321,7 +321,7 @@ def _carrier(cls: Any) -> Any:
 @each_class
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_compressed_bomb_in_a_refresh_reply(cls: Any, name: str, old_file: Path) -> None:
-    """Nobody asked for a compressed reply; it is unpacked to 64 KiB at most."""
+    """A compressed reply that was not asked for is unpacked to 64 KiB at most."""
     encoding, body = BOMBS[name]
     with (
         RawServer(lambda _: Answer(200, {"Content-Encoding": encoding}, body)) as api,
@@ -333,7 +333,7 @@ def test_a_compressed_bomb_in_a_refresh_reply(cls: Any, name: str, old_file: Pat
 
 @each_class
 def test_a_compressed_refresh_reply_is_understood(cls: Any, old_file: Path) -> None:
-    """A server that compresses without being asked costs nobody the session."""
+    """A server that compresses without being asked costs no session."""
     body = gzip.compress(json.dumps(NEW).encode())
     with RawServer(lambda _: Answer(200, {"Content-Encoding": "gzip"}, body)) as api:
         assert auth_of(cls, old_file, api.url).refresh().access_token == NEW["access_token"]

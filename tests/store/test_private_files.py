@@ -1,5 +1,6 @@
-"""Nobody else reads the session from the disk, and nothing that lies in its place hangs us, fools us or is
-overwritten.
+"""No other user can read the session on disk.
+
+What lies in its place neither hangs a refresh, nor signs it in as another user, nor is overwritten.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def auth(arguments: dict[str, Any]) -> AdhAuth:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file of this user's that somebody would like us to overwrite."""
+    """A file of this user's that another user would like us to overwrite."""
     path = tmp_path / "victim"
     path.write_bytes(b"precious" * 1000)
     path.chmod(0o644)
@@ -90,18 +91,18 @@ def test_every_file_is_private_from_birth(
     umask(0)
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
-    rooms: list[int] = []
+    modes: list[int] = []
     install = reservation.ReservedFile.install
 
-    def observed(room: reservation.ReservedFile) -> None:
-        rooms.append(mode(room.path))
-        install(room)
+    def observed(reserved: reservation.ReservedFile) -> None:
+        modes.append(mode(reserved.path))
+        install(reserved)
 
     monkeypatch.setattr(reservation.ReservedFile, "install", observed)
     folder = tmp_path / "made"
     TokenFile(folder / "tokens.json").save(Tokens.from_response(sandbox.sign_in()))
     _auth(sandbox, folder / "tokens.json").refresh()
-    assert rooms == [0o600, 0o600]
+    assert modes == [0o600, 0o600]
     assert [mode(path) for path in folder.iterdir()] == [0o600] * 3
     assert mode(folder) == 0o700
 
@@ -131,7 +132,7 @@ def test_a_loose_file_is_tightened_at_the_next_write(
 
 
 def test_a_loose_record_is_tightened(token_file: Path, auth: AdhAuth) -> None:
-    """The record holds no secret, but a stranger who writes there could keep us from refreshing."""
+    """The record holds no secret, but another user who writes to it could keep us from refreshing."""
     record = Path(f"{token_file}.record")
     record.write_bytes(b"{}")
     record.chmod(0o666)
@@ -144,7 +145,7 @@ def test_a_loose_record_is_tightened(token_file: Path, auth: AdhAuth) -> None:
 
 @gives_away
 def test_a_file_of_another_user_is_refused(token_file: Path, auth: AdhAuth, sandbox: Sandbox) -> None:
-    """Whoever owns it could read what we write there, and choose whose session we use."""
+    """Its owner could read what we write there, and choose whose session we use."""
     os.chown(token_file, STRANGER, -1)
     before = token_file.read_bytes()
     for work in (lambda: auth.tokens, auth.refresh, lambda: TokenFile(token_file).save(PAIR), auth.revoke):
@@ -190,7 +191,7 @@ def _socket(path: Path) -> None:
 def test_what_is_no_token_file_is_refused(
     put: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox
 ) -> None:
-    """No hang and no gigabyte in memory: an error that names the file, and what lies there stays."""
+    """No hang, no gigabyte in memory: an error names the file, and what lies there stays."""
     token_file.unlink()
     put(token_file)
     kind = os.lstat(token_file).st_mode
@@ -224,7 +225,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
         TokenFile(path).load()
 
 
-# What may lie beside it, planted by somebody who can write to the folder.
+# What may lie beside it, planted by a user who can write to the folder.
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".record"])
@@ -239,8 +240,10 @@ def test_a_planted_symlink_leads_nowhere(
     assert sandbox.counts.refresh_calls == 0
 
 
-def test_a_planted_symlink_in_the_room_is_removed(token_file: Path, auth: AdhAuth, victim: Path) -> None:
-    """The room is ours to take: the link goes, what it led to stays, and the pair lands in a file of our own."""
+def test_a_planted_symlink_to_the_reserved_file_is_removed(
+    token_file: Path, auth: AdhAuth, victim: Path
+) -> None:
+    """The link is removed, its target stays, and the pair lands in a file of our own."""
     os.symlink(victim, f"{token_file}.new")
     auth.refresh()
     assert is_untouched(victim)
@@ -281,27 +284,27 @@ def test_nothing_beside_it_hangs_us(
         assert TokenFile(token_file).load() != before
 
 
-def _owned_by_a_stranger(room: Path) -> None:
-    os.chown(room, STRANGER, -1)
+def _owned_by_another_user(reserved: Path) -> None:
+    os.chown(reserved, STRANGER, -1)
 
 
-def _readable_by_others(room: Path) -> None:
-    room.chmod(0o644)
+def _readable_by_others(reserved: Path) -> None:
+    reserved.chmod(0o644)
 
 
-def _with_a_second_name(room: Path) -> None:
-    os.link(room, f"{room}.other")
+def _with_a_second_name(reserved: Path) -> None:
+    os.link(reserved, f"{reserved}.other")
 
 
-def _behind_a_symlink(room: Path) -> None:
-    os.rename(room, f"{room}.other")
-    room.symlink_to(f"{room}.other")
+def _behind_a_symlink(reserved: Path) -> None:
+    os.rename(reserved, f"{reserved}.other")
+    reserved.symlink_to(f"{reserved}.other")
 
 
 @pytest.mark.parametrize(
     "plant",
     [
-        pytest.param(_owned_by_a_stranger, marks=gives_away),
+        pytest.param(_owned_by_another_user, marks=gives_away),
         _readable_by_others,
         _with_a_second_name,
         _behind_a_symlink,
@@ -311,79 +314,84 @@ def _behind_a_symlink(room: Path) -> None:
 def test_a_planted_pair_is_not_taken_for_one_left_behind(
     plant: Callable[[Path], None], token_file: Path, auth: AdhAuth, sandbox: Sandbox
 ) -> None:
-    """After a kill the room is looked into; a pair that somebody else has put there would sign us in as him."""
+    """The reserved file is read after a kill.
+
+    A pair that another user has put there would sign us in as that user.
+    """
     stored = TokenFile(token_file).load()
     TokenFile(token_file).note(
         Record(number=1, about=fingerprint(stored.refresh_token), state=SENDING, at=1.0, pid=1, host="here")
     )
-    room = Path(f"{token_file}.new")
-    room.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
-    room.chmod(0o600)
-    plant(room)
+    reserved = Path(f"{token_file}.new")
+    reserved.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
+    reserved.chmod(0o600)
+    plant(reserved)
     assert auth.refresh().access_token != "adh_planted"
     assert sandbox.counts.rotations == 1
 
 
-def test_a_look_at_a_plant_makes_it_no_more_credible(token_file: Path) -> None:
-    """Whether its file system could have made it private is tried; a plant that is private from then on would
-    be believed.
+def test_a_check_of_a_planted_file_leaves_its_mode(token_file: Path) -> None:
+    """Checking whether its file system keeps modes leaves the mode as it was.
+
+    A planted file left private would pass for ours.
     """
-    room = Path(f"{token_file}.new")
-    room.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
-    room.chmod(0o646)
+    reserved = Path(f"{token_file}.new")
+    reserved.write_text(json.dumps({"access_token": "adh_planted", "refresh_token": "adh_rt_planted"}))
+    reserved.chmod(0o646)
     for _ in range(2):
         assert TokenFile(token_file).left_behind() is None
-        assert mode(room) == 0o646
+        assert mode(reserved) == 0o646
 
 
-def test_a_room_that_is_in_use_is_not_taken(tmp_path: Path) -> None:
-    """Two rotations at once, as the lock file of one was removed before it had its room: the second is
-    refused, the first goes on.
+def test_a_reserved_file_in_use_is_not_taken(tmp_path: Path) -> None:
+    """Two rotations at once, as the first one's lock file was removed before it reserved its file: the second
+    is refused, the first succeeds.
     """
     target = str(tmp_path / "tokens.json")
-    room = reservation.ReservedFile(target, 100)
+    reserved = reservation.ReservedFile(target, 100)
     with pytest.raises(BlockingIOError, match="another process"):
         reservation.ReservedFile(target, 100)
-    room.fill(b"a pair")
-    room.install()
+    reserved.fill(b"a pair")
+    reserved.install()
     assert Path(target).read_bytes() == b"a pair"
     reservation.ReservedFile(target, 100).discard()
 
 
-def _symlink_to(victim: Path, room: str) -> None:
-    os.symlink(victim, room)
+def _symlink_to(victim: Path, reserved: str) -> None:
+    os.symlink(victim, reserved)
 
 
-def _strangers_file(victim: Path, room: str) -> None:
-    Path(room).touch()
-    os.chown(room, STRANGER, -1)
+def _other_users_file(victim: Path, reserved: str) -> None:
+    Path(reserved).touch()
+    os.chown(reserved, STRANGER, -1)
 
 
-def _fifo_there(victim: Path, room: str) -> None:
-    os.mkfifo(room)
+def _fifo_there(victim: Path, reserved: str) -> None:
+    os.mkfifo(reserved)
 
 
 @pytest.mark.parametrize(
     "plant",
-    [_symlink_to, pytest.param(_strangers_file, marks=gives_away), _fifo_there],
+    [_symlink_to, pytest.param(_other_users_file, marks=gives_away), _fifo_there],
     ids=lambda plant: plant.__name__[1:],
 )
 def test_the_only_copy_is_not_written_into_a_plant(
     plant: Callable[[Path, str], None], tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pair whose rename was refused is written again and again; what has come in the room's place meanwhile
-    is refused.
+    """A pair whose rename was refused is written again and again.
+
+    A file planted in its place meanwhile is refused.
     """
-    room = reservation.ReservedFile(str(tmp_path / "tokens.json"), 100)
-    room.fill(b"a pair")
+    reserved = reservation.ReservedFile(str(tmp_path / "tokens.json"), 100)
+    reserved.fill(b"a pair")
     with monkeypatch.context() as patched, pytest.raises(OSError, match="busy"):
         patched.setattr(os, "replace", _busy)
-        room.install()
-    os.unlink(room.path)
-    plant(victim, room.path)
+        reserved.install()
+    os.unlink(reserved.path)
+    plant(victim, reserved.path)
     with pytest.raises(OSError, match=r"."):
-        room.fill(b"a pair")
-    room.discard()
+        reserved.fill(b"a pair")
+    reserved.discard()
     assert is_untouched(victim)
 
 

@@ -1,4 +1,4 @@
-"""The record of an attempt: one block of one size, whatever it holds, and nothing absurd is believed of it."""
+"""The record of an attempt: one block of one size, whatever it holds; what can't be true is no record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from adh_auth import RefreshFailed, TokenFile
 from adh_auth.common.text import format_time
 from adh_auth.store import disk
-from adh_auth.store.record import FAILED, NOTHING, REFUSED, SENDING, SIZE, UNSAVED, Record
+from adh_auth.store.record import CHECKS, FAILED, NOTHING, REFUSED, SENDING, SIZE, UNSAVED, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import fingerprint
 
@@ -39,7 +39,7 @@ texts = st.text(st.characters(min_codepoint=1), max_size=3000)
 
 @given(reason=texts, lost_how=texts, host=texts, request_id=texts, code=texts)
 def test_a_record_never_outgrows_its_block(**free: Any) -> None:
-    """Whatever paths, hosts and replies hold, it can be read again, and says what it is about."""
+    """Whatever paths, hosts and replies hold, it can be read again, and keeps its fingerprint."""
     block = replace(GOOD, **free).to_bytes()
     assert len(block) == SIZE
     read = Record.from_bytes(block)
@@ -56,7 +56,7 @@ def test_a_record_never_outgrows_its_block(**free: Any) -> None:
     "text", ["\N{GRINNING FACE}" * 4000, "\xe9" * 4000, "\udc80" * 4000, "\x1b" * 4000, "x" * 4000]
 )
 def test_a_long_text_keeps_its_beginning_and_its_end(text: str) -> None:
-    """A message ends with what to do next."""
+    """A message ends with the next step."""
     reason = Record.from_bytes(replace(GOOD, reason=f"begin {text} end").to_bytes()).reason
     assert reason is not None
     assert reason.startswith("begin ")
@@ -64,7 +64,7 @@ def test_a_long_text_keeps_its_beginning_and_its_end(text: str) -> None:
 
 
 def test_a_block_that_is_just_long_enough() -> None:
-    """One character less than the block takes is kept as it is, and one more is not."""
+    """A text that just fits is kept whole; one character more is shortened."""
     spare = SIZE - 1 - len(replace(GOOD, reason="").to_bytes().rstrip())
     for length, whole in ((spare, True), (spare + 1, False)):
         block = replace(GOOD, reason="x" * length).to_bytes()
@@ -76,6 +76,23 @@ def test_what_is_written_is_read() -> None:
     """A record of usual size comes back as it was."""
     assert Record.from_bytes(GOOD.to_bytes()) == GOOD
     assert Record.from_bytes(NOTHING.to_bytes()) == NOTHING
+
+
+def test_every_field_has_a_check() -> None:
+    """A field without a check would never be read again."""
+    assert [item.name for item in fields(Record)] == list(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "largest", "too_large"),
+    [("pid", 2**31 - 1, 2**31), ("status", 2**31 - 1, 2**31), ("at", 99_999_999_999.0, 1e11)],
+)
+def test_a_number_at_its_limit(name: str, largest: float, too_large: float) -> None:
+    """The largest number of a field is read, and the next one is not; so is zero, and no negative one."""
+    for value, fits in ((largest, True), (too_large, False), (0, True), (-1, False)):
+        record = Record.from_bytes(json.dumps({"state": FAILED, name: value}).encode())
+        assert (record != NOTHING) is fits
+        assert not fits or getattr(record, name) == value
 
 
 NUMBERS = (
@@ -113,7 +130,7 @@ ABSURD_TEXTS = ("5", "true", "[]", '"\\u001b[31m"', '"two\\nlines"', '"\\ud800"'
     + [(name, value) for name in TEXTS for value in ABSURD_TEXTS],
 )
 def test_a_record_that_cant_be_true_is_no_record(name: str, value: str) -> None:
-    """Neither a crash nor a message with somebody else's control characters comes of it."""
+    """Neither a crash nor a message with foreign control characters comes of it."""
     assert Record.from_bytes(GOOD.to_bytes()) != NOTHING
     text = json.dumps({"about": "0123456789ab", name: "here"}).replace('"here"', value)
     assert Record.from_bytes(text.encode()) == NOTHING
@@ -126,8 +143,8 @@ def test_what_a_record_must_have_is_not_null(name: str) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1e11 - 1, 0.0, 1e12, 1e308, float("inf"), float("nan"), -1e12])
-def test_a_moment_is_told_whatever_the_number(epoch: float) -> None:
-    """A number that is no time is told as a number."""
+def test_a_time_is_formatted_whatever_the_number(epoch: float) -> None:
+    """A number that is no time is shown as a number."""
     assert format_time(epoch)
 
 
@@ -146,11 +163,12 @@ HOSTILE = (
 
 @pytest.mark.parametrize("state", [SENDING, UNSAVED, FAILED, REFUSED])
 @pytest.mark.parametrize("absurd", HOSTILE, ids="-".join)
-def test_an_absurd_record_stops_nobody(
+def test_an_absurd_record_stops_no_rotation(
     absurd: dict[str, Any], state: str, sandbox: Sandbox, token_file: Path
 ) -> None:
-    """`status` tells the session's facts without a control character, and unless the token was refused, a
-    rotation goes through.
+    """`status` shows the session's facts without a control character.
+
+    Unless the token was refused, a rotation succeeds.
     """
     about = fingerprint(TokenFile(token_file).load().refresh_token)
     record = Path(f"{token_file}.record")
@@ -179,7 +197,7 @@ def test_an_absurd_record_stops_nobody(
 
 
 def test_a_record_that_is_longer_than_its_block_is_read_again_after_the_next(token_file: Path) -> None:
-    """An earlier version wrote some that were, and what was left of one made every later one unreadable."""
+    """An earlier version wrote longer blocks, whose rest made every later record unreadable."""
     record = Path(f"{token_file}.record")
     record.write_bytes(b"x" * (SIZE + 1))
     record.chmod(0o600)
@@ -191,7 +209,7 @@ def test_a_record_that_is_longer_than_its_block_is_read_again_after_the_next(tok
 
 
 def test_a_failure_below_a_long_path_is_shared(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The record of an outage is read by those who wait, whatever the path and the request id are made of."""
+    """Waiters can read the record of an outage, whatever the path and the request id are made of."""
     folder = tmp_path / ("\N{GRINNING FACE}" * 60) / ("\N{GRINNING FACE}" * 60)
     folder.mkdir(parents=True)
     token_file = sandbox.write_token_file(folder / "tokens.json")

@@ -1,5 +1,5 @@
-"""The cheap look at the token file: whoever changes the file, and however, the very next request carries what
-it holds then.
+"""The cheap check of the token file: another process's change takes effect on the next request, however it
+was made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..support.processes import child
 
 URL = "http://127.0.0.1:9"
 CLIENT: dict[str, Any] = {"client_id": "i", "client_secret": "s", "base_url": URL}
-#: Requests after which the file is watched.
+#: Requests after which a descriptor is open.
 SOME = 5
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system: Windows replaces no open file")
@@ -83,7 +83,7 @@ SENDERS = {
 
 
 @pytest.fixture(autouse=True)
-def _believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def _trusted_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as a slow machine needs."""
     monkeypatch.setattr(stat_cache, "TRUST_SECONDS", 60.0)
 
@@ -96,7 +96,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def _settled(path: Path) -> Path:
-    """Not changed just now: a file that young is looked at by its path."""
+    """Not changed just now: a file that young is checked by its path."""
     while time.time_ns() - path.stat().st_ctime_ns <= TICK:
         time.sleep(0.002)
     return path
@@ -104,7 +104,7 @@ def _settled(path: Path) -> Path:
 
 @pytest.fixture(params=SENDERS)
 def token(request: pytest.FixtureRequest, path: Path) -> Callable[[], str]:
-    """Sends a request and tells the token that it carried; the file is watched already."""
+    """Sends a request and returns the token that it carried; the descriptor is open already."""
     send = SENDERS[request.param](path)
     watches = StatCache.count
     assert {send() for _ in range(SOME)} == {"first"}
@@ -168,9 +168,7 @@ def test_a_file_that_is_gone_is_missed_by_the_next_request(token: Callable[[], s
 
 
 def test_a_symlink_is_followed_by_every_request(path: Path) -> None:
-    """A link that is turned elsewhere changes nothing about the file that is open, so that such a file is not
-    watched.
-    """
+    """A link that is turned elsewhere changes nothing about the open file, so none is kept open."""
     link = path.with_name("link.json")
     link.symlink_to(path)
     send = SENDERS["httpx"](link)
@@ -200,7 +198,7 @@ def test_a_replacement_within_one_tick_of_the_clock(path: Path, monkeypatch: pyt
     """Times may be as coarse as a few milliseconds: a file that has lost its name is another one, whatever
     its times.
     """
-    found = _believed(TokenFile(path))
+    found = _trusted(TokenFile(path))
     before = os.stat(path)
     _replace(path, "other")
     links = os.fstat(found._descriptor).st_nlink
@@ -217,7 +215,7 @@ def _status(status: os.stat_result, **changed: int) -> SimpleNamespace:
     )
 
 
-def _believed(file: TokenFile) -> StatCache[str]:
+def _trusted(file: TokenFile) -> StatCache[str]:
     found = file.cached(file.state(), "what was made of it")
     found.revalidate()
     assert found.value_if_unchanged() is not None
@@ -225,14 +223,14 @@ def _believed(file: TokenFile) -> StatCache[str]:
 
 
 @pytest.fixture
-def usual_belief(monkeypatch: pytest.MonkeyPatch) -> None:
+def usual_trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is in a program."""
     monkeypatch.setattr(stat_cache, "TRUST_SECONDS", TRUST_SECONDS)
 
 
-@pytest.mark.usefixtures("usual_belief")  # before `token`, which believes the file at once
+@pytest.mark.usefixtures("usual_trust")  # before `token`, which trusts the descriptor at once
 def test_a_folder_that_is_replaced_is_seen_soon(token: Callable[[], str], path: Path) -> None:
-    """Nothing about the open file tells of it: the path is looked at every now and then."""
+    """The open file shows nothing of it: the path is checked every half second."""
     path.parent.rename(path.parent.with_name("adh.old"))
     path.parent.mkdir()
     _write(path, "other")
@@ -244,8 +242,8 @@ def test_a_folder_that_is_replaced_is_seen_soon(token: Callable[[], str], path: 
 
 @pytest.mark.parametrize("code", ["token_expired", "invalid_token"])
 @pytest.mark.parametrize("name", SENDERS)
-def test_a_401_is_followed_by_a_look_at_the_path(name: str, code: str, sandbox: Sandbox, path: Path) -> None:
-    """Whatever the open file says: the pair that lies under the path by now is adopted, and nothing is spent."""
+def test_a_401_is_followed_by_a_check_of_the_path(name: str, code: str, sandbox: Sandbox, path: Path) -> None:
+    """Whatever the open file shows, the pair under the path is adopted, and nothing is spent."""
     sandbox.write_token_file(path)
     arguments: dict[str, Any] = {
         "client_id": sandbox.client_id,
@@ -304,8 +302,8 @@ def test_a_pair_that_could_not_be_written_is_used_at_once(
         job.join()
 
 
-def test_requests_all_the_while_another_hand_replaces_the_file(path: Path) -> None:
-    """A request that starts after a replacement never carries an older token, in many threads on one object."""
+def test_requests_while_another_process_replaces_the_file(path: Path) -> None:
+    """A request that starts after a replacement never carries an older token; many threads, one object."""
     auth = AdhAuth(path, **CLIENT)
     done, stale = [0], []
     stop = threading.Event()
@@ -355,7 +353,7 @@ def test_an_object_for_each_request_keeps_no_file_open(path: Path, descriptors: 
 def test_many_busy_objects_leave_the_descriptors_to_the_program(
     path: Path, descriptors: Callable[[], int]
 ) -> None:
-    """A few are watched, all work, and nothing is left open when they are gone."""
+    """A few hold a descriptor, all work, and nothing is left open when they are gone."""
     kept = [AdhAuth(path, **CLIENT) for _ in range(3 * LIMIT)]
     for auth in kept:
         assert {_header(auth) for _ in range(SOME)} == {"Bearer first"}
@@ -413,7 +411,7 @@ def test_every_descriptor_closed(path: Path) -> None:
 
 
 def test_no_descriptor_to_be_had(path: Path) -> None:
-    """Where none can be opened, each request looks at the path."""
+    """Where none can be opened, each request checks the path."""
     code = f"""
 import json, os, resource
 import requests
@@ -426,8 +424,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMI
 print({{header() for _ in range({SOME})}}, auth._core.cache.value_if_unchanged())
 """
     with child(code) as process:
-        told, errors = process.communicate(timeout=60)
-    assert told == "{'Bearer first'} None\n", errors
+        output, errors = process.communicate(timeout=60)
+    assert output == "{'Bearer first'} None\n", errors
 
 
 def test_a_child_of_a_fork_sees_changes(path: Path) -> None:
@@ -446,7 +444,7 @@ def test_a_child_of_a_fork_sees_changes(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "age", "believed"),
+    ("fraction", "age", "trusted"),
     [
         (1, TICK + 1, True),
         (1, TICK, False),
@@ -455,11 +453,11 @@ def test_a_child_of_a_fork_sees_changes(path: Path) -> None:
         (0, COARSE_TICK + 1, True),
     ],
 )
-def test_a_file_that_changed_just_now_is_not_believed(
-    path: Path, fraction: int, age: int, *, believed: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_changed_just_now_is_not_trusted(
+    path: Path, fraction: int, age: int, *, trusted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another change within the same tick of its file system's clock would not show."""
-    found = _believed(TokenFile(path))
+    found = _trusted(TokenFile(path))
     changed = 1_700_000_000_000_000_000 + fraction
     status = _status(os.fstat(found._descriptor), st_ctime_ns=changed)
     found.state = state_of(cast(os.stat_result, status))
@@ -467,12 +465,12 @@ def test_a_file_that_changed_just_now_is_not_believed(
         now.setattr(stat_cache, "time_ns", lambda: changed + age)
         now.setattr(os, "fstat", lambda _: status)
         found.revalidate()
-    assert (found._since > stat_cache.NEVER) is believed
+    assert (found._since > stat_cache.NEVER) is trusted
 
 
 def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaced between the look at the path and the opening, within one tick: the state is the same, and it
-    is another file all the same.
+    """Replaced between the check of the path and the opening, within one tick: the state is the same, the
+    file is not.
     """
     file = TokenFile(path)
     found = file.cached(file.state(), "what was made of it")
@@ -484,8 +482,9 @@ def test_a_file_that_lost_its_name_before_it_was_opened(path: Path, monkeypatch:
 
 
 def test_a_difference_that_means_nothing(path: Path) -> None:
-    """Somebody has read the file, and its file system keeps the time of that: one look at the path, and the
-    file is asked again.
+    """Another process has read the file, and its file system keeps the time of that.
+
+    After one check of the path the descriptor is trusted again.
     """
     auth = AdhAuth(path, **CLIENT)
     _make_busy(auth)
@@ -494,7 +493,7 @@ def test_a_difference_that_means_nothing(path: Path) -> None:
     assert auth._core.cache.value_if_unchanged() is not None
 
 
-def test_a_file_that_was_replaced_before_it_was_opened_is_not_believed(path: Path) -> None:
+def test_a_file_that_was_replaced_before_it_was_opened_is_not_trusted(path: Path) -> None:
     """The state is that of another file by then."""
     file = TokenFile(path)
     state = file.state()
