@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common import limits
 from ..common.clock import JobClock
@@ -25,6 +25,9 @@ from .record import NOTHING, Record
 from .remedies import login_command_line, remedy_for, system_reason
 from .reservation import Reservation
 from .stat_cache import StatCache, state_of
+
+if TYPE_CHECKING:
+    from .base import StoreFacts
 
 __all__ = ["TokenFile"]
 
@@ -249,6 +252,20 @@ class TokenFile:
         """An error that names the file and the next step."""
         # No full stop: where the next step is a command, it would be copied along.
         return TokenFileError(f"token file {self._path} {what}. {next_step}", token_file=self._path)
+
+    # What `status` asks for. Imported late: no rotation needs it.
+
+    def facts(self) -> StoreFacts:
+        """Return the file's name, mode and owner, and why it could not be rewritten, if so."""
+        from .inspection import facts_of
+
+        return facts_of(str(self.path))
+
+    def is_locked(self) -> bool | None:
+        """Return whether a process holds the lock; None where that can't be told."""
+        from .inspection import is_locked
+
+        return is_locked(self.lock().path)
 
     def _target(self) -> str:
         # os.replace onto a symlink replaces the link: write where it leads, and lock there, for links may

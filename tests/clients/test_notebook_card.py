@@ -66,7 +66,7 @@ def test_signed_in(auth: Any, token_file: Path, sandbox: Sandbox) -> None:
     assert told["API"] == sandbox.url
     assert told["expires"].endswith("(in 59 min)")
     assert "by process" in told["last rotation"]
-    assert told["last trouble"] == "none"
+    assert told["last failure"] == "none"
     assert (
         repr(auth)
         == f"{type(auth).__name__}('{token_file}', base_url='{sandbox.url}', state='signed in, expires in 59 min, rotated 0 s ago')"
@@ -89,7 +89,7 @@ def test_signed_out(auth: Any, sandbox: Sandbox) -> None:
         auth.refresh()
     told = facts_of(auth._repr_html_())
     assert told["state"] == "not signed in"
-    assert "invalid_grant" in told["last trouble"]
+    assert "invalid_grant" in told["last failure"]
     assert "adh-auth login" in told["what to do"]
     assert "not signed in, the refresh token was refused" in repr(auth)
 
@@ -100,8 +100,8 @@ def test_trouble_that_may_pass(auth: Any, sandbox: Sandbox) -> None:
     with pytest.raises(RefreshFailed):
         auth.refresh()
     told = facts_of(auth._repr_html_())
-    assert told["state"] == "signed in, with trouble"
-    assert "HTTP 429" in told["last trouble"]
+    assert told["state"] == "signed in, with a problem"
+    assert "HTTP 429" in told["last failure"]
     assert "the last refresh failed" in repr(auth)
 
 
@@ -122,7 +122,7 @@ def test_no_usable_file(auth: Any, token_file: Path, content: bytes | None) -> N
         token_file.write_bytes(content)
     told = facts_of(auth._repr_html_())
     assert told["state"] == "not signed in"
-    assert "adh-auth login" in told["last trouble"]
+    assert "adh-auth login" in told["last failure"]
     assert "adh_secret" not in auth._repr_html_() + repr(auth)
     assert "state='not signed in'" in repr(auth)
 

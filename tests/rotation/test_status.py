@@ -74,7 +74,7 @@ def test_a_good_session_is_told_in_a_few_lines(token_file: Path) -> None:
     assert told["access token"] == fingerprint(tokens.access_token)
     assert told["refresh token"] == fingerprint(tokens.refresh_token)
     assert told["scope"] == "profile:read discussions:read"
-    assert told["last trouble"] == "none"
+    assert told["last failure"] == "none"
 
 
 @pytest.mark.parametrize(
