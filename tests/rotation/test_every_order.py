@@ -21,8 +21,8 @@ from ..support.simulated_world import FULL, SAMPLES, Broken, Rules, SimulatedSto
 
 @pytest.fixture(autouse=True)
 def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "LOCK_LOOK", 0.0)
-    monkeypatch.setattr(attempt, "NAP", simulation.EVER)
+    monkeypatch.setattr(transaction, "LOCK_INTERVAL", 0.0)
+    monkeypatch.setattr(attempt, "PAUSE_SLICE", simulation.EVER)
 
 
 @pytest.mark.parametrize("name", FULL)

@@ -693,8 +693,8 @@ def without_polling() -> None:
     """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of
     any order.
     """
-    transaction.LOCK_LOOK = 0.0
-    attempt.NAP = EVER
+    transaction.LOCK_INTERVAL = 0.0
+    attempt.PAUSE_SLICE = EVER
 
 
 def main() -> None:
