@@ -249,16 +249,11 @@ def test_a_caller_without_a_thread_waits_for_no_pause(no_threads: None) -> None:
     work = Paused()
     work.job.start(context(), work.steps)
     work.job.run_here()
-    assert work.job.paused
-    assert work.job in unfinished_jobs
-    assert not work.job.finished
+    assert (work.job.paused, work.job.finished, work.job in unfinished_jobs) == (True, False, True)
     work.job.go_on()
-    assert work.job.paused
-    assert not work.ended
+    assert (work.job.paused, work.ended) == (True, False)
     work.job.go_on()
-    assert not work.job.paused
-    assert work.ended
-    assert work.job.finished
+    assert (work.job.paused, work.ended, work.job.finished) == (False, True, True)
     assert work.paused == 0
     assert work.job not in unfinished_jobs
 
