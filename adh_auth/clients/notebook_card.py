@@ -28,7 +28,7 @@ def card(title: str, file: TokenFile, base_url: str) -> str:
         mark, rows = _mark(status), _rows(status, now)
     except AdhAuthError as error:
         mark, rows = ("bad", "not signed in"), [("last failure", error.message)]
-    except Exception as error:  # noqa: BLE001 - a card that can't be drawn must not cost the user the cell's result
+    except Exception as error:  # noqa: BLE001 - a card must not cost the user the cell's result
         mark, rows = ("unsure", "the session can't be read"), [("last failure", type(error).__name__)]
     return _html(title, mark, [("token file", str(file.path)), ("API", base_url), *rows])
 

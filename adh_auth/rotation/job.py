@@ -136,7 +136,8 @@ class Job:
             outcome = end.value
         except AdhAuthError as error:
             outcome = fresh_copy(error)
-        except BaseException as error:  # noqa: BLE001 - a waiter must not wait for ever; the frames of the cause hold tokens, so only its type is kept
+        # Whatever it is: a waiter must not wait for ever. Its frames hold tokens, so only its type is kept.
+        except BaseException as error:  # noqa: BLE001 - see above
             outcome = RefreshFailed(
                 f"the refresh for {context.name} broke off: {type(error).__name__}", token_file=context.name
             )

@@ -184,7 +184,7 @@ def _is_about(record: Record, stored: Stored) -> bool:
 
 
 def _is_held(store: InspectableStore, record: Record, now: float) -> bool:
-    """Return whether the lock is held; where that can't be told, whether the record is recent."""
+    """Return whether the lock is held; where that can't be known, whether the record is recent."""
     locked = store.is_locked()
     # A record from the future is not recent.
     return abs(now - record.at) < LOCK_TIMEOUT if locked is None else locked

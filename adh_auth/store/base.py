@@ -90,4 +90,4 @@ class InspectableStore(Protocol):
         """Return what can be seen of the store."""
 
     def is_locked(self) -> bool | None:
-        """Return whether the lock is held; None where that can't be told without write access."""
+        """Return whether the lock is held; None where that can't be known without write access."""

@@ -1,4 +1,4 @@
-"""What can be seen of a token file and its lock by looking only: nothing is made or opened for writing."""
+"""What can be seen of a token file and its lock. Nothing is made or opened for writing (rule 14)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def facts_of(path: str) -> StoreFacts:
 
 
 def is_locked(lock_path: str) -> bool | None:
-    """Return whether a process holds the kernel's lock on that file; None where that can't be told."""
+    """Return whether a process holds the kernel's lock on that file; None where that can't be known."""
     if sys.platform == "win32":
         return None  # a byte range is locked there, which only a write access could try
     try:

@@ -262,7 +262,7 @@ class TokenFile:
         return facts_of(str(self.path))
 
     def is_locked(self) -> bool | None:
-        """Return whether a process holds the lock; None where that can't be told."""
+        """Return whether a process holds the lock; None where that can't be known."""
         from .inspection import is_locked
 
         return is_locked(self.lock().path)

@@ -1,4 +1,4 @@
-"""A store in memory, a clock that only moves when it is slept on, and an endpoint that answers from a list."""
+"""A store in memory, a clock that only moves by its sleeps, and an endpoint that answers from a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One attempt: send, try again, write what came, or record why nothing did. Store, clock and endpoint in memory."""
+"""One attempt: send, try again, write what came, or record why nothing did.
+
+Store, clock and endpoint are in memory.
+"""
 
 from __future__ import annotations
 
@@ -272,7 +275,7 @@ def test_a_pair_of_no_use_keeps_the_old_one() -> None:
 
 @pytest.mark.parametrize("raised", [ConfigurationError("no such proxy"), ZeroDivisionError("adh_secret")])
 def test_what_a_call_raises_ends_the_attempt(raised: Exception) -> None:
-    """An error of this library is raised as it is; of any other only the type is told, with a doubt."""
+    """An error of this library is raised as it is. Of any other only the type is shown, and the doubt."""
     world = World(Endpoint(raised))
     with pytest.raises(AdhAuthError) as caught:
         run(attempt_in(world))

@@ -1,4 +1,7 @@
-"""The core: which pair is in force, whether a rotation is due, and one job at a time. The clock is set by hand."""
+"""The core: which pair is in force, whether a rotation is due, and one job at a time.
+
+Its clock is set by the tests.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still."""
+    """A clock that moves only where a test moves it."""
     clock = Clock()
     monkeypatch.setattr(core, "time", SimpleNamespace(time=clock.time, monotonic=clock.monotonic))
     return clock
@@ -102,6 +105,7 @@ def test_the_file_is_kept_open_for_frequent_requests(clock: Clock, between: floa
     """Two requests that follow each other soon make it worth while."""
     store = MemoryStore()
     rotation = rotation_of(store, Endpoint(PAIR))
+    clock.passed = HOT_INTERVAL
     rotation.current_fast()
     clock.passed += between
     rotation.current_fast()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -341,7 +342,7 @@ def test_a_daemon_that_waits_keeps_no_program_alive(gate: Gate) -> None:
 def test_a_program_ends_when_nothing_waits_and_works(
     monkeypatch: pytest.MonkeyPatch, is_waited_for: bool, ending: bool
 ) -> None:
-    """After the main thread has returned: a waiter of the program's, or a thread of its own, keeps it going."""
+    """After the main thread has returned, a waiter of the program's or a thread of its own keeps it going."""
     clock = OwnClock(lambda: is_waited_for)
     assert not clock.ending()
     monkeypatch.setattr(threading.main_thread(), "is_alive", lambda: False)
@@ -355,7 +356,7 @@ def test_a_program_ends_when_nothing_waits_and_works(
 
 
 class Loop:
-    """An event loop whose turns are taken by hand."""
+    """An event loop whose turns a test takes."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -377,14 +378,11 @@ class ClosedLoop:
 
 
 def test_a_loop_wakes_a_few_tasks_in_each_turn() -> None:
-    """A thousand at once would block it. Each turn wakes `WAKE_AT_ONCE` of them, the last one the rest; then no turn is asked for."""
+    """A thousand at once would block it. The last turn wakes the rest, and asks for no other."""
     loop, waiters, woken = Loop(), Waiters(), list[int]()
-    kept = [
-        Waiter(threading.current_thread(), lambda number=number: woken.append(number), loop)  # type: ignore[misc]
-        for number in range(2 * WAKE_AT_ONCE + 1)
-    ]
-    for waiter in kept:
-        waiters.add(waiter)
+    me = threading.current_thread()
+    for number in range(2 * WAKE_AT_ONCE + 1):
+        waiters.add(Waiter(me, partial(woken.append, number), loop))
     waiters.wake()
     counts = []
     while loop.due:
@@ -398,13 +396,9 @@ def test_a_closed_loop_keeps_no_other_waiter_asleep() -> None:
     """Its tasks are gone; a thread and another loop's task are woken all the same."""
     loop, waiters, woken = Loop(), Waiters(), list[str]()
     me = threading.current_thread()
-    kept = [
-        Waiter(me, lambda: woken.append("gone"), ClosedLoop()),
-        Waiter(me, lambda: woken.append("thread")),
-        Waiter(me, lambda: woken.append("task"), loop),
-    ]
-    for waiter in kept:
-        waiters.add(waiter)
+    waiters.add(Waiter(me, partial(woken.append, "gone"), ClosedLoop()))
+    waiters.add(Waiter(me, partial(woken.append, "thread")))
+    waiters.add(Waiter(me, partial(woken.append, "task"), loop))
     waiters.wake()
     loop.turn()
     assert woken == ["thread", "task"]
