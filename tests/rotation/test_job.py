@@ -259,6 +259,20 @@ def test_a_caller_without_a_thread_waits_for_no_pause(no_threads: None) -> None:
     assert work.job not in unfinished_jobs
 
 
+def test_a_caller_without_a_thread_pauses_for_its_own_outcome(no_threads: None) -> None:
+    """Before the outcome is known, pauses between two tries are kept."""
+    pauses: list[int] = []
+
+    def steps(context: RotationContext) -> Transaction:
+        yield Step("pause", lambda: pauses.append(1))
+        return NEW
+
+    job = Job()
+    job.start(context(), steps)
+    job.run_here()
+    assert (job.paused, job.outcome, pauses) == (False, NEW, [1])
+
+
 def test_a_paused_job_gets_a_thread_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it pauses for real: only the pause at which it had stopped is left out."""
     work = Paused()
