@@ -1,126 +1,113 @@
-"""``adh-auth status``."""
+"""``adh-auth status``: the state of the session, for a person or as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 from ..common.text import format_time_relative, one_line
 from ..errors import TokenFileError
-from ..rotation.status import _clock, status_of
+from ..rotation.status import Status, format_clock, status_of
 from ..store.token_file import TokenFile
 from .terminal import echo, echo_json, paint
 
 __all__ = ["status_command"]
 
+#: A label, the words beside it, and their colour.
+StatusRow = tuple[str, str, "str | None"]
+
 
 def status_command(args: argparse.Namespace) -> int:
-    """``adh-auth status``.
+    """Run ``adh-auth status``. Return 0 if the session is good, as far as is known here.
 
-    0 where the session is good as far as anyone here knows. Raises `TokenFileError`.
+    Raises `TokenFileError`.
     """
     file = TokenFile(args.token_file)
     now = time.time()
     try:
-        facts = status_of(file, now)
+        status = status_of(file, now)
     except TokenFileError as error:
         if not args.json:
             raise
         echo_json({"signed_in": False, "token_file": str(file.path), "problem": error.message})
         return 1
     if args.json:
-        echo_json(facts)
+        echo_json(status.as_json())
     else:
-        _print_status(facts, now)
-    return 0 if facts["signed_in"] else 1
+        _print_status(status, now)
+    return 0 if status.signed_in else 1
 
 
-def _print_status(facts: dict[str, Any], now: float) -> None:
-    rows = [*_session_rows(facts, now), *_rotation_rows(facts, now)]
+def _print_status(status: Status, now: float) -> None:
+    rows = [*_session_rows(status, now), *_rotation_rows(status, now), *_failure_rows(status, now)]
     width = max(len(label) for label, _, _ in rows)
     for label, text, colour in rows:
         echo(f"{paint(label.ljust(width), 'dim')}  {paint(one_line(text), colour)}")
 
 
-Row = tuple[str, str, "str | None"]
-
-
-def _session_rows(facts: dict[str, Any], now: float) -> list[Row]:
+def _session_rows(status: Status, now: float) -> list[StatusRow]:
+    store, pair = status.store, status.pair
     return [
-        ("signed in", "yes", "green") if facts["signed_in"] else ("signed in", "no", "red"),
-        ("token file", facts["token_file"] + (f" → {facts['leads_to']}" if facts["leads_to"] else ""), None),
-        *_access_rows(facts),
-        ("access token", facts["access_token_fingerprint"], None),
-        _expiry_row(facts, now),
-        ("refresh token", facts["refresh_token_fingerprint"], None),
-        ("scope", facts["scope"] or "not stored", None),
+        ("signed in", "yes", "green") if status.signed_in else ("signed in", "no", "red"),
+        ("token file", store.name + (f" → {store.leads_to}" if store.leads_to else ""), None),
+        *_access_rows(status),
+        ("access token", pair.access_token_fingerprint, None),
+        _expiry_row(status, now),
+        ("refresh token", pair.refresh_token_fingerprint, None),
+        ("scope", pair.scope or "not stored", None),
     ]
 
 
-def _access_rows(facts: dict[str, Any]) -> list[Row]:
-    mode, obstacle = facts["mode"], facts["rewriting"]
-    obstacle = obstacle and f"it can't be rewritten at the next rotation: {obstacle}"
+def _access_rows(status: Status) -> list[StatusRow]:
+    mode, problem = status.store.mode, status.store.problem
+    warning = f"it can't be rewritten at the next rotation: {problem}" if problem else None
     if mode is None:  # Windows
-        return [("rewriting", obstacle, "yellow")] if obstacle else []
-    text = f"{mode}, owner {facts['owner']}"
-    if obstacle:
-        return [("mode", f"{text}; {obstacle}", "yellow")]
-    if int(mode, 8) & 0o077:
-        return [("mode", f"{text}; others can reach it, until the next rotation makes it private", "yellow")]
-    return [("mode", text, None)]
+        return [("rewriting", warning, "yellow")] if warning else []
+    text = f"{mode}, owner {status.store.owner}"
+    if warning is None and int(mode, 8) & 0o077:
+        warning = "others can reach it, until the next rotation makes it private"
+    return [("mode", f"{text}; {warning}", "yellow")] if warning else [("mode", text, None)]
 
 
-def _expiry_row(facts: dict[str, Any], now: float) -> Row:
-    expires_at = facts["expires_at"]
+def _expiry_row(status: Status, now: float) -> StatusRow:
+    expires_at = status.pair.expires_at
     if expires_at is None:
         return "expiry", "not stored; the API says when", None
     if expires_at <= now:
-        return "expiry", f"{format_time_relative(expires_at, now)}; {_prospect(facts)}", "yellow"
+        return "expiry", f"{format_time_relative(expires_at, now)}; {_prospect(status)}", "yellow"
     return "expiry", format_time_relative(expires_at, now), None
 
 
-def _prospect(facts: dict[str, Any]) -> str:
-    """What becomes of an access token that has expired."""
-    trouble = facts["trouble"]
-    if not facts["signed_in"]:
+def _prospect(status: Status) -> str:
+    """Return what becomes of an access token that has expired."""
+    failure = status.last_failure
+    if not status.signed_in:
         return "it can't be refreshed any more"
-    if trouble and trouble["not_before"] is not None:
-        return f"it is not refreshed before {_clock(trouble['not_before'])}"
-    return (
-        "the next request tries to refresh it"
-        if trouble or facts["rewriting"]
-        else "the next request refreshes it"
-    )
+    if failure and failure.not_before is not None:
+        return f"it is not refreshed before {format_clock(failure.not_before)}"
+    if failure or status.store.problem:
+        return "the next request tries to refresh it"
+    return "the next request refreshes it"
 
 
-def _rotation_rows(facts: dict[str, Any], now: float) -> list[Row]:
-    rotation, flight, trouble = facts["last_rotation"], facts["refresh_in_flight"], facts["trouble"]
-    rows: list[Row] = [
-        (
-            "last rotation",
-            f"{format_time_relative(rotation['at'], now)} by process {rotation['pid']}"
-            if rotation
-            else "none recorded",
-            None,
-        ),
-        (
-            "in flight",
-            f"by process {flight['pid']} on {flight['host']} since {format_time_relative(flight['since'], now)}",
-            "yellow",
-        )
-        if flight
-        else ("in flight", "nothing", None),
-    ]
-    if trouble is None:
-        return [*rows, ("last trouble", "none", None)]
-    support = f" (request {trouble['request_id']})" if trouble["request_id"] else ""
+def _rotation_rows(status: Status, now: float) -> list[StatusRow]:
+    rotation, flight = status.last_rotation, status.refresh_in_flight
+    last, in_flight, colour = "none recorded", "nothing", None
+    if rotation:
+        last = f"{format_time_relative(rotation.at, now)} by process {rotation.pid}"
+    if flight:
+        since = format_time_relative(flight.since, now)
+        in_flight, colour = f"by process {flight.pid} on {flight.host} since {since}", "yellow"
+    return [("last rotation", last, None), ("in flight", in_flight, colour)]
+
+
+def _failure_rows(status: Status, now: float) -> list[StatusRow]:
+    failure = status.last_failure
+    if failure is None:
+        return [("last failure", "none", None)]
+    support = f" (request {failure.request_id})" if failure.request_id else ""
+    what = f"{format_time_relative(failure.at, now)}: {failure.what}{support}"
     return [
-        *rows,
-        (
-            "last trouble",
-            f"{format_time_relative(trouble['at'], now)}: {trouble['what']}{support}",
-            "red" if trouble["final"] else "yellow",
-        ),
-        ("what to do", trouble["next_step"], "bold"),
+        ("last failure", what, "red" if failure.final else "yellow"),
+        ("what to do", failure.next_step, "bold"),
     ]

@@ -1,110 +1,99 @@
 """What an auth object shows of its session: a card in a notebook, and a few words in its ``repr``.
 
-No secret, no call, never an error.
+Rule 13: no secret is shown. Nothing is sent, and nothing is ever raised.
 """
 
 from __future__ import annotations
 
 import time
 from html import escape
-from typing import Any
 
 from ..common.text import format_duration, format_time_relative, one_line
 from ..errors import AdhAuthError
-from ..rotation.status import status_of
-from ..store.record import FAILED, REFUSED, UNSAVED
+from ..rotation.status import Status, status_of
+from ..store.record import FAILED, UNSAVED
 from ..store.token_file import TokenFile
-from ..tokens import fingerprint
 
 __all__ = ["card", "in_short"]
 
-Row = tuple[str, str]
+#: A label, and the words beside it.
+CardRow = tuple[str, str]
 
 
 def card(title: str, file: TokenFile, base_url: str) -> str:
-    """The session as HTML. The state is read from the files, as ``adh-auth status`` reads it."""
+    """Return the session as HTML. The state is read from the files, as ``adh-auth status`` reads it."""
     now = time.time()
     try:
-        facts = status_of(file, now)
-        mark, rows = _mark(facts), _rows(facts, now)
+        status = status_of(file, now)
+        mark, rows = _mark(status), _rows(status, now)
     except AdhAuthError as error:
-        mark, rows = ("bad", "not signed in"), [("last trouble", error.message)]
-    except Exception as error:  # noqa: BLE001 - a card that can't be drawn must not cost the user the cell's result
-        mark, rows = ("unsure", "the session can't be looked at"), [("last trouble", type(error).__name__)]
+        mark, rows = ("bad", "not signed in"), [("last failure", error.message)]
+    except Exception as error:  # noqa: BLE001 - a card must not cost the user the cell's result
+        mark, rows = ("unsure", "the session can't be read"), [("last failure", type(error).__name__)]
     return _html(title, mark, [("token file", str(file.path)), ("API", base_url), *rows])
 
 
 def in_short(file: TokenFile) -> str:
-    """The session in a few words; two small files are read for it."""
+    """Return the session in a few words. A few small files are read for it."""
     now = time.time()
     try:
-        tokens, record = file.load(), file.record()
+        return _in_words(status_of(file, now), now)
     except AdhAuthError:
         return "not signed in"
     except Exception as error:  # noqa: BLE001 - a repr must not raise
         return type(error).__name__
-    about_this = record.concerns(fingerprint(tokens.refresh_token))
-    if about_this and record.state == REFUSED:
+
+
+def _in_words(status: Status, now: float) -> str:
+    if not status.signed_in:
         return "not signed in, the refresh token was refused"
-    words = ["signed in", _expiry(tokens.expires_at, now)]
-    if record.rotated_at is not None:
-        words.append(f"rotated {format_duration(now - record.rotated_at)} ago")
-    if about_this and record.state in (FAILED, UNSAVED):
-        words.append(
-            "the last refresh is in trouble" if record.state == UNSAVED else "the last refresh failed"
-        )
+    words = ["signed in", _expiry(status.pair.expires_at, now)]
+    if status.last_rotation is not None:
+        words.append(f"rotated {format_duration(now - status.last_rotation.at)} ago")
+    if status.last_attempt == UNSAVED:
+        words.append("the new pair could not be written")
+    if status.last_attempt == FAILED:
+        words.append("the last refresh failed")
     return ", ".join(words)
 
 
 def _expiry(expires_at: float | None, now: float) -> str:
     if expires_at is None:
         return "no expiry known"
-    return (
-        f"expires in {format_duration(expires_at - now)}"
-        if expires_at > now
-        else "expired, the next request refreshes it"
-    )
+    if expires_at > now:
+        return f"expires in {format_duration(expires_at - now)}"
+    return "expired, the next request refreshes it"
 
 
-def _mark(facts: dict[str, Any]) -> Row:
-    if not facts["signed_in"]:
+def _mark(status: Status) -> CardRow:
+    """Return the class of the card's dot, and its headline."""
+    if not status.signed_in:
         return "bad", "not signed in"
-    if facts["refresh_in_flight"]:
+    if status.refresh_in_flight:
         return "unsure", "signed in, a refresh is under way"
-    return (
-        ("unsure", "signed in, with trouble")
-        if facts["trouble"] or facts["rewriting"]
-        else ("good", "signed in")
-    )
+    if status.last_failure or status.store.problem:
+        return "unsure", "signed in, with a problem"
+    return "good", "signed in"
 
 
-def _rows(facts: dict[str, Any], now: float) -> list[Row]:
-    rotation, trouble = facts["last_rotation"], facts["trouble"]
-    expires_at = facts["expires_at"]
-    rows = [
-        (
-            "expires",
-            "not stored; the API says when" if expires_at is None else format_time_relative(expires_at, now),
-        ),
-        (
-            "last rotation",
-            f"{format_time_relative(rotation['at'], now)} by process {rotation['pid']}"
-            if rotation
-            else "none recorded",
-        ),
-        (
-            "last trouble",
-            f"{format_time_relative(trouble['at'], now)}: {trouble['what']}" if trouble else "none",
-        ),
-    ]
-    if trouble:
-        rows.append(("what to do", trouble["next_step"]))
-    if facts["rewriting"]:
-        rows.append(("the file", f"can't be rewritten at the next rotation: {facts['rewriting']}"))
+def _rows(status: Status, now: float) -> list[CardRow]:
+    expires_at, rotation, failure = status.pair.expires_at, status.last_rotation, status.last_failure
+    expiry, last, failed = "not stored; the API says when", "none recorded", "none"
+    if expires_at is not None:
+        expiry = format_time_relative(expires_at, now)
+    if rotation is not None:
+        last = f"{format_time_relative(rotation.at, now)} by process {rotation.pid}"
+    if failure is not None:
+        failed = f"{format_time_relative(failure.at, now)}: {failure.what}"
+    rows = [("expires", expiry), ("last rotation", last), ("last failure", failed)]
+    if failure is not None:
+        rows.append(("what to do", failure.next_step))
+    if status.store.problem:
+        rows.append(("the file", f"can't be rewritten at the next rotation: {status.store.problem}"))
     return rows
 
 
-def _html(title: str, mark: Row, rows: list[Row]) -> str:
+def _html(title: str, mark: CardRow, rows: list[CardRow]) -> str:
     cells = "".join(
         f"<tr><th scope='row'>{_safe(name)}</th><td>{_safe(text)}</td></tr>" for name, text in rows
     )
@@ -115,9 +104,7 @@ def _html(title: str, mark: Row, rows: list[Row]) -> str:
 
 
 def _safe(text: str) -> str:
-    """A file's name or a stranger's message is text, whatever it holds; a lone surrogate would break the
-    notebook's message.
-    """
+    """Return untrusted text as HTML on one line. A lone surrogate would break the notebook's message."""
     return escape(one_line(text))
 
 
@@ -132,8 +119,10 @@ _STYLE = """
   --adh-good: var(--jp-success-color0, #1a7f37);
   --adh-unsure: var(--jp-warn-color0, #8a5a00);
   --adh-bad: var(--jp-error-color0, #c21c2c);
-  display: inline-block; max-width: 60em; padding: .7em 1em; border: 1px solid var(--adh-line); border-radius: 6px;
-  background: var(--adh-back); color: var(--adh-text); font: 13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif);
+  display: inline-block; max-width: 60em; padding: .7em 1em;
+  border: 1px solid var(--adh-line); border-radius: 6px;
+  background: var(--adh-back); color: var(--adh-text);
+  font: 13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif);
 }
 @media (prefers-color-scheme: dark) {
   .adh-card {
@@ -141,13 +130,21 @@ _STYLE = """
     --adh-text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, #e6e8eb));
     --adh-soft: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #9aa4af));
     --adh-line: var(--jp-border-color2, var(--vscode-panel-border, #3b434c));
-    --adh-good: var(--jp-success-color0, #4cc26b); --adh-unsure: var(--jp-warn-color0, #e0a63a); --adh-bad: var(--jp-error-color0, #ff7b72);
+    --adh-good: var(--jp-success-color0, #4cc26b);
+    --adh-unsure: var(--jp-warn-color0, #e0a63a);
+    --adh-bad: var(--jp-error-color0, #ff7b72);
   }
 }
-.adh-card table { border: 0; border-collapse: collapse; margin: .4em 0 0; font: inherit; color: inherit; background: none }
+.adh-card table {
+  border: 0; border-collapse: collapse; margin: .4em 0 0; font: inherit; color: inherit; background: none
+}
 .adh-card tr, .adh-card th, .adh-card td { background: none !important; border: 0 }
 .adh-card th { color: var(--adh-soft); font-weight: normal; white-space: nowrap }
-.adh-card th, .adh-card td { padding: .1em 1.2em .1em 0; text-align: left; vertical-align: top; overflow-wrap: anywhere }
+.adh-card th, .adh-card td {
+  padding: .1em 1.2em .1em 0; text-align: left; vertical-align: top; overflow-wrap: anywhere
+}
 .adh-card div span { margin-left: .6em }
-.adh-good { color: var(--adh-good) } .adh-unsure { color: var(--adh-unsure) } .adh-bad { color: var(--adh-bad) }
+.adh-good { color: var(--adh-good) }
+.adh-unsure { color: var(--adh-unsure) }
+.adh-bad { color: var(--adh-bad) }
 """

@@ -17,21 +17,22 @@ class ActiveTokens:
         self.tokens = tokens
         self.header = "Bearer " + tokens.access_token
         self.secret = Secret(tokens.access_token)
+        #: epoch seconds, None where no expiry is stored
         self.expires_at = tokens.expires_at
         #: the API has said that the access token is expired
         self.expired = False
-        #: the API has refused it, and why was kept from us
+        #: the API has refused it, and the reason could not be read
         self.doubtful = False
         #: whether `Rotation.needs_rotation` has to be asked before each request
         self.needs_check = needs_check
 
     def mark_expired(self) -> None:
-        """The API has said that it is expired."""
+        """Note that the API has called the access token expired."""
         self.expired = self.needs_check = True
 
     def mark_doubtful(self) -> None:
-        """The API has refused it for a reason that can't be read any more."""
+        """Note that the API has refused the access token for a reason that could not be read."""
         self.doubtful = self.needs_check = True
 
     def __repr__(self) -> str:
-        return f"Pair({self.tokens!r})"
+        return f"ActiveTokens({self.tokens!r})"

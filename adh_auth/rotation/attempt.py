@@ -1,17 +1,22 @@
-"""The part of a rotation that spends the token: send, try again, write what came, or record why nothing did."""
+"""The part of a rotation that spends the token: send, try again, write the new pair, or record the failure.
+
+Rule 3: a reservation on disk is there before this begins. Rule 4: the pair is written before it is used.
+Rule 7: only ``invalid_grant`` is final. Rule 16: once a pair has come, nothing that is raised loses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..common.guarded_logs import with_guarded_logs
 from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
-from ..common.text import format_time
+from ..common.text import capitalized, format_time
 from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
 from ..oauth import endpoint, replies
 from ..store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
@@ -25,40 +30,52 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "attempted"]
 
-#: Seconds between tries.
+#: Seconds between tries to send.
 PAUSES = (0.5, 1.0, 2.0)
-#: Seconds between tries to write a pair that could not be written.
+#: Seconds that the last try has at least, however late it begins.
+LEAST_SECONDS = 1.0
+#: Seconds between tries to write a pair that could not be written; the last one again and again.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-#: Seconds between the last tries, once the program is ending: a full disk or a network mount is often back
-#: after a moment.
+#: Seconds between the last tries to write, once the program is ending: a full disk or a network mount is
+#: often back after a moment.
 LAST_PAUSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0, 1.0)
-#: Tries of a write that something else than the disk broke off, before anybody hears of it.
-AT_ONCE = 3
+#: Tries of a write that something else than the disk broke off, before the user is warned of it.
+IMMEDIATE_WRITES = 3
 #: Seconds of a longer pause after which the end of the program is noticed.
-NAP = 0.1
+PAUSE_SLICE = 0.1
 
 
 def attempted(step: Step) -> Generator[Step, Any, tuple[Any, BaseException | None]]:
-    """What a step gave, and what it raised, whatever that is: a log handler of the program's may raise
-    SystemExit.
+    """Return what a step returned, and what it raised, whatever that is.
+
+    A log handler of the program's may raise even SystemExit.
     """
     try:
         return (yield step), None
-    except GeneratorExit:  # nobody drives this rotation any more
+    except GeneratorExit:  # nothing drives this rotation any more
         raise
     except BaseException as raised:  # noqa: BLE001 - that is the point
         return None, raised
 
 
 class Attempt:
-    """The part of a rotation that spends the token. Under the lock, with room reserved."""
+    """One attempt to refresh, under the lock.
+
+    `stored`: what the file holds. `reservation`: the temporary file for its successor. `record`: of the
+    attempt before. `decision`: what is known of a lost reply.
+    """
 
     def __init__(
-        self, context: RotationContext, stored: Stored, room: Reservation, record: Record, decision: Refresh
+        self,
+        context: RotationContext,
+        stored: Stored,
+        reservation: Reservation,
+        record: Record,
+        decision: Refresh,
     ) -> None:
         self._context = context
         self._stored = stored
-        self._room = room
+        self._reservation = reservation
         pid, host = context.who
         self._record = Record(
             number=record.number + 1,
@@ -70,62 +87,50 @@ class Attempt:
             rotated_at=record.rotated_at,
             rotated_by=record.rotated_by,
         )
-        self._where = ""
-        #: whether the server has given a pair: from then on the reserved room is not given back
+        self._base_url = ""
+        #: whether the server has given a pair: from then on the reservation is kept
         self.has_pair = False
 
     def steps(self) -> Transaction:
-        """Send until there is an answer, or no use in trying."""
+        """Send until there is an answer, or another try makes no sense.
+
+        Return the pair to use; raise the outcome's error.
+        """
         clock = self._context.clock
         deadline = clock.monotonic() + REFRESH_DEADLINE
         for pause in (*PAUSES, None):
             yield self._note(SENDING)
             verdict, fresh = yield from self._send(deadline - clock.monotonic())
             if fresh is not None:
-                return (yield from self._take(fresh))
-            if verdict.kind == "refused":
-                return (yield from self._refused(verdict))
-            if verdict.kind == "misconfigured":
-                advice = "the server refuses this client; check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
-                raise (yield from self._failed(verdict, ConfigurationError, advice))
-            if verdict.kind == "useless":
-                raise (yield from self._failed(verdict, RefreshFailed, "the old pair was kept"))
+                return (yield from self._save(fresh))
             wait = max(pause or 0.0, verdict.retry_after or 0.0)
-            if (
-                verdict.kind == "failed"
-                or pause is None
-                or clock.monotonic() + wait >= deadline
-                or clock.ending()
-            ):
+            is_last = pause is None or clock.monotonic() + wait >= deadline
+            if verdict.kind != "again" or is_last or clock.ending():
                 break
-            if (newer := (yield from self._pause(wait))) is not None:
+            newer = yield from self._pause(wait)
+            if newer is not None:
                 return newer
             if clock.ending():
                 break
-        raise (yield from self._failed(verdict, RefreshFailed, self._outlook(verdict)))
+        return (yield from self._conclude(verdict))
+
+    # Sending.
 
     def _send(self, seconds: float) -> Transaction:
-        """What the reply means, and the pair if it brought one."""
+        """Return what the reply means, and the pair if it brought one."""
         context = self._context
         sent_at = context.clock.now()
         call = context.refresh_call(Secret(self._stored.tokens.refresh_token))
-        self._where = call.url.removesuffix(endpoint.REFRESH_PATH)
+        self._base_url = call.url.removesuffix(endpoint.REFRESH_PATH)
         reply, raised = yield from attempted(
-            Step("send", partial(with_guarded_logs, context.post, call, max(seconds, 1.0)))
+            Step("send", partial(with_guarded_logs, context.post, call, max(seconds, LEAST_SECONDS)))
         )
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)
             uncertain = verdict.kind == "again" and verdict.status != 429
-        elif isinstance(raised, endpoint.Unreachable):
-            verdict, uncertain = replies.Verdict("again", raised.reason), raised.sent
-        elif isinstance(raised, AdhAuthError):
-            raise raised
         else:
-            verdict, uncertain = (
-                replies.Verdict("failed", f"the call broke off ({type(raised).__name__})"),
-                True,
-            )
+            verdict, uncertain = _verdict_without_reply(raised)
         if uncertain:
             # A gateway's 502 or a dropped connection may hide that the token was spent. A refusal later on is
             # explained by it.
@@ -133,11 +138,14 @@ class Attempt:
         return verdict, fresh
 
     def _understood(self, reply: endpoint.EndpointReply, sent_at: float) -> Transaction:
-        """The same of a reply that has come; a lack of memory, for the moment, is no reason to drop a pair."""
+        """Return what a reply means, and the pair if it brought one.
+
+        Tried again after any exception: a moment without memory is no reason to lose the pair in it.
+        """
         for pause in SAVE_PAUSES:
             try:
                 return self._parsed(reply, sent_at)
-            except BaseException as raised:  # noqa: BLE001 - whatever it was, the pair is in hand
+            except BaseException as raised:  # noqa: BLE001 - whatever it was, the pair has come
                 problem = type(raised).__name__
             yield from self._rest(pause)
         return replies.Verdict("again", f"its reply could not be read ({problem})"), None
@@ -149,92 +157,122 @@ class Attempt:
         try:
             return verdict, self._stored.rotated(verdict.mapping, sent_at)
         except MalformedTokens as malformed:
-            return verdict._replace(
-                kind="useless", reason=f"the endpoint's reply is of no use: {malformed.message}"
-            ), None
+            problem = f"the endpoint's reply is of no use: {malformed.message}"
+            return verdict._replace(kind="useless", reason=problem), None
+
+    # Pausing.
 
     def _rest(self, seconds: float) -> Transaction:
-        """A pause that the end of the program cuts short."""
+        """Pause, until the program is ending at the latest."""
         clock = self._context.clock
         while seconds > 0 and not clock.ending():
-            yield Step("pause", partial(clock.sleep, min(seconds, NAP)))
-            seconds -= NAP
+            yield Step("pause", partial(clock.sleep, min(seconds, PAUSE_SLICE)))
+            seconds -= PAUSE_SLICE
 
     def _pause(self, seconds: float) -> Transaction:
-        """Wait, then look whether somebody has signed in meanwhile."""
+        """Pause; then return the pair of a new sign-in, if there was one meanwhile."""
         yield from self._rest(seconds)
         return (yield from self._newer())
 
     def _newer(self) -> Transaction:
+        """Return the pair in the file if it is not the one that is being spent (rule 8)."""
         stored = yield Step("reread", self._context.store.read_patiently)
         return None if stored.tokens.refresh_token == self._stored.tokens.refresh_token else stored.tokens
 
-    def _take(self, fresh: Stored) -> Transaction:
+    # A pair has come.
+
+    def _save(self, fresh: Stored) -> Transaction:
+        """Write the new pair. Return the pair in force."""
         self.has_pair = self._context.refreshed = True
-        for _ in range(AT_ONCE):
-            written, refused = yield from attempted(
-                Step("write", partial(self._room.replace, fresh, self._stored))
-            )
-            if refused is None or isinstance(refused, TokenFileError):
+        for _ in range(IMMEDIATE_WRITES):
+            written, raised = yield from self._write(fresh)
+            if raised is None or isinstance(raised, TokenFileError):
                 break
-        if refused is not None:
-            return (yield from self._continue_unsaved(fresh, _said(refused)))
+        if raised is not None:
+            return (yield from self._continue_unsaved(fresh, _described(raised)))
+        return (yield from self._saved(fresh, written))
+
+    def _write(self, fresh: Stored) -> Transaction:
+        """Try to write. Return whether it was done, False if the file is newer, and what was raised."""
+        write = partial(self._reservation.replace, fresh, self._stored)
+        return (yield from attempted(Step("write", write)))
+
+    def _saved(self, fresh: Stored, written: bool) -> Transaction:
         if not written:
             return (yield Step("reread", self._context.store.read)).tokens
-        yield from self._record_success()
-        return fresh.tokens
-
-    def _record_success(self) -> Transaction:
-        now = self._context.clock.now()
+        now, pid = self._context.clock.now(), self._record.pid
         success = replace(
-            self._record,
-            state=DONE,
-            at=now,
-            rotated_at=now,
-            rotated_by=self._record.pid,
-            lost_at=None,
-            lost_how=None,
+            self._record, state=DONE, at=now, rotated_at=now, rotated_by=pid, lost_at=None, lost_how=None
         )
         yield from self._note_if_possible(success)
+        return fresh.tokens
 
     def _continue_unsaved(self, fresh: Stored, why: str) -> Transaction:
-        """The pair is in memory only.
+        """Go on with a pair that is in memory only, and write it once that works. Return the pair in force.
 
-        Go on with it, keep the lock so that nobody spends the dead one, and write it once that works.
+        The lock stays held meanwhile, so that no process spends the dead pair (rule 3).
         """
         context = self._context
-        # Said and recorded first: `continue_unsaved` lets the caller go on.
-        yield from self._note_if_possible(
-            replace(self._record, state=UNSAVED, at=context.clock.now(), reason=why)
-        )
-        context.warn(
+        # Recorded and warned of first: `continue_unsaved` lets the caller go on.
+        yield from self._warn_unsaved(why)
+        with suppress(Exception):  # a caller that can't go on waits until the pair is written
+            context.continue_unsaved(fresh.tokens)
+        written, raised = yield from self._write_later(fresh)
+        if raised is not None:
+            context.warn(f"the program ends, and its new pair could not be written: {_described(raised)}")
+            return fresh.tokens
+        if written:
+            context.warn(f"token file {context.name} could be written again and holds the new pair")
+        return (yield from self._saved(fresh, written))
+
+    def _warn_unsaved(self, why: str) -> Transaction:
+        record = replace(self._record, state=UNSAVED, at=self._context.clock.now(), reason=why)
+        yield from self._note_if_possible(record)
+        self._context.warn(
             f"the new pair could not be written: {why}. This process goes on with it and keeps trying; "
             "if it ends before that works, you will have to sign in again"
         )
-        with suppress(Exception):  # a caller who is not let go on waits until it is written
-            context.continue_unsaved(fresh.tokens)
+
+    def _write_later(self, fresh: Stored) -> Transaction:
+        """Try to write until that works, or the program ends. Return what the last `_write` returned."""
+        pauses = chain(SAVE_PAUSES, repeat(SAVE_PAUSES[-1]))
         last_pauses = iter(LAST_PAUSES)
-        for pause in _ever(SAVE_PAUSES):
-            yield from self._rest(pause)
-            last = next(last_pauses, None) if context.clock.ending() else 0.0
-            if last:
-                yield Step("pause", partial(context.clock.sleep, last))
-            written, refused = yield from attempted(
-                Step("write", partial(self._room.replace, fresh, self._stored))
-            )
-            if refused is None:
-                break
-            if last is None:
-                context.warn(f"the program ends, and its new pair could not be written: {_said(refused)}")
-                return fresh.tokens
-        if not written:
-            return (yield Step("reread", context.store.read)).tokens
-        context.warn(f"token file {context.name} could be written again and holds the new pair")
-        yield from self._record_success()
-        return fresh.tokens
+        while True:
+            may_try_again = yield from self._pause_before_write(next(pauses), last_pauses)
+            written, raised = yield from self._write(fresh)
+            if raised is None or not may_try_again:
+                return written, raised
+
+    def _pause_before_write(self, seconds: float, last_pauses: Iterator[float]) -> Transaction:
+        """Pause; once the program is ending, by `last_pauses`. Return False if none of these is left."""
+        clock = self._context.clock
+        yield from self._rest(seconds)
+        if not clock.ending():
+            return True
+        last = next(last_pauses, None)
+        if last is None:
+            return False
+        yield Step("pause", partial(clock.sleep, last))
+        return True
+
+    # No pair has come.
+
+    def _conclude(self, verdict: replies.Verdict) -> Transaction:
+        """Record why no pair has come, and raise the error; return the pair of a new sign-in instead."""
+        if verdict.kind == "refused":
+            return (yield from self._refused(verdict))
+        if verdict.kind == "misconfigured":
+            next_step = "the server refuses this client; check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
+            error = yield from self._failed(verdict, ConfigurationError, next_step)
+        elif verdict.kind == "useless":
+            error = yield from self._failed(verdict, RefreshFailed, "the old pair was kept")
+        else:
+            error = yield from self._failed(verdict, RefreshFailed, self._outlook(verdict))
+        raise error
 
     def _refused(self, verdict: replies.Verdict) -> Transaction:
-        if (newer := (yield from self._newer())) is not None:
+        newer = yield from self._newer()
+        if newer is not None:
             return newer
         record = replace(
             self._record,
@@ -247,59 +285,74 @@ class Attempt:
         yield from self._note_if_possible(record)
         raise refusal(record, self._context.name)
 
-    def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], advice: str) -> Transaction:
-        """Record the failure for whoever waits; gives the error."""
-        now = self._context.clock.now()
-        lost = ""
-        if self._record.lost_at is not None:
-            lost = f" A reply may have been lost at {format_time(self._record.lost_at)} ({self._record.lost_how})."
+    def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], next_step: str) -> Transaction:
+        """Record the failure for every process that waits. Return its error, of the class `kind`."""
         record = replace(
             self._record,
             state=FAILED,
-            at=now,
+            at=self._context.clock.now(),
             error=kind.__name__,
-            reason=f"the refresh for {self._context.name} at {self._where} failed: {verdict.reason}.{lost} {advice[0].upper()}{advice[1:]}.",
+            reason=(
+                f"the refresh for {self._context.name} at {self._base_url} failed: {verdict.reason}."
+                f"{self._lost_reply()} {capitalized(next_step)}."
+            ),
             status=verdict.status,
             code=verdict.code,
             request_id=verdict.request_id,
             retry_after=verdict.retry_after,
-            not_before=None
-            if verdict.retry_after is None
-            else now + min(verdict.retry_after, MAX_RETRY_AFTER),
+            not_before=self._pause_end(verdict),
         )
         yield from self._note_if_possible(record)
         return failure(record, self._context.name)
 
+    def _lost_reply(self) -> str:
+        if self._record.lost_at is None:
+            return ""
+        lost_at = format_time(self._record.lost_at)
+        return f" A reply may have been lost at {lost_at} ({self._record.lost_how})."
+
+    def _pause_end(self, verdict: replies.Verdict) -> float | None:
+        """Return until when the server wants no other try, in epoch seconds; None if it does not say."""
+        if verdict.retry_after is None:
+            return None
+        return self._context.clock.now() + min(verdict.retry_after, MAX_RETRY_AFTER)
+
     def _outlook(self, verdict: replies.Verdict) -> str:
         good = "the session is still good"
         if self._record.lost_at is not None:
-            good = "the session is most likely still good; if that try has used up the token, the next one will ask for a new sign-in"
-        if verdict.retry_after is None:
+            good = (
+                "the session is most likely still good; if that try has used up the token,"
+                " the next one will ask for a new sign-in"
+            )
+        until = self._pause_end(verdict)
+        if until is None:
             return f"{good}; try again later"
-        until = self._context.clock.now() + min(verdict.retry_after, MAX_RETRY_AFTER)
         return f"{good}; the server has asked for a pause, and nobody tries again before {format_time(until)}"
+
+    # The record.
 
     def _note(self, state: str) -> Step:
         self._record = replace(self._record, state=state, at=self._context.clock.now())
         return Step("note", partial(self._context.store.note, self._record))
 
     def _note_if_possible(self, record: Record) -> Transaction:
-        # The outcome stands whether or not others can be told.
-        _, refused = yield from attempted(Step("note", partial(self._context.store.note, record)))
-        if refused is not None:
-            self._context.warn(_said(refused))
+        # The outcome is the same whether or not other processes learn of it.
+        _, raised = yield from attempted(Step("note", partial(self._context.store.note, record)))
+        if raised is not None:
+            self._context.warn(_described(raised))
 
 
-def _said(raised: BaseException) -> str:
-    """What was raised, from facts that hold no secret."""
-    return (
-        raised.message
-        if isinstance(raised, AdhAuthError)
-        else f"{type(raised).__name__} while it was written"
-    )
+def _verdict_without_reply(raised: BaseException) -> tuple[replies.Verdict, bool]:
+    """Return what follows from a call that raised, and whether the token may be spent."""
+    if isinstance(raised, endpoint.Unreachable):
+        return replies.Verdict("again", raised.reason), raised.sent
+    if isinstance(raised, AdhAuthError):
+        raise raised
+    return replies.Verdict("failed", f"the call broke off ({type(raised).__name__})"), True
 
 
-def _ever(pauses: tuple[float, ...]) -> Generator[float, None, None]:
-    yield from pauses
-    while True:
-        yield pauses[-1]
+def _described(raised: BaseException) -> str:
+    """Return what was raised, in words that hold no secret."""
+    if isinstance(raised, AdhAuthError):
+        return raised.message
+    return f"{type(raised).__name__} while it was written"

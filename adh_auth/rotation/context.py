@@ -1,10 +1,13 @@
-"""What one job needs, as values: the store, the clock, the carrier, and the steps that it is made of."""
+"""What one job needs, as values: the store, the clock, the call that posts, and the steps it is made of.
+
+Rule 1: a rotation is a generator of steps inside one job; no lock is held across a caller's own ``yield``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..common.secret import Secret
 from ..oauth import endpoint
@@ -13,51 +16,20 @@ from ..tokens import Tokens
 if TYPE_CHECKING:
     from ..store.base import Lock, Store
 
+__all__ = ["Calls", "Clock", "Post", "RotationContext", "Step", "Transaction"]
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from ..common.secret import Secret
-
-
-from typing import TYPE_CHECKING
-
-from ..common.secret import Secret
-
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Clock", "Post", "RotationContext", "Step", "Transaction"]
+#: Posts a call and gives up after that many seconds. Raises `Unreachable`.
+Post = Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
 
 
 class Step(NamedTuple):
-    """One thing to do: its name, for whoever watches, and the work."""
+    """One thing to do: its name, for tests and simulations, and the work."""
 
     name: str
     work: Callable[[], Any]
 
 
 Transaction = Generator[Step, Any, Any]
-
-
-@dataclass(eq=False, repr=False)
-class RotationContext:
-    """What one job needs. `name`: the store's, for messages; `who`: process and host, for the record."""
-
-    store: Store
-    clock: Clock
-    #: posts a call; gives up after so many seconds. Raises `Unreachable`
-    post: Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
-    refresh_call: Callable[[Secret], endpoint.EndpointCall]
-    name: str
-    who: tuple[int, str]
-    lock_timeout: float
-    #: called with the pair when it could not be written, while the job goes on trying
-    continue_unsaved: Callable[[Tokens], None]
-    warn: Callable[[str], None]
-    lock: Lock | None = None
-    #: whether this very job has had the pair from the server, instead of adopting what another process got
-    refreshed: bool = False
 
 
 class Clock(Protocol):
@@ -76,11 +48,31 @@ class Clock(Protocol):
         """Return whether the program is about to end."""
 
 
-Post = Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
+@dataclass(eq=False, repr=False)
+class RotationContext:
+    """What one job needs.
+
+    `name`: the store's, for messages. `who`: process id and host, for the record. `lock_timeout`: seconds to
+    wait for another process's refresh.
+    """
+
+    store: Store
+    clock: Clock
+    post: Post
+    refresh_call: Callable[[Secret], endpoint.EndpointCall]
+    name: str
+    who: tuple[int, str]
+    lock_timeout: float
+    #: called with the pair when it could not be written, while the job goes on trying
+    continue_unsaved: Callable[[Tokens], None]
+    warn: Callable[[str], None]
+    lock: Lock | None = None
+    #: whether this very job got the pair from the server, instead of adopting another process's
+    refreshed: bool = False
 
 
 class Calls:
-    """What this client says to the auth endpoints."""
+    """The calls of one client to the auth endpoints. `name`: the store's, for messages."""
 
     def __init__(self, name: str, base_url: str, client_id: str, client_secret: Secret) -> None:
         self.name = name
@@ -89,13 +81,13 @@ class Calls:
         self._client_secret = client_secret
 
     def refresh(self, refresh_token: Secret) -> endpoint.EndpointCall:
-        """The refresh."""
+        """Return the call that trades a refresh token for a new pair."""
         return endpoint.refresh_call(self._base_url, refresh_token, self._client_id, self._client_secret)
 
     def revoke(self, refresh_token: Secret) -> endpoint.EndpointCall:
-        """The revocation."""
+        """Return the call that ends the session of a refresh token."""
         return endpoint.revoke_call(self._base_url, refresh_token, self._client_id, self._client_secret)
 
     def me(self, access_token: Secret) -> endpoint.EndpointCall:
-        """The question whether the API takes an access token."""
+        """Return the call that shows whether the API takes an access token."""
         return endpoint.me_call(self._base_url, access_token)

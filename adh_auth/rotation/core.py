@@ -1,6 +1,7 @@
-"""The one rotation core: the pair in memory, and one rotation at a time, as a job that all who wait share.
+"""The rotation core of one auth object: which pair is in force, whether it is due, one rotation at a time.
 
-It knows neither client: each plugin hands it a plain callable that posts JSON.
+Rule 6: all threads and tasks that need a rotation share one job. Rule 14: reading needs no lock. The core
+imports no client: each auth class gives it a plain callable that posts JSON.
 """
 
 from __future__ import annotations
@@ -18,38 +19,41 @@ from ..common.secret import Secret
 from ..store.record import host_name
 from ..store.stat_cache import StatCache
 from ..tokens import Tokens
-from .context import RotationContext
+from .active_tokens import ActiveTokens
+from .context import Calls, Post, RotationContext
 from .decision import is_due_ahead
-from .job import Job, OwnClock, forget_jobs
+from .job import Job
+from .program_end import OwnClock, forget_jobs
 from .transaction import check_transaction, revocation_transaction, rotation_transaction
 
 if TYPE_CHECKING:
     from ..store.base import CachedStore
 
-from .active_tokens import ActiveTokens
-from .context import Calls, Post
-
-__all__ = ["LOCK_TIMEOUT", "Rotation"]
+__all__ = ["Rotation"]
 
 #: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
 #: `Job.give_up`.
 Fallback = Callable[[Job], None]
 
-#: Seconds without a background refresh after one that failed; until then the old token is good, or a request
-#: finds out.
+#: Seconds without a background refresh after one that failed. The old token works until then, or a request
+#: meets its expiry.
 BACKGROUND_PAUSE = 15.0
-#: Seconds between two looks at the record, where that says that no background refresh is due yet.
+#: Seconds between two reads of the record, where it says that no background refresh is due yet.
 RECORD_PAUSE = 0.25
-#: Seconds between two requests that make it worth while to keep the file open.
+#: Seconds between two requests below which it pays to keep the file open.
 HOT_INTERVAL = 0.02
+#: Seconds that a waiter adds to the lock's time-out and the refresh's deadline, for a busy machine.
+PATIENCE_MARGIN = 5.0
 
-
-#: What is known of a file that nobody watches: nothing.
-NO_CACHE: StatCache[Any] = StatCache()
+#: The cache of a file that is not kept open: it never answers.
+EMPTY_CACHE: StatCache[Any] = StatCache()
 
 
 class Rotation:
-    """The core of one auth object. May be shared by threads, loops and clients, and survives a fork."""
+    """The core of one auth object. May be shared by threads, loops and clients, and survives a fork.
+
+    `find_post`: returns what posts a call. `refresh_ahead`, `lock_timeout`: seconds.
+    """
 
     def __init__(
         self,
@@ -62,18 +66,21 @@ class Rotation:
     ) -> None:
         self._store = store
         self._calls = calls
-        # Found when it is needed: it is a method of the object that owns this core, and a circle of the two
-        # waits for the collector.
+        # Found when it is needed: it is a method of the object that owns this core, and a reference circle
+        # of the two would wait for the garbage collector.
         self._find_post = find_post
-        self._ahead = refresh_ahead
+        self._refresh_ahead = refresh_ahead
         self._lock_timeout = lock_timeout
-        self._state: object = None
-        self._pair: ActiveTokens | None = None
-        #: asked by the plugins, without another call in between; then `current_fast`
-        self.cache: StatCache[ActiveTokens] = NO_CACHE
-        self._looked = 0.0
-        #: no background refresh for so many seconds from then on; a bound in the future would outlast a clock
-        #: that is set back
+        #: the pair in memory, and the state of the file it was read from
+        self._active: ActiveTokens | None = None
+        self._file_state: object = None
+        #: holds the same pair for as long as the open file is unchanged. Clients ask it first on each
+        #: request, without a call in between; then `current_fast`
+        self.cache: StatCache[ActiveTokens] = EMPTY_CACHE
+        #: when `current_fast` was last called, by the monotonic clock
+        self._last_request = 0.0
+        #: start by the monotonic clock, and seconds without a background refresh from then on. An end in the
+        #: future would outlast a clock that is set back
         self._background_pause = (0.0, 0.0)
         #: whether the stored expiry is reason enough to rotate; otherwise the API's word is waited for
         self._by_expiry = False
@@ -81,75 +88,86 @@ class Rotation:
         _rotations.add(self)
 
     def _reset(self) -> None:
-        # After a fork: the lock may have been held by, and the job belongs to, a thread that the child does
-        # not have. Re-entrant, for a signal handler that sends a request while this thread is in here.
+        # After a fork the lock may be held by, and the job belongs to, a thread that the child does not
+        # have. Re-entrant, for a signal handler that sends a request while this thread is in here.
         self._guard = threading.RLock()
         self._job: Job | None = None
-        self._question: Job | None = None
+        self._check_job: Job | None = None
 
     @property
     def patience(self) -> float:
-        """Seconds after which a waiter gives up on a job: a wait for the lock and a whole refresh, and then
-        some.
-        """
-        return self._lock_timeout + REFRESH_DEADLINE + 5.0
+        """Seconds after which a waiter gives up on a job: longer than a wait for the lock and a refresh."""
+        return self._lock_timeout + REFRESH_DEADLINE + PATIENCE_MARGIN
+
+    # Which pair is in force.
 
     def current(self) -> ActiveTokens:
-        """The pair to use, re-read when the file has changed. Raises `TokenFileError`."""
+        """Return the pair to use, re-read if the file has changed. Raises `TokenFileError`."""
         state = self._store.state()
-        pair = self._pair
-        if state == self._state and state is not None and pair is not None:
-            return pair
+        active = self._active
+        if state == self._file_state and state is not None and active is not None:
+            return active
         return self._reload(state)
 
     def current_fast(self) -> ActiveTokens:
-        """`current` for the way of every request.
+        """Return what `current` does, and keep the file open where one request soon follows another.
 
-        Where one soon follows the other, the open file is asked first: `watch.unchanged()`.
+        Raises `TokenFileError`.
         """
-        pair = self.current()
+        active = self.current()
         now = time.monotonic()
-        if now - self._looked < HOT_INTERVAL:
+        if now - self._last_request < HOT_INTERVAL:
             self._keep_file_open()
-        self._looked = now
-        return pair
+        self._last_request = now
+        return active
 
     def _keep_file_open(self) -> None:
         with self._guard:
-            if self._pair is not None and self.cache.state != self._state:
-                self.cache = self._store.cached(self._state, self._pair)
+            if self._active is not None and self.cache.state != self._file_state:
+                self.cache = self._store.cached(self._file_state, self._active)
             self.cache.revalidate()
 
     def _reload(self, state: object) -> ActiveTokens:
-        # The state was taken first: if the file changes in between, the next look sees it.
+        # The state was taken before the read: if the file changes in between, the next check sees it.
         tokens = self._store.read().tokens
         with self._guard:
-            if self._pair is None or self._pair.tokens != tokens:
-                self._pair = self._pair_of(tokens)
+            if self._active is None or self._active.tokens != tokens:
+                self._active = self._activated(tokens)
                 self._background_pause = (0.0, 0.0)
-            self._state, self.cache = state, NO_CACHE
-            return self._pair
+            self._file_state, self.cache = state, EMPTY_CACHE
+            return self._active
 
-    def _pair_of(self, tokens: Tokens) -> ActiveTokens:
-        return ActiveTokens(tokens, needs_check=self._ahead is not None or self._by_expiry)
+    def _activated(self, tokens: Tokens) -> ActiveTokens:
+        return ActiveTokens(tokens, needs_check=self._refresh_ahead is not None or self._by_expiry)
+
+    def active_for(self, secret: Secret) -> ActiveTokens | None:
+        """Return the pair in memory if `secret` is its access token."""
+        active = self._active
+        return active if active is not None and active.secret == secret else None
+
+    # Whether it is due.
+
+    def go_by_expiry(self) -> None:
+        """Rotate by the stored expiry from now on: a hook of the program's hides what the API answers."""
+        self._by_expiry = True
 
     def needs_rotation(self, pair: ActiveTokens, *, one_shot: bool = False) -> bool:
-        """Whether to rotate before a request is sent with `pair`.
+        """Return whether to rotate before a request is sent with `pair`; start a background refresh if due.
 
-        Starts a background refresh where one is due.
+        `one_shot`: the request can't be sent again after a 401.
         """
         job = self._job
         if job is not None and job.paused:
             job.go_on()
         if pair.expired:
             return True
-        if pair.expires_at is None or not (self._ahead is not None or one_shot or self._by_expiry):
+        if pair.expires_at is None or not (self._refresh_ahead is not None or one_shot or self._by_expiry):
             return False
         now = time.time()
         left = pair.expires_at - now
         if left <= 0:
             return True
-        if self._ahead is not None and left <= self._ahead and not self._pauses_background():
+        if self._refresh_ahead is not None and left <= self._refresh_ahead and not self._pauses_background():
             self._refresh_in_background(pair, now)
         return False
 
@@ -164,59 +182,30 @@ class Rotation:
             due = is_due_ahead(
                 pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE
             )
-            # At once, so that a failure to start is not tried again by every request; a success brings
-            # another pair.
+            # Before the start: or each request would try again where it fails. A success brings another
+            # pair, which ends the pause.
             self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
         if due:
             self._start(pair.secret, None, Job.give_up)
 
+    # One job at a time. `without_thread`: what to do with it where no thread can be started.
+
     def rotate(
         self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here
     ) -> Job | None:
-        """The job that rotates away from `rejected`; None where that has happened already.
+        """Return the job that rotates away from `rejected`; None if that has happened already.
 
         Raises `TokenFileError`.
-
-        `without_thread`: what to do where no thread can be started for it.
         """
-        pair = self.current()
-        if pair.secret != rejected and not pair.expired:
+        active = self.current()
+        if active.secret != rejected and not active.expired:
             return None
-        if pair.secret == rejected:
-            pair.mark_expired()
-        return self._start(pair.secret, post, without_thread)
-
-    def active_for(self, secret: Secret) -> ActiveTokens | None:
-        """The pair in memory, where `secret` is its access token."""
-        pair = self._pair
-        return pair if pair is not None and pair.secret == secret else None
-
-    def go_by_expiry(self) -> None:
-        """From now on the stored expiry is reason enough to rotate: a hook keeps from us what the API says."""
-        self._by_expiry = True
-
-    def ask(self, pair: ActiveTokens, *, without_thread: Fallback = Job.run_here) -> Job | None:
-        """The job that asks the API whether the token of a doubtful `pair` has expired; None where that is
-        known by now.
-        """
-        with self._guard:
-            # A job clears the doubt before it is settled: a request that has seen the doubt just before must
-            # not ask anew.
-            if not pair.doubtful:
-                return None
-            job = self._question
-            if job is not None and not job.settled:
-                return job
-            job = Job()
-            call = self._calls.me(pair.secret)
-            started = job.start(self._context(job), lambda context: check_transaction(context, call, pair))
-            self._question = job
-        if not started:
-            without_thread(job)
-        return job
+        if active.secret == rejected:
+            active.mark_expired()
+        return self._start(active.secret, post, without_thread)
 
     def refresh_now(self, *, without_thread: Fallback = Job.run_here) -> Job:
-        """A job that refreshes now, whatever the clock says."""
+        """Return a job that refreshes now, whatever the expiry. Raises `TokenFileError`."""
         job = self._job
         if job is not None and job.paused:
             job.go_on()
@@ -224,24 +213,15 @@ class Rotation:
                 return job
         return self._start(self.current().secret, None, without_thread)
 
-    def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
-        """A job that tells the server, then removes the file."""
-        job = Job()
-        if not job.start(
-            self._context(job), lambda context: revocation_transaction(context, self._calls.revoke)
-        ):
-            without_thread(job)
-        return job
-
     def _start(self, rejected: Secret, post: Post | None, without_thread: Fallback) -> Job:
-        """The job under way, or a new one."""
+        """Return the job under way, or start a new one."""
         with self._guard:
             job = self._job
             if job is not None and not job.settled:
                 return job
             job = Job(rejected, in_background=without_thread is Job.give_up)
             # Started before it is entered: an interrupt in between costs a second job that finds the work
-            # done, never one that nobody runs.
+            # done, never one that no thread runs.
             started = job.start(
                 self._context(job, post), lambda context: rotation_transaction(context, rejected)
             )
@@ -252,26 +232,51 @@ class Rotation:
         return job
 
     def take(self, job: Job) -> None:
-        """Go on with what the job came to, where a file's times are so coarse that they don't show that it
-        has changed.
-        """
+        """Use the pair that the job brought, where a file's times are too coarse to show that it changed."""
         outcome = job.outcome
         with self._guard:
-            pair = self._pair
-            if (
-                pair is not None
-                and pair.secret == job.rejected
-                and isinstance(outcome, Tokens)
-                and outcome != pair.tokens
-            ):
-                self._pair, self.cache = self._pair_of(outcome), NO_CACHE
+            active = self._active
+            if active is None or active.secret != job.rejected or not isinstance(outcome, Tokens):
+                return
+            if outcome != active.tokens:
+                self._active, self.cache = self._activated(outcome), EMPTY_CACHE
+
+    def ask(self, pair: ActiveTokens, *, without_thread: Fallback = Job.run_here) -> Job | None:
+        """Return the job that asks the API whether the token of a doubtful `pair` has expired.
+
+        None if that is known by now.
+        """
+        with self._guard:
+            # A job ends the doubt before it is settled: a request that has seen the doubt just before must
+            # not ask anew.
+            if not pair.doubtful:
+                return None
+            job = self._check_job
+            if job is not None and not job.settled:
+                return job
+            job = Job()
+            call = self._calls.me(pair.secret)
+            started = job.start(self._context(job), lambda context: check_transaction(context, call, pair))
+            self._check_job = job
+        if not started:
+            without_thread(job)
+        return job
+
+    def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
+        """Return a job that tells the server to end the session, then removes the file."""
+        job = Job()
+        if not job.start(
+            self._context(job), lambda context: revocation_transaction(context, self._calls.revoke)
+        ):
+            without_thread(job)
+        return job
 
     def _context(self, job: Job, post: Post | None = None) -> RotationContext:
         post = post or self._find_post()
-        assert post is not None, "whoever calls this core is alive"
+        assert post is not None, "the object that owns this core is alive while it is called"
         return RotationContext(
             store=self._store,
-            clock=OwnClock(job),
+            clock=OwnClock(job.is_waited_for),
             post=post,
             refresh_call=self._calls.refresh,
             name=self._calls.name,
@@ -282,11 +287,11 @@ class Rotation:
         )
 
     def _continue_unsaved(self, job: Job, tokens: Tokens) -> None:
-        """Go on with a pair that could not be written, until the file changes."""
+        """Go on with a pair that could not be written, until the file changes (rule 3)."""
         with self._guard:
-            self._state, self.cache = self._store.state(), NO_CACHE
-            # Asked before each request, which may have to go on with the job.
-            self._pair = ActiveTokens(tokens, needs_check=True)
+            self._file_state, self.cache = self._store.state(), EMPTY_CACHE
+            # Checked before each request, which may have to go on with the job.
+            self._active = ActiveTokens(tokens, needs_check=True)
         job.refreshed = True
         job.settle(tokens)
 

@@ -1,4 +1,8 @@
-"""What to do about an access token that is not to be used any more. Pure: no clock, no disk, no network."""
+"""What to do about an access token that may not be used any more.
+
+Rule 2: the decision is a pure function of the rejected token, the pair on disk, the record of earlier
+attempts and the time. No clock, no disk, no network here.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ from ..errors import AdhAuthError
 from ..oauth.replies import EXPIRED
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Tokens, fingerprint
+from .outcome import failure, refusal
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
 
-from .outcome import failure, refusal
-
 __all__ = [
     "HAND_OVER",
+    "MAX_RETRY_AFTER",
     "RESEND",
     "ROTATE",
     "Adopt",
@@ -25,16 +29,17 @@ __all__ = [
     "Refuse",
     "after_401",
     "decide",
+    "is_due_ahead",
     "pause_ends",
 ]
 
-#: Seconds. A ``Retry-After`` of an earlier attempt keeps others from calling this long at most: a mistaken
-#: hour must not lock anybody out.
+#: Seconds for which a ``Retry-After`` of an earlier attempt keeps others from calling, at most: a mistaken
+#: hour must not lock every process out.
 MAX_RETRY_AFTER = 60.0
 
 
 class Adopt(NamedTuple):
-    """Another process has got a pair: use it."""
+    """Use the pair that another process got."""
 
     tokens: Tokens
 
@@ -50,7 +55,7 @@ class Refresh(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Call nobody; this is the outcome."""
+    """Send nothing; this error is the outcome."""
 
     error: AdhAuthError
 
@@ -61,21 +66,14 @@ Decision = Union[Adopt, Refresh, Refuse]
 def decide(
     rejected: Secret, stored: Tokens, record: Record, now: float, *, since: int, path: str
 ) -> Decision:
-    """Adopt, refresh or refuse.
+    """Return whether to adopt, refresh or refuse.
 
     `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the
-    last attempt by anyone.
-    `now`: epoch seconds. `since`: the number of the last attempt when this caller began to ask; a later
-    failure is its failure too.
+    last attempt of any process. `now`: epoch seconds. `since`: the number of the last attempt when this
+    caller began; a later failure is its failure too. `path`: the store's name, for messages.
     """
     concerned = record.concerns(fingerprint(stored.refresh_token))
-    # The pair that took its place is in another process's memory, or is the very one that was rejected.
-    spent = concerned and record.state == UNSAVED
-    if (
-        Secret(stored.access_token) != rejected
-        and not spent
-        and not (stored.expires_at is not None and stored.expires_at <= now)
-    ):
+    if Secret(stored.access_token) != rejected and _is_usable(stored, record, now):
         return Adopt(stored)
     if not concerned:
         return Refresh()
@@ -84,44 +82,49 @@ def decide(
     if record.state == FAILED and (record.number > since or pause_ends(record, now) is not None):
         return Refuse(failure(record, path))
     if record.state in (SENDING, UNSAVED):
-        return Refresh(
-            record.at,
-            record.lost_how or f"process {record.pid} on {record.host} ended before it had saved the reply",
-        )
+        ended = f"process {record.pid} on {record.host} ended before it had saved the reply"
+        return Refresh(record.at, record.lost_how or ended)
     return Refresh(record.lost_at, record.lost_how)
 
 
-#: What to do with a 401: hand it to the caller, send again with the pair at hand, or rotate first.
+def _is_usable(stored: Tokens, record: Record, now: float) -> bool:
+    """Return whether the stored access token may work: it has not expired and its pair is not spent."""
+    if stored.expires_at is not None and stored.expires_at <= now:
+        return False
+    # While a record says UNSAVED, the pair that replaces this one is only in another process's memory.
+    return not (record.state == UNSAVED and record.concerns(fingerprint(stored.refresh_token)))
+
+
+#: What to do with a 401: hand it to the caller, send again with the pair in force, or rotate first.
 HAND_OVER, RESEND, ROTATE = "hand over", "resend", "rotate"
 
 
 def after_401(
     code: str | None, rejected: Secret, pair: ActiveTokens, now: float, *, is_bare: bool = False
 ) -> str:
-    """What follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
+    """Return what follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
 
-    `code`: the error code that it gave. `rejected`: the access token that it answers. `pair`: the one in
-    force now. `now`: epoch seconds.
-    `is_bare`: it has neither a body nor a code, as an answer to HEAD; then the stored expiry tells.
+    `code`: the error code of the 401. `rejected`: the access token that its request carried. `pair`: the one
+    in force now. `now`: epoch seconds. `is_bare`: the 401 has neither a body nor a code, as the answer to a
+    HEAD request has; then the stored expiry decides.
     """
     # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is
-    # answered with that one.
+    # answered with that one (rule 9).
     if pair.secret != rejected and not pair.expired:
         return RESEND
     if code == EXPIRED:
         return ROTATE
-    # Once for a pair: the one that follows has its expiry ahead of it.
+    # This rotates once for a pair: the pair that follows has its expiry ahead of it.
     expired = pair.expired or (pair.expires_at is not None and pair.expires_at <= now)
     return ROTATE if is_bare and code is None and pair.secret == rejected and expired else HAND_OVER
 
 
 def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, longest: float) -> bool:
-    """Whether a refresh in the background makes sense, for a pair that has less left than `refresh_ahead`
-    asks for.
+    """Return whether to refresh in the background a pair that has less left than `refresh_ahead` asks for.
 
-    Not in the first half of a life, as far as the record knows when it began: an access token may live
-    shorter than that. Not beside another process's attempt, which takes `longest` seconds at most, nor after
-    one that was refused, or that failed less than `pause` seconds ago.
+    No in the first half of a token's life, as far as the record knows when it began: an access token may
+    live shorter than `refresh_ahead`. No beside another process's attempt, which takes `longest` seconds at
+    most. No after an attempt that was refused, or that failed less than `pause` seconds ago.
     """
     if record.concerns(fingerprint(stored.refresh_token)):
         recent = 0 <= now - record.at < (longest if record.state == SENDING else pause)
@@ -131,8 +134,9 @@ def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, lo
 
 
 def pause_ends(record: Record, now: float) -> float | None:
-    """The moment until which an attempt that failed keeps everybody from trying, as the server asked; None
-    where it doesn't.
+    """Return until when nothing is sent after a failed attempt, as the server asked, in epoch seconds.
+
+    None where the server asked for no pause, or the pause is over.
     """
     if record.state != FAILED or record.not_before is None:
         return None

@@ -1,209 +1,257 @@
-"""What is with a session: facts from the token file and the record beside it, and the few lines that tell
-them to a person.
+"""The state of a session as facts, read from the store, the record beside it and the lock.
 
-Looking changes nothing: no file is made, none is opened for writing, nobody is called.
+Rule 14: reading changes nothing. No file is made, none is opened for writing, nothing is sent.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from contextlib import suppress
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+from ..common.limits import LOCK_TIMEOUT
 from ..common.text import format_time_relative
 from ..errors import ConfigurationError
-from ..store.file_checks import mode_of, name_of, problem_with_rewriting, problem_with_writing
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..store.remedies import login_command_line
-from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens, fingerprint
 from .decision import pause_ends
-from .transaction import LOCK_TIMEOUT
 
-__all__ = ["describe", "pair_facts", "status_of"]
+if TYPE_CHECKING:
+    from ..store.base import InspectableStore, StoreFacts
 
-#: Looks at file, record and lock until they tell of the same moment; a rotation in between changes two of
-#: them.
-LOOKS = 5
+__all__ = [
+    "InFlight",
+    "LastFailure",
+    "LastRotation",
+    "PairFacts",
+    "Status",
+    "describe",
+    "format_clock",
+    "pair_facts",
+    "status_of",
+]
+
+#: Reads of pair, record and lock until all are of the same moment: a rotation in between changes two of them.
+MAX_READS = 5
 
 
-def status_of(file: TokenFile, now: float) -> dict[str, Any]:
-    """The facts, as JSON takes them. `now`: epoch seconds, as all times in it. Raises `TokenFileError`."""
-    tokens, record, in_flight = _moment_of(file, now)
-    trouble = (
-        None if in_flight and record.state == SENDING else _trouble(file, tokens, record, in_flight, now)
-    )
-    return {
-        "signed_in": not (trouble and trouble["final"]),
-        **file_facts(file),
-        **pair_facts(tokens, now),
-        "last_rotation": None
+@dataclass(frozen=True)
+class PairFacts:
+    """What can be shown of a pair: nothing of a token but its fingerprint.
+
+    `expires_at`: epoch seconds. `seconds_left`: negative after the expiry. Both None where none is stored.
+    """
+
+    access_token_fingerprint: str
+    refresh_token_fingerprint: str
+    scope: str | None
+    expires_at: float | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class LastRotation:
+    """The last rotation that brought a pair. `at`: epoch seconds."""
+
+    at: float
+    pid: int | None
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A refresh under way, or a new pair that its process has yet to write. `since`: epoch seconds."""
+
+    since: float
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True)
+class LastFailure:
+    """What failed last with the refresh token that the store holds, and what to do.
+
+    `final`: only a new sign-in helps. `not_before`: epoch seconds until which nothing is sent, as the server
+    asked. `at`: epoch seconds.
+    """
+
+    what: str
+    next_step: str
+    final: bool
+    not_before: float | None
+    at: float
+    pid: int
+    host: str
+    status: int | None
+    code: str | None
+    request_id: str | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a session.
+
+    `signed_in`: the session is good, as far as is known here. `last_attempt`: the state on record of the last
+    attempt with the refresh token that the store holds, empty if there was none.
+    """
+
+    signed_in: bool
+    store: StoreFacts
+    pair: PairFacts
+    last_rotation: LastRotation | None
+    refresh_in_flight: InFlight | None
+    last_failure: LastFailure | None
+    last_attempt: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as ``adh-auth status --json`` prints them."""
+        return {
+            "signed_in": self.signed_in,
+            "token_file": self.store.name,
+            "leads_to": self.store.leads_to,
+            "mode": self.store.mode,
+            "owner": self.store.owner,
+            "rewriting": self.store.problem,
+            **asdict(self.pair),
+            "last_rotation": self.last_rotation and asdict(self.last_rotation),
+            "refresh_in_flight": self.refresh_in_flight and asdict(self.refresh_in_flight),
+            "trouble": self.last_failure and asdict(self.last_failure),
+        }
+
+
+def status_of(store: InspectableStore, now: float) -> Status:
+    """Return the state of the session in `store`. `now`: epoch seconds. Raises `TokenFileError`."""
+    stored, record, in_flight = _consistent_read(store, now)
+    facts = store.facts()
+    failure = None
+    if not (in_flight and record.state == SENDING):
+        failure = _last_failure(store, facts.name, stored, record, in_flight, now)
+    return Status(
+        signed_in=failure is None or not failure.final,
+        store=facts,
+        pair=_pair_facts(stored.tokens, now),
+        last_rotation=None
         if record.rotated_at is None
-        else {"at": record.rotated_at, "pid": record.rotated_by},
-        "refresh_in_flight": {"since": record.at, "pid": record.pid, "host": record.host}
-        if in_flight
-        else None,
-        "trouble": trouble,
-    }
-
-
-def file_facts(file: TokenFile) -> dict[str, Any]:
-    """The file's name, mode, owner, and why it could not be rewritten at the next rotation, if so."""
-    path = str(file.path)
-    target = os.path.realpath(path)
-    facts: dict[str, Any] = {
-        "token_file": path,
-        "leads_to": target if os.path.islink(path) else None,
-        "mode": None,
-        "owner": None,
-    }
-    with suppress(OSError):
-        status = os.stat(target)
-        if sys.platform != "win32":  # which makes a mode up from one attribute, and has no owner's number
-            facts.update(mode=mode_of(status), owner=name_of(status.st_uid))
-    return {
-        **facts,
-        "rewriting": problem_with_rewriting(target) or problem_with_writing(target + ".record", ours=True),
-    }
+        else LastRotation(record.rotated_at, record.rotated_by),
+        refresh_in_flight=InFlight(record.at, record.pid, record.host) if in_flight else None,
+        last_failure=failure,
+        last_attempt=record.state if _is_about(record, stored) else "",
+    )
 
 
 def pair_facts(tokens: Tokens, now: float) -> dict[str, Any]:
-    """What can be told of a pair without giving it away.
+    """Return the `PairFacts` of a pair as JSON takes them. `now`: epoch seconds."""
+    return asdict(_pair_facts(tokens, now))
 
-    `seconds_left` is negative after the expiry, None where none is stored.
-    """
-    return {
-        "access_token_fingerprint": fingerprint(tokens.access_token),
-        "refresh_token_fingerprint": fingerprint(tokens.refresh_token),
-        "scope": tokens.scope,
-        "expires_at": tokens.expires_at,
-        "seconds_left": None if tokens.expires_at is None else round(tokens.expires_at - now, 3),
-    }
+
+def _pair_facts(tokens: Tokens, now: float) -> PairFacts:
+    return PairFacts(
+        access_token_fingerprint=fingerprint(tokens.access_token),
+        refresh_token_fingerprint=fingerprint(tokens.refresh_token),
+        scope=tokens.scope,
+        expires_at=tokens.expires_at,
+        seconds_left=None if tokens.expires_at is None else round(tokens.expires_at - now, 3),
+    )
 
 
 def describe(tokens: Tokens, now: float) -> str:
-    """The same in a line."""
-    expiry = (
-        "with no known expiry"
-        if tokens.expires_at is None
-        else f"expires {format_time_relative(tokens.expires_at, now)}"
-    )
-    return f"access token {fingerprint(tokens.access_token)}, {expiry}; refresh token {fingerprint(tokens.refresh_token)}"
+    """Return a pair in one line, without a secret. `now`: epoch seconds."""
+    expiry = "with no known expiry"
+    if tokens.expires_at is not None:
+        expiry = f"expires {format_time_relative(tokens.expires_at, now)}"
+    access, refresh = fingerprint(tokens.access_token), fingerprint(tokens.refresh_token)
+    return f"access token {access}, {expiry}; refresh token {refresh}"
 
 
-def _moment_of(file: TokenFile, now: float) -> tuple[Tokens, Record, bool]:
-    """The pair, the record, and whether a refresh is in flight, all of one moment."""
-    for _ in range(LOOKS):
-        tokens, record = file.load(), file.record()
-        open_end = record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(tokens.refresh_token))
-        held = open_end and _is_held(file.lock().path, record, now)
-        if held or not open_end or file.record() == record:
+def format_clock(epoch: float) -> str:
+    """Return the local time of day of a time within the next minute, in epoch seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(epoch))
+
+
+def _consistent_read(store: InspectableStore, now: float) -> tuple[Stored, Record, bool]:
+    """Return the pair, the record, and whether a refresh is in flight, all of one moment."""
+    for _ in range(MAX_READS):
+        stored, record = store.read(), store.record()
+        unfinished = record.state in (SENDING, UNSAVED) and _is_about(record, stored)
+        held = unfinished and _is_held(store, record, now)
+        if held or not unfinished or store.record() == record:
             break
-    return tokens, record, held
+    return stored, record, held
 
 
-def _is_held(lock_path: str, record: Record, now: float) -> bool:
-    """Whether somebody holds the lock.
-
-    Asks the kernel without a write access; where it can't tell, a recent record is believed.
-    """
-    recent = abs(now - record.at) < LOCK_TIMEOUT  # a record from the future is no recent one
-    if sys.platform == "win32":
-        return recent  # a byte range is locked there, which only a write access could try
-    import errno
-    import fcntl
-
-    try:
-        fd = os.open(lock_path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return recent
-    try:
-        # A shared lock: it is refused as long as the exclusive one is held, and two who look don't see each
-        # other. It is gone in microseconds; a rotation that wants the lock in these tries again 50 ms later.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as refused:
-        return refused.errno in (errno.EAGAIN, errno.EACCES) or recent
-    else:
-        return False
-    finally:
-        os.close(fd)
+def _is_about(record: Record, stored: Stored) -> bool:
+    return record.concerns(fingerprint(stored.tokens.refresh_token))
 
 
-def _trouble(
-    file: TokenFile, tokens: Tokens, record: Record, in_flight: bool, now: float
-) -> dict[str, Any] | None:
-    """What went wrong last with the refresh token that the file holds, and what to do.
+def _is_held(store: InspectableStore, record: Record, now: float) -> bool:
+    """Return whether the lock is held; where that can't be known, whether the record is recent."""
+    locked = store.is_locked()
+    # A record from the future is not recent.
+    return abs(now - record.at) < LOCK_TIMEOUT if locked is None else locked
 
-    `final`: only a new sign-in helps. `not_before`: until then nobody tries again, as the server asked.
-    """
-    if not record.concerns(fingerprint(tokens.refresh_token)) or record.state not in (
-        SENDING,
-        UNSAVED,
-        FAILED,
-        REFUSED,
-    ):
+
+def _last_failure(
+    store: InspectableStore, name: str, stored: Stored, record: Record, in_flight: bool, now: float
+) -> LastFailure | None:
+    if not _is_about(record, stored) or record.state not in (SENDING, UNSAVED, FAILED, REFUSED):
         return None
     not_before = pause_ends(record, now)
-    what, next_step = _explained(file, tokens, record, in_flight, not_before)
-    return {
-        "what": what,
-        "next_step": next_step,
-        "final": record.state == REFUSED,
-        "not_before": not_before,
-        "at": record.at,
-        "pid": record.pid,
-        "host": record.host,
-        "status": record.status,
-        "code": record.code,
-        "request_id": record.request_id,
-    }
-
-
-def _explained(
-    file: TokenFile, tokens: Tokens, record: Record, in_flight: bool, not_before: float | None
-) -> tuple[str, str]:
-    by = f"process {record.pid} on {record.host}"
-    again = login_command_line(str(file.path))
     if record.state == REFUSED:
-        lost = (
-            f", most likely because the reply to an earlier try was lost ({record.lost_how})"
-            if record.lost_at is not None
-            else ""
-        )
-        return f"the refresh token was refused (invalid_grant: revoked, expired or already used){lost}", again
-    if record.state == FAILED:
-        return record.reason or "the refresh failed", _after_a_failure(record, not_before)
-    if in_flight:
-        what = f"{by} holds the only copy of the new pair and can't write it: {record.reason}"
-        return (
-            what,
-            f"make the file writable again; don't end process {record.pid} before it has written the pair",
-        )
-    what = f"{by} ended before it had saved the reply to its refresh"
-    left = file.left_behind()
-    if left is not None and left.follows(Stored(tokens, {})) is not False:
-        return what, "nothing: its new pair was found beside the file, and the next refresh puts it in place"
-    return what, f"the next refresh tries the same token once more; if that is refused, {again}"
-
-
-def _after_a_failure(record: Record, not_before: float | None) -> str:
-    good = "the session is still good" if record.lost_at is None else "the session is most likely still good"
-    if not_before is not None:
-        pause = f"the server is not asked again before {_clock(not_before)} (it asked to wait)"
-        return f"{good}; {pause}: until then, a request that meets an expired token fails"
-    again = f"{good}: the next request that meets an expired token tries again"
-    # No other failure is recorded as this one: the server refused the client (`invalid_client`).
-    return (
-        f"check ADH_CLIENT_ID and ADH_CLIENT_SECRET; {again}"
-        if record.error == ConfigurationError.__name__
-        else again
+        what, next_step = _after_refusal(record, name)
+    elif record.state == FAILED:
+        what, next_step = record.reason or "the refresh failed", _after_failure(record, not_before)
+    elif in_flight:
+        what, next_step = _while_unsaved(record)
+    else:
+        what, next_step = _after_kill(store, name, stored, record)
+    return LastFailure(
+        what=what,
+        next_step=next_step,
+        final=record.state == REFUSED,
+        not_before=not_before,
+        at=record.at,
+        pid=record.pid,
+        host=record.host,
+        status=record.status,
+        code=record.code,
+        request_id=record.request_id,
     )
 
 
-def _clock(epoch: float) -> str:
-    """The time of day of a moment within the next minute."""
-    return time.strftime("%H:%M:%S", time.localtime(epoch))
+# What happened, and what to do.
+
+
+def _after_refusal(record: Record, name: str) -> tuple[str, str]:
+    what = "the refresh token was refused (invalid_grant: revoked, expired or already used)"
+    if record.lost_at is not None:
+        what += f", most likely because the reply to an earlier try was lost ({record.lost_how})"
+    return what, login_command_line(name)
+
+
+def _after_failure(record: Record, not_before: float | None) -> str:
+    good = "the session is still good" if record.lost_at is None else "the session is most likely still good"
+    if not_before is not None:
+        pause = f"the server is not asked again before {format_clock(not_before)} (it asked to wait)"
+        return f"{good}; {pause}: until then, a request that meets an expired token fails"
+    again = f"{good}: the next request that meets an expired token tries again"
+    # The one cause that is recorded by this name: the server refused the client (`invalid_client`).
+    if record.error == ConfigurationError.__name__:
+        return f"check ADH_CLIENT_ID and ADH_CLIENT_SECRET; {again}"
+    return again
+
+
+def _while_unsaved(record: Record) -> tuple[str, str]:
+    holder = f"process {record.pid} on {record.host}"
+    return (
+        f"{holder} holds the only copy of the new pair and can't write it: {record.reason}",
+        f"make the file writable again; don't end process {record.pid} before it has written the pair",
+    )
+
+
+def _after_kill(store: InspectableStore, name: str, stored: Stored, record: Record) -> tuple[str, str]:
+    what = f"process {record.pid} on {record.host} ended before it had saved the reply to its refresh"
+    left = store.left_behind()
+    if left is not None and left.follows(Stored(stored.tokens, {})) is not False:
+        return what, "nothing: its new pair was found beside the file, and the next refresh puts it in place"
+    again = login_command_line(name)
+    return what, f"the next refresh tries the same token once more; if that is refused, {again}"

@@ -1,8 +1,8 @@
-"""A rotation as a sequence of steps: lock, re-read, decide, reserve, send, write, unlock.
+"""A rotation as a sequence of steps: lock, re-read, decide, reserve, send, write, unlock (rule 1).
 
-Each generator yields one `Step` at a time and is sent what the step gave; whoever drives it does the waiting.
-A worker thread drives it through real files and sockets, and a simulation through every order in which two or
-three processes can take their steps.
+Each generator yields one `Step` at a time and is sent what the step returned; its driver does the waiting.
+A job's thread drives it through real files and sockets. A simulation drives it through every order in which
+two or three processes can take their steps.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
+from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed
 from ..oauth import endpoint, replies
@@ -26,78 +26,84 @@ from .outcome import failure, refusal, unsaved
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
 
-__all__ = [
-    "LOCK_TIMEOUT",
-    "REFRESH_DEADLINE",
-    "check_transaction",
-    "revocation_transaction",
-    "rotation_transaction",
-]
+__all__ = ["check_transaction", "revocation_transaction", "rotation_transaction"]
 
-#: Seconds for the question whether the API takes a token. A request waits for it, and goes on without an
-#: answer.
-ASK_SECONDS = 5.0
-
-#: Seconds between looks at the token file while another process refreshes: soon at first, then without
-#: burning the processor.
-FIRST_LOOK, LAST_LOOK = 0.004, 0.02
-#: Seconds between tries for the lock, and looks at the record, meanwhile; they cost fifty times a look at the
-#: file.
-LOCK_LOOK = 0.05
+#: Seconds for the call that shows whether the API takes a token. A request waits for it, and goes on without
+#: an answer.
+CHECK_TIMEOUT = 5.0
+#: Seconds between checks of the token file while another process refreshes: short at first, then longer to
+#: spare the processor.
+FIRST_POLL, LAST_POLL = 0.004, 0.02
+#: Seconds between tries for the lock meanwhile, each with a read of the record. They cost fifty times a check
+#: of the file.
+LOCK_INTERVAL = 0.05
 
 
 def rotation_transaction(context: RotationContext, rejected: Secret) -> Transaction:
-    """Rotate away from `rejected`; gives the pair to use, raises the outcome's error."""
+    """Rotate away from the access token `rejected`. Return the pair to use; raise the outcome's error."""
     store = context.store
     state = yield Step("state", store.state)
     stored = yield Step("load", store.read_patiently)
     record = yield Step("record", store.record)
-    # An attempt under way counts as later than we are: we are about to wait for it, and its failure will be
-    # ours.
-    since = record.number - (record.state == SENDING)
+    since = _last_ended_attempt(record)
     early = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
     if not isinstance(early, Refresh):
-        return _carried_out(early)
+        return _carry_out(early)
     context.lock = store.lock()
     adopted = yield from _await_lock(context, rejected, state, since)
     if adopted is not None:
         return adopted
-    try:
-        outcome = yield from _rotate_locked(context, rejected, since)
-    except AdhAuthError as error:
-        outcome = error
-    yield from attempted(Step("unlock", context.lock.release))  # where that fails, the job's end does it
-    if isinstance(outcome, AdhAuthError):
-        raise outcome
-    return outcome
+    return (yield from _then_unlock(context, _rotate_locked(context, rejected, since)))
 
 
-def _carried_out(decision: Adopt | Refuse) -> Tokens:
+def _last_ended_attempt(record: Record) -> int:
+    """Return the number of the last attempt that has ended.
+
+    One under way counts as later than this caller, which is about to wait for it: its failure is shared.
+    """
+    return record.number - 1 if record.state == SENDING else record.number
+
+
+def _carry_out(decision: Adopt | Refuse) -> Tokens:
     if isinstance(decision, Refuse):
         raise decision.error
     return decision.tokens
 
 
+def _then_unlock(context: RotationContext, steps: Transaction) -> Transaction:
+    """Return what the steps return, or raise their error, after the lock was released."""
+    assert context.lock is not None
+    error = None
+    try:
+        outcome = yield from steps
+    except AdhAuthError as raised:
+        error = raised
+    yield from attempted(Step("unlock", context.lock.release))  # where that fails, the job's end does it
+    if error is not None:
+        raise error
+    return outcome
+
+
+# Waiting for the lock.
+
+
 def _await_lock(context: RotationContext, rejected: Secret, state: object, since: int) -> Transaction:
-    """Take the lock (None), or have what its holder got (the pair, or the error of its attempt)."""
+    """Take the lock and return None, or return the pair that its holder got; raise the holder's error."""
     store, clock, lock = context.store, context.clock, context.lock
     assert lock is not None
     deadline = clock.monotonic() + context.lock_timeout
-    look, next_try = FIRST_LOOK, clock.monotonic()
+    poll, next_try = FIRST_POLL, clock.monotonic()
     while True:
         if clock.monotonic() >= next_try:
             if (yield Step("lock", lock.take)):
                 return None
             record = yield Step("record", store.record)
             stored = yield Step("load", store.read_patiently)
-            _share_outcome(context, rejected, record, stored.tokens, since)
-            next_try = clock.monotonic() + LOCK_LOOK
-        if clock.ending():
-            raise RefreshFailed(
-                "the program is ending; another process is refreshing", token_file=context.name
-            )
-        yield Step("wait", partial(clock.sleep, look))
-        look = min(1.3 * look, LAST_LOOK)
+            _raise_shared_error(context, rejected, record, stored.tokens, since)
+            next_try = clock.monotonic() + LOCK_INTERVAL
+        _require_not_ending(context)
+        yield Step("wait", partial(clock.sleep, poll))
+        poll = min(1.3 * poll, LAST_POLL)
         timed_out = clock.monotonic() > deadline
         if (yield Step("state", store.state)) != state or timed_out:
             stored = yield Step("load", store.read_patiently)
@@ -107,14 +113,18 @@ def _await_lock(context: RotationContext, rejected: Secret, state: object, since
             raise store.lock_timeout(lock, context.lock_timeout)
 
 
-def _share_outcome(
+def _require_not_ending(context: RotationContext) -> None:
+    if context.clock.ending():
+        raise RefreshFailed("the program is ending; another process is refreshing", token_file=context.name)
+
+
+def _raise_shared_error(
     context: RotationContext, rejected: Secret, record: Record, stored: Tokens, since: int
 ) -> None:
-    """Raise what the holder's attempt came to, if it came to nothing."""
+    """Raise the error of the holder's attempt, if it has failed (rule 6)."""
     concerned = record.concerns(fingerprint(stored.refresh_token))
-    if (
-        concerned and record.state == UNSAVED
-    ):  # also where its own pair, known to that process alone, is the one that was rejected
+    # Also where the rejected token is the holder's own, of a pair that is in that process's memory only.
+    if concerned and record.state == UNSAVED:
         raise unsaved(record, context.name)
     about_this = concerned and Secret(stored.access_token) == rejected
     if about_this and record.number > since and record.state == FAILED:
@@ -123,35 +133,39 @@ def _share_outcome(
         raise refusal(record, context.name)
 
 
+# Under the lock.
+
+
 def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
+    """Re-read, decide anew, recover or refresh. Return the pair to use."""
     store = context.store
     stored = yield Step("reread", store.read_patiently)
     record = yield Step("record", store.record)
     decision = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
     if not isinstance(decision, Refresh):
-        return _carried_out(decision)
+        return _carry_out(decision)
     if (yield from _recover(context, stored, record)):
         # What was found may have expired meanwhile: decide anew.
         return (yield from _rotate_locked(context, rejected, since))
-    room = yield Step("reserve", store.reserve)
-    attempt = Attempt(context, stored, room, record, decision)
+    reservation = yield Step("reserve", store.reserve)
+    attempt = Attempt(context, stored, reservation, record, decision)
     try:
         return (yield from attempt.steps())
     finally:
         if attempt.has_pair:
-            room.leave()
+            reservation.leave()
         else:
-            room.discard()
+            reservation.discard()
 
 
 def _recover(context: RotationContext, stored: Stored, record: Record) -> Transaction:
-    """The holder was killed after it had put the new pair on disk and before it was the file: finish that.
+    """Finish the write of a holder that was killed before its new pair, on disk already, was the file.
 
-    True: decide anew.
+    Return whether there was one (rule 16).
     """
     left = yield Step("left behind", context.store.left_behind)
-    # The record may be lost, as it is not durable, or another's: only what an earlier version has left needs
-    # its word.
+    # The record is not durable and may be lost, or another's. Only a pair that an earlier version of this
+    # library has left needs its word.
     unfinished = record.state in (SENDING, UNSAVED) and record.concerns(
         fingerprint(stored.tokens.refresh_token)
     )
@@ -160,9 +174,13 @@ def _recover(context: RotationContext, stored: Stored, record: Record) -> Transa
         return False
     if (yield Step("recover", partial(context.store.install_left_behind, stored))):
         context.warn(
-            f"token file {context.name}: a process ended while it replaced the file; its pair was found beside it and is in place now"
+            f"token file {context.name}: a process ended while it replaced the file;"
+            " its pair was found beside it and is in place now"
         )
     return True
+
+
+# The two other jobs.
 
 
 def check_transaction(
@@ -174,7 +192,8 @@ def check_transaction(
     """
     expired = False
     with suppress(endpoint.Unreachable):
-        expired = replies.says_expired((yield Step("ask", partial(context.post, call, ASK_SECONDS))))
+        reply = yield Step("ask", partial(context.post, call, CHECK_TIMEOUT))
+        expired = replies.says_expired(reply)
     if expired:
         pair.mark_expired()
     pair.doubtful = False
@@ -183,52 +202,50 @@ def check_transaction(
 def revocation_transaction(
     context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
 ) -> Transaction:
-    """Tell the server, then remove the file, both under the lock."""
-    context.lock = context.store.lock()
+    """Tell the server to end the session, then remove the file, both under the lock."""
+    context.lock = lock = context.store.lock()
     deadline = context.clock.monotonic() + context.lock_timeout
-    while not (yield Step("lock", context.lock.take)):
-        if context.clock.ending():
-            raise RefreshFailed(
-                "the program is ending; another process is refreshing", token_file=context.name
-            )
+    while not (yield Step("lock", lock.take)):
+        _require_not_ending(context)
         if context.clock.monotonic() > deadline:
-            raise context.store.lock_timeout(context.lock, context.lock_timeout)
-        yield Step("wait", partial(context.clock.sleep, LAST_LOOK))
-    try:
-        error = yield from _revoke_locked(context, revoke_call)
-    except AdhAuthError as raised:
-        error = raised
-    yield from attempted(Step("unlock", context.lock.release))
-    if error is not None:
-        raise error
+            raise context.store.lock_timeout(lock, context.lock_timeout)
+        yield Step("wait", partial(context.clock.sleep, LAST_POLL))
+    yield from _then_unlock(context, _revoke_locked(context, revoke_call))
 
 
 def _revoke_locked(
     context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
 ) -> Transaction:
     stored = yield Step("reread", context.store.read_patiently)
+    call = revoke_call(Secret(stored.tokens.refresh_token))
     try:
-        reply = yield Step(
-            "send", partial(context.post, revoke_call(Secret(stored.tokens.refresh_token)), REFRESH_DEADLINE)
-        )
+        reply = yield Step("send", partial(context.post, call, REFRESH_DEADLINE))
     except endpoint.Unreachable as unreachable:
-        reason, facts = unreachable.reason, {}
+        error: AdhAuthError = _not_revoked(context, unreachable.reason)
     else:
         if replies.revoked(reply):
             yield Step("remove", context.store.remove)
-            return None
-        verdict = replies.classify(reply, context.clock.now())
-        reason, facts = (
-            verdict.reason,
-            {"status": verdict.status, "code": verdict.code, "request_id": verdict.request_id},
+            return
+        error = _revocation_error(context, replies.classify(reply, context.clock.now()))
+    raise error
+
+
+def _revocation_error(context: RotationContext, verdict: replies.Verdict) -> AdhAuthError:
+    """Return the error for a reply that is not that of a revocation."""
+    if verdict.kind == "misconfigured":
+        return ConfigurationError(
+            f"the server refuses this client ({verdict.reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET."
+            f" {context.name} was kept",
+            token_file=context.name,
+            code=verdict.code,
+            request_id=verdict.request_id,
         )
-        if verdict.kind == "misconfigured":
-            return ConfigurationError(
-                f"the server refuses this client ({reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET. {context.name} was kept",
-                token_file=context.name,
-                code=verdict.code,
-                request_id=verdict.request_id,
-            )
+    return _not_revoked(
+        context, verdict.reason, status=verdict.status, code=verdict.code, request_id=verdict.request_id
+    )
+
+
+def _not_revoked(context: RotationContext, reason: str, **facts: Any) -> RefreshFailed:
     return RefreshFailed(
         f"the session of {context.name} could not be revoked: {reason}. The file was kept; try again later",
         token_file=context.name,

@@ -5,16 +5,17 @@ For type checkers only: making a Protocol takes time at each start.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ..errors import LockTimeout, TokenFileError
-    from ..rotation.active_tokens import ActiveTokens
     from ..tokens import Stored
     from .record import Record
     from .stat_cache import StatCache
 
-__all__ = ["CachedStore", "Lock", "Reservation", "Store"]
+__all__ = ["CachedStore", "InspectableStore", "Lock", "Reservation", "Store", "StoreFacts"]
+
+T = TypeVar("T")
 
 
 class Lock(Protocol):
@@ -62,4 +63,32 @@ class Store(Protocol):
 class CachedStore(Store, Protocol):
     """A store that can be asked cheaply whether the session is as it was when it was read."""
 
-    def cached(self, state: object, pair: ActiveTokens) -> StatCache[ActiveTokens]: ...
+    def cached(self, state: object, made: T) -> StatCache[T]: ...
+
+
+class StoreFacts(NamedTuple):
+    """What can be seen of a session's place without changing anything; None where it can't be known.
+
+    `name`: its name, for messages. `leads_to`: the target of a link. `mode`: octal digits. `problem`: why it
+    can't be rewritten at the next rotation.
+    """
+
+    name: str
+    leads_to: str | None = None
+    mode: str | None = None
+    owner: str | None = None
+    problem: str | None = None
+
+
+class InspectableStore(Protocol):
+    """What ``status`` reads. Nothing here changes anything or sends anything."""
+
+    def read(self) -> Stored: ...
+    def record(self) -> Record: ...
+    def left_behind(self) -> Stored | None: ...
+
+    def facts(self) -> StoreFacts:
+        """Return what can be seen of the store."""
+
+    def is_locked(self) -> bool | None:
+        """Return whether the lock is held; None where that can't be known without write access."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
@@ -23,6 +23,9 @@ from .messages import lock_error, reading, token_file_error, unusable_content, w
 from .record import NOTHING, Record
 from .reservation import Reservation
 from .stat_cache import StatCache, state_of
+
+if TYPE_CHECKING:
+    from .base import StoreFacts
 
 __all__ = ["TokenFile"]
 
@@ -270,6 +273,20 @@ class TokenFile:
     def error(self, problem: str, next_step: str) -> TokenFileError:
         """Return an error that names the file, the problem and the next step."""
         return token_file_error(self._path, problem, next_step)
+
+    # What `status` asks for. Imported late: no rotation needs it.
+
+    def facts(self) -> StoreFacts:
+        """Return the file's name, mode and owner, and why it could not be rewritten, if so."""
+        from .inspection import facts_of
+
+        return facts_of(str(self.path))
+
+    def is_locked(self) -> bool | None:
+        """Return whether a process holds the lock; None where that can't be known."""
+        from .inspection import is_locked
+
+        return is_locked(self.lock().path)
 
     def _target(self) -> str:
         # os.replace onto a symlink replaces the link. The lock is there, too: two links may lead to one file.

@@ -56,24 +56,20 @@ def auth(request: pytest.FixtureRequest, arguments: dict[str, Any]) -> Any:
 
 
 def test_signed_in(auth: Any, token_file: Path, sandbox: Sandbox) -> None:
-    """It names the class, the file and the API, and tells the expiry, the last rotation and that there is no
-    trouble.
-    """
+    """It names the class, the file and the API, and shows the expiry, the last rotation and no failure."""
     auth.refresh()
-    told = facts_of(auth._repr_html_())
-    assert told["state"] == "signed in"
-    assert told["token file"] == str(token_file)
-    assert told["API"] == sandbox.url
-    assert told["expires"].endswith("(in 59 min)")
-    assert "by process" in told["last rotation"]
-    assert told["last trouble"] == "none"
-    assert (
-        repr(auth)
-        == f"{type(auth).__name__}('{token_file}', base_url='{sandbox.url}', state='signed in, expires in 59 min, rotated 0 s ago')"
-    )
+    shown = facts_of(auth._repr_html_())
+    assert shown["state"] == "signed in"
+    assert shown["token file"] == str(token_file)
+    assert shown["API"] == sandbox.url
+    assert shown["expires"].endswith("(in 59 min)")
+    assert "by process" in shown["last rotation"]
+    assert shown["last failure"] == "none"
+    state = "signed in, expires in 59 min, rotated 0 s ago"
+    assert repr(auth) == f"{type(auth).__name__}('{token_file}', base_url='{sandbox.url}', state='{state}')"
 
 
-def test_looking_calls_nobody(auth: Any, sandbox: Sandbox, token_file: Path) -> None:
+def test_showing_it_sends_nothing(auth: Any, sandbox: Sandbox, token_file: Path) -> None:
     """Neither the card nor the repr sends anything or makes a file."""
     before = sorted(token_file.parent.iterdir())
     auth._repr_html_()
@@ -87,26 +83,26 @@ def test_signed_out(auth: Any, sandbox: Sandbox) -> None:
     sandbox.revoke()
     with pytest.raises(AdhAuthError):
         auth.refresh()
-    told = facts_of(auth._repr_html_())
-    assert told["state"] == "not signed in"
-    assert "invalid_grant" in told["last trouble"]
-    assert "adh-auth login" in told["what to do"]
+    shown = facts_of(auth._repr_html_())
+    assert shown["state"] == "not signed in"
+    assert "invalid_grant" in shown["last failure"]
+    assert "adh-auth login" in shown["what to do"]
     assert "not signed in, the refresh token was refused" in repr(auth)
 
 
-def test_trouble_that_may_pass(auth: Any, sandbox: Sandbox) -> None:
-    """An outage leaves the session signed in; the card tells of it."""
+def test_a_failure_that_may_pass(auth: Any, sandbox: Sandbox) -> None:
+    """An outage leaves the session signed in; the card shows it."""
     sandbox.fail_next(None, status=429, retry_after=3600)
     with pytest.raises(RefreshFailed):
         auth.refresh()
-    told = facts_of(auth._repr_html_())
-    assert told["state"] == "signed in, with trouble"
-    assert "HTTP 429" in told["last trouble"]
+    shown = facts_of(auth._repr_html_())
+    assert shown["state"] == "signed in, with a problem"
+    assert "HTTP 429" in shown["last failure"]
     assert "the last refresh failed" in repr(auth)
 
 
 def test_a_refresh_under_way(auth: Any, sandbox: Sandbox) -> None:
-    """Somebody's refresh in flight is told, not waited for."""
+    """Another process's refresh in flight is shown, not waited for."""
     with sandbox.hold_next() as hold:
         job = auth._core.refresh_now()
         hold.wait()
@@ -116,13 +112,13 @@ def test_a_refresh_under_way(auth: Any, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b'{"access_token": "adh_secret"}'])
 def test_no_usable_file(auth: Any, token_file: Path, content: bytes | None) -> None:
-    """A missing or broken file is told with the next step."""
+    """A missing or broken file is shown with the next step."""
     token_file.unlink()
     if content is not None:
         token_file.write_bytes(content)
-    told = facts_of(auth._repr_html_())
-    assert told["state"] == "not signed in"
-    assert "adh-auth login" in told["last trouble"]
+    shown = facts_of(auth._repr_html_())
+    assert shown["state"] == "not signed in"
+    assert "adh-auth login" in shown["last failure"]
     assert "adh_secret" not in auth._repr_html_() + repr(auth)
     assert "state='not signed in'" in repr(auth)
 
@@ -136,7 +132,7 @@ def test_no_secret(auth: Any, sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_an_expiry_that_is_over_or_unknown(auth: Any, token_file: Path) -> None:
-    """An expired token is no sign-out, and an unknown expiry no trouble."""
+    """An expired token is no sign-out, and an unknown expiry no problem."""
     TokenFile(token_file).save(Tokens("adh_a", "adh_rt_a", time.time() - 90))
     assert facts_of(auth._repr_html_())["expires"].endswith("(1 min ago)")
     assert "expired, the next request refreshes it" in repr(auth)
@@ -156,7 +152,7 @@ def test_everything_is_escaped(arguments: dict[str, Any], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("error", [LockTimeout("busy"), ZeroDivisionError("adh_secret"), RecursionError()])
 def test_never_raises(auth: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Whatever goes wrong while looking costs the card its content, never the cell its result."""
+    """An error while the session is read costs the card its content, never the cell its result."""
 
     def fail(*_: object) -> Any:
         raise error
@@ -176,7 +172,10 @@ def test_an_object_that_was_never_built() -> None:
 
 
 #: Name, background of the page, what Jupyter's theme sets on it, and what the system prefers (0: dark).
-JUPYTER_DARK = "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;--jp-border-color2:#444;--jp-success-color0:#388e3c"
+JUPYTER_DARK = (
+    "--jp-layout-color1:#111;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#bbb;"
+    "--jp-border-color2:#444;--jp-success-color0:#388e3c"
+)
 THEMES = (("light", "#fff", "", 1), ("dark", "#0d1117", "", 0), ("jupyter-dark", "#111", JUPYTER_DARK, 1))
 
 
@@ -188,7 +187,8 @@ def test_pictures(arguments: dict[str, Any], tmp_path: Path) -> None:
     lost = AdhAuth(**{**arguments, "token_file": str(tmp_path / "lost.json")})
     drawn = set()
     for name, back, variables, preferred in THEMES:
-        page = f"<meta charset='utf-8'><body style='background:{back};{variables}'>{auth._repr_html_()}<p>{lost._repr_html_()}</body>"
+        cards = f"{auth._repr_html_()}<p>{lost._repr_html_()}"
+        page = f"<meta charset='utf-8'><body style='background:{back};{variables}'>{cards}</body>"
         address = "data:text/html;charset=utf-8," + urllib.parse.quote(page)
         picture = tmp_path / f"{name}.png"
         chromium.picture_of(

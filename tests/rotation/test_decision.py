@@ -169,7 +169,7 @@ CASES = (
         "refresh",
     ),
     Case(
-        "a success with a token that stands in the file again is tried",
+        "a success with a token that is in the file again is tried",
         OLD,
         replace(ABOUT_OLD, state=DONE),
         "refresh",
@@ -301,7 +301,7 @@ AFTER_401 = (
     ("a code beats what the API said before", "forbidden", _pair(expired=True), True, HAND_OVER),
     ("a code beats the clock", "forbidden", _pair(expires_at=NOW - 1), True, HAND_OVER),
     (
-        "the clock tells of the pair that was rejected only",
+        "the clock counts for the pair that was rejected only",
         None,
         _pair("access-new", expired=True, expires_at=NOW - 1),
         True,

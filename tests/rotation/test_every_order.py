@@ -21,8 +21,8 @@ from ..support.simulated_world import FULL, SAMPLES, Broken, Rules, SimulatedSto
 
 @pytest.fixture(autouse=True)
 def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "LOCK_LOOK", 0.0)
-    monkeypatch.setattr(attempt, "NAP", simulation.EVER)
+    monkeypatch.setattr(transaction, "LOCK_INTERVAL", 0.0)
+    monkeypatch.setattr(attempt, "PAUSE_SLICE", simulation.EVER)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -34,7 +34,7 @@ def test_every_order(name: str, record_property: Callable[[str, object], None]) 
     record_property("simulation", f"{name}: {report}")
     assert report.orders > report.states > report.runs > 10
     if FULL[name].faults and FULL[name].processes > 1:
-        # What can go wrong did go wrong somewhere, or the simulation looks at less than it says.
+        # What can fail did fail somewhere, or the simulation explores less than it says.
         assert {"True", "crashed", "TokenFileError", "RefreshFailed"} <= set(report.outcomes)
 
 
@@ -75,7 +75,7 @@ def _drops(attempt: Attempt, fresh: Stored, why: str) -> Any:
 
 #: A line that guards something, taken out, and what the simulation finds then.
 MISTAKES = {
-    "no look at what a killed process has left": (
+    "no check of what a killed process has left": (
         transaction,
         "_recover",
         _never_recovers,
@@ -108,7 +108,7 @@ MISTAKES = {
 def test_mistakes_are_found(
     monkeypatch: pytest.MonkeyPatch, mistake: tuple[object, str, object, str]
 ) -> None:
-    """The simulation finds the order of steps in which a mistake costs something, and tells it."""
+    """The simulation finds the order of steps in which a mistake costs something, and lists it."""
     owner, name, wrong, found = mistake
     monkeypatch.setattr(owner, name, wrong)
     with pytest.raises(Broken, match=found) as caught:
@@ -125,8 +125,9 @@ def test_no_recovery_rests_on_the_record(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_write_over_a_newer_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rename that does not look whether the file still holds what was spent is found by the sign-in that it
-    undoes.
+    """A rename that does not check whether the file still holds what was spent is found.
+
+    It undoes a sign-in.
     """
     monkeypatch.setattr(
         SimulatedStore, "_install_over", lambda store, fresh, spent: store._install(fresh) or True

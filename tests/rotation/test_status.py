@@ -1,4 +1,4 @@
-"""What `status` tells at three in the morning, and that looking changes nothing."""
+"""What `status` shows at three in the morning, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def env(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
 
 
 def facts(token_file: Path, code: int = 0) -> dict[str, Any]:
-    """What ``status --json`` says, without a client id or secret."""
+    """Return what ``status --json`` prints, without a client id or secret."""
     said = adh("status", "--json", "--token-file", str(token_file))
     assert (said.returncode, said.stderr) == (code, "")
-    told: dict[str, Any] = json.loads(said.stdout)
-    return told
+    shown: dict[str, Any] = json.loads(said.stdout)
+    return shown
 
 
 def rows(token_file: Path) -> dict[str, str]:
-    """What ``status`` tells a person, by its labels."""
+    """Return what ``status`` shows a person, by its labels."""
     said = adh("status", "--token-file", str(token_file)).stdout
     return {
         label.strip(): text.strip() for label, text in (line.split("  ", 1) for line in said.splitlines())
@@ -62,27 +62,27 @@ def noted(token_file: Path, state: str, **more: Any) -> TokenFile:
     return file
 
 
-def test_a_good_session_is_told_in_a_few_lines(token_file: Path) -> None:
-    """Without an attempt on record: signed in, the file, its mode, owner and fingerprints, and no trouble."""
+def test_a_good_session_is_shown_in_a_few_lines(token_file: Path) -> None:
+    """Without an attempt on record: signed in, the file, its mode, owner and fingerprints, and no failure."""
     tokens = TokenFile(token_file).load()
     said = adh("status", "--token-file", str(token_file))
     assert (said.returncode, said.stderr) == (0, "")
-    told = rows(token_file)
-    assert told["signed in"] == "yes"
-    assert told["token file"] == str(token_file)
-    assert told["mode"].startswith("0600, owner ")
-    assert told["access token"] == fingerprint(tokens.access_token)
-    assert told["refresh token"] == fingerprint(tokens.refresh_token)
-    assert told["scope"] == "profile:read discussions:read"
-    assert told["last trouble"] == "none"
+    shown = rows(token_file)
+    assert shown["signed in"] == "yes"
+    assert shown["token file"] == str(token_file)
+    assert shown["mode"].startswith("0600, owner ")
+    assert shown["access token"] == fingerprint(tokens.access_token)
+    assert shown["refresh token"] == fingerprint(tokens.refresh_token)
+    assert shown["scope"] == "profile:read discussions:read"
+    assert shown["last failure"] == "none"
 
 
 @pytest.mark.parametrize(
     ("left", "text"),
     [(7300, "in 2 h 1 min"), (-130, "2 min ago"), (-200_000, "2 d 7 h ago"), (None, "not stored")],
 )
-def test_the_expiry_is_told_both_ways(left: float | None, text: str, token_file: Path) -> None:
-    """The expiry stands there as a moment and as a distance from now."""
+def test_the_expiry_is_shown_both_ways(left: float | None, text: str, token_file: Path) -> None:
+    """The expiry is shown as a time and as a distance from now."""
     reply = json.loads(token_file.read_bytes())
     token_file.write_text(json.dumps(reply if left is None else {**reply, "expires_at": time.time() + left}))
     assert text in adh("status", "--token-file", str(token_file)).stdout
@@ -108,24 +108,24 @@ def test_an_expiry_that_is_over_promises_no_more_than_is_true(
     assert rows(token_file)["expiry"].endswith(f" ago); {promise}")
 
 
-def test_it_tells_who_rotated_last(env: dict[str, str], token_file: Path) -> None:
+def test_it_names_who_rotated_last(env: dict[str, str], token_file: Path) -> None:
     """The process that got the present pair is named, with the time."""
     with started("refresh", env=env) as process:
         process.wait(PATIENCE)
-    told = facts(token_file)["last_rotation"]
-    assert told["pid"] == process.pid
-    assert told["at"] == pytest.approx(time.time(), abs=PATIENCE)
+    shown = facts(token_file)["last_rotation"]
+    assert shown["pid"] == process.pid
+    assert shown["at"] == pytest.approx(time.time(), abs=PATIENCE)
 
 
 def test_a_refresh_in_flight_is_seen_while_it_lasts(
     env: dict[str, str], sandbox: Sandbox, token_file: Path
 ) -> None:
-    """A refresh on its way is told with its process, is no trouble, and is over when it is over."""
+    """A refresh on its way is shown with its process, is not a failure, and is over when it is over."""
     with sandbox.hold_next() as hold, started("refresh", env=env) as process:
         hold.wait()
-        told = facts(token_file)
-        assert told["refresh_in_flight"]["pid"] == process.pid
-        assert told["trouble"] is None
+        shown = facts(token_file)
+        assert shown["refresh_in_flight"]["pid"] == process.pid
+        assert shown["trouble"] is None
         assert f"process {process.pid}" in adh("status", env=env).stdout
         hold.release()
         assert process.wait(PATIENCE) == 0
@@ -135,7 +135,7 @@ def test_a_refresh_in_flight_is_seen_while_it_lasts(
 def test_a_refresh_whose_process_was_killed_is_not_in_flight(
     env: dict[str, str], sandbox: Sandbox, token_file: Path
 ) -> None:
-    """The kernel frees the lock of the dead: what is left is a trouble with a next step, and the session
+    """The kernel frees the lock of the dead: what is left is a failure with a next step, and the session
     counts as good.
     """
     with sandbox.hold_next(at="before") as hold:
@@ -143,11 +143,11 @@ def test_a_refresh_whose_process_was_killed_is_not_in_flight(
             hold.wait()
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE)
-        told = facts(token_file)
-    assert told["signed_in"]
-    assert told["refresh_in_flight"] is None
-    assert f"process {process.pid}" in told["trouble"]["what"]
-    assert "next refresh" in told["trouble"]["next_step"]
+        shown = facts(token_file)
+    assert shown["signed_in"]
+    assert shown["refresh_in_flight"] is None
+    assert f"process {process.pid}" in shown["trouble"]["what"]
+    assert "next refresh" in shown["trouble"]["next_step"]
 
 
 def test_a_pair_that_was_left_beside_the_file_is_found(token_file: Path) -> None:
@@ -165,38 +165,38 @@ def test_a_pair_that_was_left_beside_the_file_is_found(token_file: Path) -> None
     assert "found beside the file" in facts(token_file)["trouble"]["next_step"]
 
 
-def test_the_only_copy_of_a_pair_is_told(token_file: Path) -> None:
-    """While a process holds a pair that it can't write, the user hears not to end it; afterwards, what is
+def test_the_only_copy_of_a_pair_is_named(token_file: Path) -> None:
+    """While a process holds a pair that it can't write, the user is asked not to end it; afterwards, what is
     left to try.
     """
     file = noted(token_file, UNSAVED, reason="the disk is full", pid=os.getpid())
     with file.locked(PATIENCE):
-        told = facts(token_file)
-        assert "the disk is full" in told["trouble"]["what"]
-        assert f"don't end process {os.getpid()}" in told["trouble"]["next_step"]
-    told = facts(token_file)
-    assert told["refresh_in_flight"] is None
-    assert "adh-auth login" in told["trouble"]["next_step"]
+        shown = facts(token_file)
+        assert "the disk is full" in shown["trouble"]["what"]
+        assert f"don't end process {os.getpid()}" in shown["trouble"]["next_step"]
+    shown = facts(token_file)
+    assert shown["refresh_in_flight"] is None
+    assert "adh-auth login" in shown["trouble"]["next_step"]
 
 
 def test_a_refusal_is_not_signed_in(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
     """After `invalid_grant` the session is over: exit 1, and the command that starts a new one."""
     sandbox.revoke()
     assert adh("refresh", env=env).returncode == 1
-    told = facts(token_file, code=1)
-    assert not told["signed_in"]
-    assert told["trouble"]["code"] == "invalid_grant"
-    assert told["trouble"]["next_step"] == login_command_line(str(token_file))
-    assert told["trouble"]["request_id"] in adh("status", env=env).stdout
+    shown = facts(token_file, code=1)
+    assert not shown["signed_in"]
+    assert shown["trouble"]["code"] == "invalid_grant"
+    assert shown["trouble"]["next_step"] == login_command_line(str(token_file))
+    assert shown["trouble"]["request_id"] in adh("status", env=env).stdout
 
 
-def test_a_failure_that_may_pass_is_told_as_such(token_file: Path) -> None:
-    """An outage leaves the session good; its reason stands there."""
+def test_a_failure_that_may_pass_is_shown_as_such(token_file: Path) -> None:
+    """An outage leaves the session good; its reason is shown."""
     noted(token_file, FAILED, reason="HTTP 503 at the refresh endpoint", status=503)
-    told = facts(token_file)
-    assert told["signed_in"]
-    assert (told["trouble"]["status"], told["trouble"]["pid"]) == (503, 4242)
-    assert "still good" in told["trouble"]["next_step"]
+    shown = facts(token_file)
+    assert shown["signed_in"]
+    assert (shown["trouble"]["status"], shown["trouble"]["pid"]) == (503, 4242)
+    assert "still good" in shown["trouble"]["next_step"]
 
 
 def test_a_reply_that_may_have_been_lost_leaves_a_doubt(token_file: Path) -> None:
@@ -206,37 +206,39 @@ def test_a_reply_that_may_have_been_lost_leaves_a_doubt(token_file: Path) -> Non
 
 
 def test_a_refused_client_is_told_what_to_check(env: dict[str, str], token_file: Path) -> None:
-    """After `invalid_client` it is the settings that want a look; the session is as good as before."""
+    """After `invalid_client` it is the settings that need a check; the session is as good as before."""
     assert adh("refresh", env={**env, "ADH_CLIENT_SECRET": "not the secret"}).returncode == 1
-    told = facts(token_file)
-    assert told["signed_in"]
-    assert told["trouble"]["code"] == "invalid_client"
-    assert told["trouble"]["next_step"] == (
-        "check ADH_CLIENT_ID and ADH_CLIENT_SECRET; the session is still good: the next request that meets an expired token tries again"
+    shown = facts(token_file)
+    assert shown["signed_in"]
+    assert shown["trouble"]["code"] == "invalid_client"
+    assert shown["trouble"]["next_step"] == (
+        "check ADH_CLIENT_ID and ADH_CLIENT_SECRET; the session is still good:"
+        " the next request that meets an expired token tries again"
     )
 
 
 @pytest.mark.parametrize("asked", [40, 3600])
-def test_a_pause_that_the_server_asked_for_is_told(asked: float, token_file: Path) -> None:
-    """It is told until when nobody asks again: as long as the server wished, and no longer than anybody heeds
-    it.
-    """
+def test_a_pause_that_the_server_asked_for_is_shown(asked: float, token_file: Path) -> None:
+    """It is shown until when nothing is sent: as long as the server wished, and no longer than it is kept."""
     at = time.time()
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": at - 90}))
     noted(token_file, FAILED, reason="HTTP 429", at=at, not_before=at + asked)
     until = min(at + asked, at + MAX_RETRY_AFTER)
-    told = facts(token_file)
-    assert told["trouble"]["not_before"] == pytest.approx(until)
+    shown = facts(token_file)
+    assert shown["trouble"]["not_before"] == pytest.approx(until)
     clock = time.strftime("%H:%M:%S", time.localtime(until))
-    step = f"the server is not asked again before {clock} (it asked to wait): until then, a request that meets an expired token fails"
-    assert told["trouble"]["next_step"] == f"the session is still good; {step}"
+    step = (
+        f"the server is not asked again before {clock} (it asked to wait):"
+        " until then, a request that meets an expired token fails"
+    )
+    assert shown["trouble"]["next_step"] == f"the session is still good; {step}"
     said = rows(token_file)
-    assert said["what to do"] == told["trouble"]["next_step"]
+    assert said["what to do"] == shown["trouble"]["next_step"]
     assert said["expiry"].endswith(f"; it is not refreshed before {clock}")
 
 
-def test_a_pause_is_told_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """While it is told, a refresh calls nobody; once it is over, nothing of it is told."""
+def test_a_pause_is_shown_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+    """While it is shown, a refresh sends nothing; once it is over, nothing of it is shown."""
     sandbox.fail_next(status=429, retry_after=3600)
     assert adh("refresh", env=env).returncode == 1
     assert facts(token_file)["trouble"]["not_before"] is not None
@@ -244,16 +246,16 @@ def test_a_pause_is_told_as_it_is_kept(env: dict[str, str], sandbox: Sandbox, to
     assert sandbox.counts.refresh_calls == 1
     over = time.time() - MAX_RETRY_AFTER
     noted(token_file, FAILED, at=over, not_before=over + 3600)
-    told = facts(token_file)["trouble"]
-    assert told["not_before"] is None
+    shown = facts(token_file)["trouble"]
+    assert shown["not_before"] is None
     assert (
-        told["next_step"]
+        shown["next_step"]
         == "the session is still good: the next request that meets an expired token tries again"
     )
 
 
 @pytest.mark.parametrize("state", [SENDING, FAILED, REFUSED, UNSAVED, DONE])
-def test_a_record_of_another_token_is_no_trouble(state: str, token_file: Path) -> None:
+def test_a_record_of_another_token_is_no_failure(state: str, token_file: Path) -> None:
     """A new sign-in lifts whatever was on record."""
     noted(token_file, state, about="0" * 12)
     assert facts(token_file)["trouble"] is None
@@ -263,7 +265,7 @@ def test_a_record_of_another_token_is_no_trouble(state: str, token_file: Path) -
     "garbage", [b"", b"{", b'{"at": 1e300, "rotated_at": 1e300, "rotated_by": 1, "number": 1}', b"\xff" * 99]
 )
 def test_a_broken_record_breaks_nothing(garbage: bytes, token_file: Path) -> None:
-    """The record is a courtesy: whatever stands in it, the session is told."""
+    """The record is a courtesy: whatever it holds, the session is shown."""
     Path(f"{token_file}.record").write_bytes(garbage)
     assert adh("status", "--token-file", str(token_file)).stdout.startswith("signed in")
 
@@ -276,13 +278,13 @@ def test_no_usable_file_is_1(content: bytes | None, tmp_path: Path) -> None:
         path.write_bytes(content)
     said = adh("status", "--token-file", str(path))
     assert (said.returncode, said.stdout) == (1, "")
-    told = facts(path, code=1)
-    assert not told["signed_in"]
-    assert told["problem"] in one_line_of(said)
+    shown = facts(path, code=1)
+    assert not shown["signed_in"]
+    assert shown["problem"] in one_line_of(said)
 
 
-def test_a_symlink_and_an_open_mode_are_told(token_file: Path, tmp_path: Path) -> None:
-    """Where a link leads, and that others can read the file, is what somebody has to know."""
+def test_a_symlink_and_an_open_mode_are_shown(token_file: Path, tmp_path: Path) -> None:
+    """Where a link leads, and that others can read the file, is what the user has to know."""
     link = tmp_path / "link.json"
     link.symlink_to(token_file)
     token_file.chmod(0o644)
@@ -292,14 +294,14 @@ def test_a_symlink_and_an_open_mode_are_told(token_file: Path, tmp_path: Path) -
     assert "others can reach it" in said
 
 
-def test_a_read_only_file_is_told_before_it_hurts(token_file: Path) -> None:
+def test_a_read_only_file_is_reported_before_it_hurts(token_file: Path) -> None:
     """A file that can be read but not rotated works until it expires: `status` says so now."""
     token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": time.time() - 90}))
     token_file.chmod(0o400)
     assert facts(token_file)["rewriting"] == "it is read-only"
-    told = rows(token_file)
-    assert "can't be rewritten" in told["mode"]
-    assert told["expiry"].endswith("; the next request tries to refresh it")
+    shown = rows(token_file)
+    assert "can't be rewritten" in shown["mode"]
+    assert shown["expiry"].endswith("; the next request tries to refresh it")
 
 
 _WITHOUT_WRITING = """
@@ -307,7 +309,8 @@ import os, sys
 sys.dont_write_bytecode = True
 from adh_auth.cli import main, status_command
 def refuse(event, arguments):
-    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & writes:
         os._exit(99)  # an exception could be taken for what the system says
     if event in ("os.mkdir", "os.rename", "os.remove", "os.chmod", "socket.connect"):
         os._exit(98)
@@ -317,8 +320,8 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("state", ["", SENDING, UNSAVED, REFUSED])
-def test_looking_changes_nothing(state: str, token_file: Path, tmp_path: Path) -> None:
-    """On a read-only folder everything is told, and no file is made or opened for writing, the lock's
+def test_reading_changes_nothing(state: str, token_file: Path, tmp_path: Path) -> None:
+    """On a read-only folder everything is shown, and no file is made or opened for writing, the lock's
     included.
     """
     if state:
@@ -338,7 +341,7 @@ def test_looking_changes_nothing(state: str, token_file: Path, tmp_path: Path) -
 
 
 def _given_away(path: Path) -> str:
-    """Make it another user's where that can be done; gives the owner as `status` names one."""
+    """Make it another user's where that can be done. Return the owner as `status` names one."""
     if CAN_GIVE_AWAY:
         os.chown(path, STRANGER, -1)
     try:
@@ -352,7 +355,7 @@ def _given_away(path: Path) -> str:
     ("name", "mode"),
     [("tokens.json.lock", 0o600), ("tokens.json.record", 0o600), ("tokens.json.record", 0o666)],
 )
-def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, token_file: Path) -> None:
+def test_a_companion_that_is_shut_is_reported_before_it_hurts(name: str, mode: int, token_file: Path) -> None:
     """A lock or a record that `sudo` has left stops the next rotation: `status` says so now, and leaves it as
     it is.
     """
@@ -371,7 +374,7 @@ def test_a_companion_that_is_shut_is_told_before_it_hurts(name: str, mode: int, 
 
 
 @gives_away
-def test_a_lock_that_everybody_may_write_is_no_trouble(token_file: Path) -> None:
+def test_a_lock_that_all_may_write_is_no_problem(token_file: Path) -> None:
     """Whose it is does not matter for a lock."""
     lock = token_file.with_name("tokens.json.lock")
     lock.touch()

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
-from adh_auth.rotation import attempt, transaction
+from adh_auth.common import limits
+from adh_auth.rotation import attempt
 from adh_auth.store import disk, reservation
 from adh_auth.testing import Sandbox
 
@@ -483,7 +484,7 @@ def test_unsaved_pair_that_expires(
     started = time.monotonic()
     with pytest.raises(TokenFileError, match="could not write it"):
         auth.refresh()
-    assert time.monotonic() - started < transaction.LOCK_TIMEOUT / 2
+    assert time.monotonic() - started < limits.LOCK_TIMEOUT / 2
     bad.bad = False
     wait_until(lambda: TokenFile(token_file).record().state == "done")
     assert_nothing_lost(sandbox, token_file)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from adh_auth import ReauthorizationRequired, TokenFile, TokenFileError, Tokens
-from adh_auth.rotation import transaction
+from adh_auth.common import limits
 from adh_auth.store import disk
 from adh_auth.testing import Sandbox
 
@@ -183,7 +183,7 @@ def test_killed_holder_frees_its_waiters(sandbox: Sandbox, token_file: Path) -> 
             holder.wait(PATIENCE)
             started = time.monotonic()
             assert [waiter.result(PATIENCE) for waiter in waiters] == [200] * 4
-            assert time.monotonic() - started < transaction.LOCK_TIMEOUT / 4
+            assert time.monotonic() - started < limits.LOCK_TIMEOUT / 4
     assert sandbox.counts.rotations == 1
     assert_nothing_lost(sandbox, token_file)
 

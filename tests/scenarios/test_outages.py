@@ -29,7 +29,8 @@ from adh_auth import (
     RefreshFailed,
     TokenFile,
 )
-from adh_auth.rotation import attempt, transaction
+from adh_auth.common import limits
+from adh_auth.rotation import attempt
 from adh_auth.rotation.job import Job
 from adh_auth.store.file_lock import RotationLock
 from adh_auth.testing import Sandbox
@@ -206,9 +207,7 @@ def test_never_answers(sandbox: Sandbox, token_file: Path) -> None:
         with pytest.raises(RefreshFailed, match="may have been lost"):
             auth.refresh()
         taken = time.monotonic() - started
-    assert (
-        transaction.REFRESH_DEADLINE - 1 < taken < transaction.REFRESH_DEADLINE + 3 < transaction.LOCK_TIMEOUT
-    )
+    assert limits.REFRESH_DEADLINE - 1 < taken < limits.REFRESH_DEADLINE + 3 < limits.LOCK_TIMEOUT
     assert sandbox.counts.refresh_calls == 1
     wait_until(lambda: len(_refresh_times(sandbox)) == 1)
 
@@ -254,7 +253,7 @@ def test_client_that_the_server_refuses(
 
 def test_bounds_are_in_order() -> None:
     """A waiter is more patient than a holder can be slow, and the pauses fit into the deadline."""
-    assert sum(attempt.PAUSES) < transaction.REFRESH_DEADLINE < transaction.LOCK_TIMEOUT
+    assert sum(attempt.PAUSES) < limits.REFRESH_DEADLINE < limits.LOCK_TIMEOUT
 
 
 def test_redirect_is_not_followed(sandbox: Sandbox, call: Callable[[], int]) -> None:

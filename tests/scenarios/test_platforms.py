@@ -17,7 +17,6 @@ import pytest
 from adh_auth import TokenFile
 from adh_auth.cli import main
 from adh_auth.clients.httpx_requirements import PARTS
-from adh_auth.rotation import status
 from adh_auth.store import disk, remedies
 from adh_auth.testing import Sandbox
 
@@ -127,8 +126,8 @@ def test_status_shows_no_mode_that_means_nothing(
     said = capsys.readouterr().out
     assert "signed in" in said
     assert not {"mode", "owner"} & set(said.split())
-    facts = status.file_facts(TokenFile(token_file))
-    assert (facts["mode"], facts["owner"]) == (None, None)
+    facts = TokenFile(token_file).facts()
+    assert (facts.mode, facts.owner) == (None, None)
 
 
 def test_status_still_tells_what_stops_the_next_rotation(

@@ -1,10 +1,10 @@
 """A world in which the real rotation code runs on a simulated disk, lock, clock and server, one step at a
 time, in any order.
 
-What is real: `rotation_transaction` and all that it decides. What is simulated stands behind the `Store`, `Lock`,
-`Reserved` and `Clock` that it asks for. A send is two steps here, the server's commit and the reply's
-arrival; a write is two, the filled room and the rename. A process can crash before each of its steps; in a
-blackout the record, which is not durable, is lost as well.
+What is real: `rotation_transaction` and all that it decides. What is simulated are the `Store`, `Lock`,
+`Reservation` and `Clock` that it asks for. A send is two steps here, the server's commit and the reply's
+arrival; a write is two, the filled temporary file and the rename. A process can crash before each of its
+steps; in a blackout the record, which is not durable, is lost as well.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ READS = frozenset({"state", "load", "record", "reread", "call", "wait", "left be
 
 
 class Broken(AssertionError):
-    """A rule does not hold in some order of steps, which is told."""
+    """A rule does not hold in some order of steps; the message lists them."""
 
 
 class Choice(NamedTuple):
@@ -56,7 +56,7 @@ class Rules:
     kinds: tuple[str, ...] = ("crash", "blackout", "lost", "dropped", "ending", "refused", "broken")
     #: a spent token is answered with its successor, instead of the end of the session
     grace: bool = False
-    #: somebody signs in anew at any moment, without asking for the lock
+    #: another program signs in anew at any moment, without asking for the lock
     signs_in: bool = False
 
 
@@ -75,15 +75,15 @@ class Server:
         self.fates: dict[str, tuple[int, str]] = {}
 
     def sign_in(self) -> Tokens:
-        """A new session."""
+        """Return the pair of a new session."""
         return self._issue(len(self._ended) + len(set(self._sessions.values())))
 
     def lives(self, access_token: str) -> bool:
-        """Whether the API takes it. The first access token of the run has expired."""
+        """Return whether the API takes it. The first access token of the run has expired."""
         return access_token != "access-1" and self._access[access_token] not in self._ended
 
     def refresh(self, sender: int, token: str) -> EndpointReply:
-        """Commit. Raises `Broken` for a token that was sent before and whose reply was not lost."""
+        """Commit. Return the reply. Raises `Broken` for a token that was sent before, with no lost reply."""
         if self.fates.get(token, (0, ""))[1] in ("flying", "arrived"):
             raise Broken(f"{token} was sent twice: before by {self.fates[token]}, now by {sender}")
         session, successor = self._sessions[token], self._successors[token]
@@ -102,13 +102,13 @@ class Server:
         )
 
     def arrive(self, token: str, reply: EndpointReply) -> EndpointReply:
-        """The reply is delivered."""
+        """Deliver the reply."""
         if self.fates.get(token, (0, ""))[1] == "flying":
             self.fates[token] = (self.fates[token][0], "arrived")
         return reply
 
     def lose(self, token: str) -> None:
-        """The reply is not delivered."""
+        """Lose the reply on its way."""
         if token in self.fates:
             self.fates[token] = (self.fates[token][0], "lost")
 
@@ -120,7 +120,7 @@ class Server:
         return pair
 
     def key(self) -> tuple[Any, ...]:
-        """Its state as a value."""
+        """Return its state as a value."""
         return (
             self._issued,
             tuple(self._successors.items()),
@@ -138,13 +138,13 @@ class World:
         self.file = stored(self.server.sign_in())
         self.newest = self.file.tokens
         self.changes = 0
-        self.room: Stored | None = None
+        self.temporary: Stored | None = None
         self.record = NOTHING
         self.holder: int | None = None
         self.time = 1_000_000.0
         self.faults_left = rules.faults
         self.faults: list[str] = []
-        #: refresh tokens whose successor has been on disk, if only in the reserved room
+        #: refresh tokens whose successor has been on disk, if only in the temporary file
         self.durable: set[str] = set()
         self.installed: set[str] = {self.file.tokens.access_token}
         self.unsaved: set[str] = set()
@@ -153,7 +153,7 @@ class World:
             self.processes.append(Process(self, rules.processes + 1, signs_in))
 
     def choices(self) -> list[Choice]:
-        """All that can happen next."""
+        """Return all that can happen next."""
         return [
             Choice(what, process.number)
             for process in self.processes
@@ -178,16 +178,16 @@ class World:
         process.suffer(choice.what)
 
     def key(self) -> tuple[Any, ...]:
-        """The whole state as a value: from equal states the same follows.
+        """Return the whole state as a value: from equal states the same follows.
 
-        A process is what it has been told so far.
+        A process is what its steps have returned so far.
         """
         return (
             tuple(process.key() for process in self.processes),
             self.server.key(),
             (
                 self.file.tokens.access_token,
-                None if self.room is None else self.room.tokens.access_token,
+                None if self.temporary is None else self.temporary.tokens.access_token,
                 self.record,
                 self.holder,
             ),
@@ -195,11 +195,11 @@ class World:
         )
 
     def changed(self) -> None:
-        """Something that waiters look at has changed."""
+        """Note that something which waiters check has changed."""
         self.changes += 1
 
     def crash(self, process: Process) -> None:
-        """The kernel frees the lock; what was in memory only is gone."""
+        """End a process: the kernel frees its lock, and what was in its memory only is gone."""
         process.end("crashed")
         self.server.fates = {
             token: (sender, "crashed" if sender == process.number and token not in self.durable else fate)
@@ -211,8 +211,9 @@ class World:
 
     @property
     def is_excused(self) -> bool:
-        """Whether a pair fell into the one window where no client can help: committed, and the reply lost or
-        its reader dead before the disk.
+        """Return whether a pair fell into the one window where no client can help.
+
+        The server has committed, and the reply was lost or its reader died before it was on disk.
         """
         return not self.rules.grace and any(
             fate in ("lost", "crashed") for _, fate in self.server.fates.values()
@@ -228,25 +229,26 @@ class Process:
         self.outcome: Any = None
         self.running = True
         self.ending = False
-        self.told = 0
+        self.seen = 0
         self._last_done = "begin"
-        self._looked_at = -1
+        self._checked_at = -1
         self._unfolded: list[Transaction] = [program(self)]
         self.pending = Step("begin", lambda: None)
         self._go_on(None, None)
 
     def key(self) -> tuple[Any, ...]:
-        """Its state as a value."""
-        return self.told, self.running, self.ending, self._looked_at == self.world.changes, self.pending.name
+        """Return its state as a value."""
+        return self.seen, self.running, self.ending, self._checked_at == self.world.changes, self.pending.name
 
     def is_stuck(self) -> bool:
-        """Whether it waits, and nothing has changed since its last look: polling on would change nothing
-        either.
+        """Return whether it waits, and nothing has changed since its last check.
+
+        Polling on would change nothing either.
         """
-        return self.pending.name == "wait" and self._looked_at == self.world.changes and not self.ending
+        return self.pending.name == "wait" and self._checked_at == self.world.changes and not self.ending
 
     def possible_faults(self) -> set[str]:
-        """What can go wrong at its next step."""
+        """Return what can fail at its next step."""
         if self.pending.name == "sign in":
             return set()
         special = {
@@ -268,15 +270,15 @@ class Process:
         """Do the next step."""
         self._last_done = self.pending.name
         if self.pending.name == "lock":
-            self._looked_at = self.world.changes
+            self._checked_at = self.world.changes
         try:
             value = self.pending.work()
-        except (AdhAuthError, Unreachable) as trouble:
-            self._go_on(None, trouble)
+        except (AdhAuthError, Unreachable) as error:
+            self._go_on(None, error)
             return
         waited = self.pending.name == "wait"
         self._go_on(value, None)
-        if waited:  # which changed nothing: no order is lost by looking in the same breath
+        if waited:  # which changed nothing: no order is lost by checking at once
             self.step()
 
     def suffer(self, what: str) -> None:
@@ -300,30 +302,30 @@ class Process:
         """It takes no further step."""
         self.running, self.outcome = False, outcome
 
-    def _go_on(self, value: Any, trouble: Exception | None) -> None:
-        self.told = hash((self.told, self.pending.name, _key_of(value), _key_of(trouble), self.world.time))
+    def _go_on(self, value: Any, error: Exception | None) -> None:
+        self.seen = hash((self.seen, self.pending.name, _key_of(value), _key_of(error), self.world.time))
         while self._unfolded:
             current = self._unfolded[-1]
             try:
-                self.pending = current.send(value) if trouble is None else current.throw(trouble)
+                self.pending = current.send(value) if error is None else current.throw(error)
                 if self.pending.name not in ("send", "write"):
                     return
                 # These two unfold into the steps that they are made of.
                 self._unfolded.append(self.pending.work())
-                value, trouble = None, None
+                value, error = None, None
                 continue
             except StopIteration as end:
-                value, trouble = end.value, None
+                value, error = end.value, None
             except (AdhAuthError, Unreachable, MemoryError) as raised:
-                value, trouble = None, raised
+                value, error = None, raised
             self._unfolded.pop()
-        self.end(value if trouble is None else trouble)
+        self.end(value if error is None else error)
 
 
 def uses_session(process: Process) -> Transaction:
     """What a client does: load, call, on a 401 rotate, call again.
 
-    Gives whether the second call went well.
+    Return whether the second call succeeded.
     """
     store = SimulatedStore(process)
     pair = (yield Step("load", store.read)).tokens
@@ -335,7 +337,7 @@ def uses_session(process: Process) -> Transaction:
 
 
 def signs_in(process: Process) -> Transaction:
-    """Somebody who signs in and replaces the file without a lock, as an editor or another tool would."""
+    """Sign in and replace the file without a lock, as an editor or another tool would."""
 
     def sign_in() -> None:
         world = process.world
@@ -363,7 +365,7 @@ def _context(process: Process, store: SimulatedStore) -> RotationContext:
 
 
 class SimulatedClock:
-    """Time stands still but for pauses."""
+    """Time moves by pauses only."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -382,9 +384,7 @@ class SimulatedClock:
 
 
 class SimulatedStore:
-    """One process's view of the shared file, its lock, its record and the room beside it; and its way to the
-    server.
-    """
+    """What one process sees of the shared file, lock, record and temporary file, and of the server."""
 
     path = "tokens.json.lock"
 
@@ -408,11 +408,11 @@ class SimulatedStore:
         self._world.changed()
 
     def left_behind(self) -> Stored | None:
-        return self._world.room
+        return self._world.temporary
 
     def install_left_behind(self, spent: Stored) -> bool:
-        assert self._world.room is not None
-        return self._install_over(self._world.room, spent)
+        assert self._world.temporary is not None
+        return self._install_over(self._world.temporary, spent)
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         return TokenFileError(f"{what}. {next_step}")
@@ -443,11 +443,11 @@ class SimulatedStore:
         if self._world.holder != self._process.number:
             raise Broken(f"process {self._process.number} acts without the lock")
 
-    # The room.
+    # The temporary file.
 
     def reserve(self) -> SimulatedStore:
         self._require_lock()
-        self._world.room = None
+        self._world.temporary = None
         return self
 
     def replace(self, fresh: Stored, spent: Stored | None = None) -> Any:
@@ -460,7 +460,7 @@ class SimulatedStore:
 
     def _fill(self, fresh: Stored, spent: Stored) -> None:
         self._require_lock()
-        self._world.room = fresh
+        self._world.temporary = fresh
         self._world.durable.add(spent.tokens.refresh_token)
 
     def _install_over(self, fresh: Stored, spent: Stored) -> bool:
@@ -472,7 +472,7 @@ class SimulatedStore:
 
     def _install(self, fresh: Stored) -> None:
         self._require_lock()
-        self._world.file, self._world.room = fresh, None
+        self._world.file, self._world.temporary = fresh, None
         self._world.installed.add(fresh.tokens.access_token)
         self._world.changed()
 
@@ -480,10 +480,10 @@ class SimulatedStore:
         # A crashed process's generators are closed when the world is thrown away: too late to do anything in
         # it.
         if self._process.running:
-            self._world.room = None
+            self._world.temporary = None
 
     def leave(self) -> None:
-        """What is in the room stays there."""
+        """Leave the temporary file as it is."""
 
     # The server.
 
@@ -495,7 +495,7 @@ class SimulatedStore:
 
 
 def stored(tokens: Tokens) -> Stored:
-    """The pair as it stands in a file."""
+    """Return the pair as a file holds it."""
     return Stored(tokens, {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token})
 
 
@@ -514,7 +514,7 @@ def _key_of(value: Any) -> Any:
 
 @dataclass
 class Report:
-    """What was looked at."""
+    """What was explored."""
 
     runs: int = 0
     states: int = 0
@@ -587,7 +587,7 @@ def _done(world: World, choice: Choice, path: list[Choice]) -> World:
     try:
         world.do(choice)
     except Broken as broken:
-        raise Broken(f"{broken}\n{_told(world, [*path, choice])}") from None
+        raise Broken(f"{broken}\n{_trace(world, [*path, choice])}") from None
     return world
 
 
@@ -597,7 +597,7 @@ def check_end(world: World, path: list[Choice], report: Report) -> None:
         _check_outcomes(world, report)
         _check_fresh_client(world)
     except Broken as broken:
-        raise Broken(f"{broken}\n{_told(world, path)}") from None
+        raise Broken(f"{broken}\n{_trace(world, path)}") from None
 
 
 def _check_outcomes(world: World, report: Report) -> None:
@@ -618,9 +618,7 @@ def _check_outcomes(world: World, report: Report) -> None:
         if process.outcome is True or process.outcome == "crashed":
             continue
         if not world.faults:
-            raise Broken(
-                f"process {process.number} ended with {process.outcome!r}, and nothing had gone wrong"
-            )
+            raise Broken(f"process {process.number} ended with {process.outcome!r}, and nothing had failed")
         if word in ("False", "ReauthorizationRequired") and not world.is_excused:
             raise Broken(f"process {process.number} ended with {word} outside the one window")
         if word != "False" and not isinstance(process.outcome, AdhAuthError):
@@ -651,13 +649,12 @@ def _check_fresh_client(world: World) -> None:
         )
 
 
-def _told(world: World, path: list[Choice]) -> str:
-    """The order of steps in words."""
+def _trace(world: World, path: list[Choice]) -> str:
+    """Return the order of steps in words."""
     lines, again = [], World(world.rules)
     for choice in path:
-        lines.append(
-            f"  {choice.process}: {choice.what if choice.what != 'step' else ''} {again.processes[choice.process - 1].pending.name}"
-        )
+        fault = choice.what if choice.what != "step" else ""
+        lines.append(f"  {choice.process}: {fault} {again.processes[choice.process - 1].pending.name}")
         try:
             again.do(choice)
         except Broken:
@@ -665,7 +662,7 @@ def _told(world: World, path: list[Choice]) -> str:
     return "\n".join(lines)
 
 
-#: What is looked at in full, and what in a sample: rules, runs, seed.
+#: What is explored in full, and what in a sample: rules, runs, seed.
 FULL = {
     "two clients, any one fault, a strict server": Rules(),
     "two clients, and a sign-in without the lock at any moment": Rules(faults=0, signs_in=True),
@@ -690,15 +687,15 @@ SAMPLES = {
 
 
 def without_polling() -> None:
-    """Waiters here try the lock at each look, and pause in one go: the time between two tries is no part of
+    """Waiters here try the lock at each check, and pause in one go: the time between two tries is no part of
     any order.
     """
-    transaction.LOCK_LOOK = 0.0
-    attempt.NAP = EVER
+    transaction.LOCK_INTERVAL = 0.0
+    attempt.PAUSE_SLICE = EVER
 
 
 def main() -> None:
-    """Look at everything, and say how much that was."""
+    """Explore everything, and print how much that was."""
     without_polling()
     for name, rules in (FULL | LONG).items():
         print(f"{name}: {explore(rules)}", flush=True)
