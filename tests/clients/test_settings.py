@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ import requests
 
 import adh_auth
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, TokenFile
+from adh_auth.clients.base import BaseAuth
 
 from ..support.processes import ROOT
 
@@ -85,8 +89,29 @@ def test_senseless_seconds_are_refused(cls: Any, name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_describes_its_arguments(cls: Any) -> None:
+    """Each class has the common part in a docstring of its own, with each argument and the unit of numbers."""
+    assert inspect.cleandoc(cls.__doc__).startswith(inspect.cleandoc(BaseAuth.__doc__ or "!") + "\n\nFor ")
+    described = cls.__doc__.split("\n\n")[1]
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        about = re.search(
+            rf"^ *(?:`\w+`, )*`{name}`.*?:(.*?)(?=^ *`\w+`[:,]|\Z)", described, re.DOTALL | re.MULTILINE
+        )
+        assert about, name
+        assert ("float" in parameter.annotation) == ("seconds" in about[1]), name
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_is_documented_where_it_is_written(cls: Any) -> None:
+    """An IDE shows a docstring only if it is a plain string below the name."""
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    (node,) = (item for item in tree.body if isinstance(item, ast.ClassDef))
+    assert ast.get_docstring(node) == inspect.cleandoc(cls.__doc__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
-    """Two texts in a row would be mixed up."""
+    """Two strings in a row would be mixed up."""
     with pytest.raises(TypeError):
         cls("t.json", "id", "secret")
 
