@@ -13,7 +13,7 @@ import requests
 from urllib3.util import Timeout
 
 from adh_auth import AdhAuth, ReauthorizationRequired, RefreshFailed, TokenFile
-from adh_auth.clients.requests_auth import FIRST_MOMENT, SHARE, read_timeout
+from adh_auth.clients.requests_auth import FIRST_WAIT_SECONDS, WAIT_SHARE, read_timeout
 from adh_auth.testing import Sandbox
 
 from ..support.faults import wait_until
@@ -51,7 +51,7 @@ def test_the_callers_timeout_bounds_the_wait(sandbox: Sandbox, session: requests
             started = time.monotonic()
             with pytest.raises(RefreshFailed, match="goes on, try again later") as raised:
                 session.get(url, timeout=FORMS[form])
-            assert SHORT <= time.monotonic() - started < (1 + SHARE) * SHORT + 5
+            assert SHORT <= time.monotonic() - started < (1 + WAIT_SHARE) * SHORT + 5
             assert isinstance(raised.value, requests.RequestException)
         hold.wait(PATIENCE)
     wait_until(lambda: sandbox.counts.rotations == 1)
@@ -129,7 +129,7 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
         caller = threading.Thread(target=upload)
         caller.start()
-        caller.join(FIRST_MOMENT + 0.25)
+        caller.join(FIRST_WAIT_SECONDS + 0.25)
         assert caller.is_alive()
         assert sandbox.counts.requests == before
         hold.release()
@@ -158,7 +158,7 @@ def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, sessi
         dead(sandbox, session)
         before = sandbox.counts.unauthorized
         go.set()
-        other.join(FIRST_MOMENT + 0.25)
+        other.join(FIRST_WAIT_SECONDS + 0.25)
         assert other.is_alive()
         hold.release()
         other.join()
@@ -207,7 +207,7 @@ def test_the_first_call_of_a_dead_pair_by_the_clock(
             requests.get(
                 sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_ahead=60), timeout=SHORT
             )
-        assert time.monotonic() - started < FIRST_MOMENT + SHORT + 5
+        assert time.monotonic() - started < FIRST_WAIT_SECONDS + SHORT + 5
 
 
 def test_a_pause_on_record_needs_no_call(sandbox: Sandbox, session: requests.Session) -> None:

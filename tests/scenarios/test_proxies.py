@@ -13,7 +13,6 @@ import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +23,6 @@ from urllib.parse import quote
 import pytest
 import requests
 import trustme
-from urllib3.util.ssltransport import SSLTransport
 
 from adh_auth import AdhAuth, RefreshFailed
 from adh_auth.clients.deadline import Deadline
@@ -419,23 +417,3 @@ def test_a_proxy_that_opens_the_tls_gets_no_refresh_token(
     assert "certificate verify failed" in str(caught.value)
     assert caught.value.reply_lost_at is None
     assert_tunnels(environment.proxy, 2)
-
-
-def test_the_end_of_a_call_through_a_proxy_that_speaks_tls_itself(authority: trustme.CA) -> None:
-    """The API's TLS lies inside the proxy's then, and what urllib3 has for that is no socket: the one below
-    is shut down.
-    """
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    here, there = socket.socketpair()
-    with here, ThreadPoolExecutor(2) as threads:
-        accepted = threads.submit(serving(authority, NAME).wrap_socket, there, server_side=True)
-        transport = SSLTransport(here, trust, NAME)
-        with accepted.result(PATIENCE), Deadline(0.2) as deadline:
-            deadline.watch(lambda: transport)
-            threads.submit(read_a_byte, transport).result(PATIENCE)
-
-
-def read_a_byte(transport: SSLTransport) -> None:
-    with suppress(OSError):
-        transport.recv(1)
