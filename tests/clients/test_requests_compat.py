@@ -41,7 +41,7 @@ def test_cookie_jar() -> None:
 
 
 def test_body_start() -> None:
-    """A prepared request remembers where its file stood; not of what has no place, or could not say it."""
+    """A prepared request remembers its file's position; None for other bodies, and if `tell` has failed."""
 
     class Mute(io.BytesIO):
         def tell(self) -> int:
@@ -142,10 +142,10 @@ def test_close_connection(size: int, connections: int) -> None:
 
 
 def test_adapter_of_and_mock_adapter(server: RawServer) -> None:
-    """A response knows the adapter that sent its request; only one that is not of requests' kind is a mock."""
+    """A response knows the adapter that sent its request; one that is not of requests' kind is a mock."""
 
     class Mock(requests.adapters.BaseAdapter):
-        def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
+        def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
             made = requests.Response()
             made.status_code, made.request, made.raw = 200, request, io.BytesIO()
             vars(made)["connection"] = self
@@ -177,7 +177,7 @@ def test_sessions_are_mocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rewind() -> None:
-    """A file goes back to where the request began; of one that is closed, or that fails, it says no."""
+    """A file goes back to where the request began; for a closed one and for bytes the answer is no."""
     file = io.BytesIO(b"skipped, sent")
     file.seek(7)
     request = prepared(data=file)
@@ -228,7 +228,8 @@ def test_pickled_hook(server: RawServer) -> None:
         pickled = pickle.dumps(session.get(server.url))
     assert b"adh_auth" not in pickled
     answer = pickle.loads(pickled)
-    assert requests.hooks.dispatch_hook("response", answer.request.hooks, answer) is answer  # type: ignore[no-untyped-call]
+    called: Any = requests.hooks.dispatch_hook
+    assert called("response", answer.request.hooks, answer) is answer
 
 
 class PickledAsNothing:

@@ -1,4 +1,4 @@
-"""AdhAuth in requests: a caller's own time-out counts for the wait for a refresh, too; the refresh goes on."""
+"""AdhAuth in requests: a caller's time-out bounds its wait for a refresh; the refresh goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adh_auth.testing import Sandbox
 from ..support.faults import wait_until
 from ..support.processes import PATIENCE
 
-#: Seconds of the caller's time-out. A refresh that nobody bounds would take `PATIENCE` here.
+#: Seconds of the caller's time-out. Without a bound, a refresh would take `PATIENCE` here.
 SHORT = 0.4
 
 
@@ -139,8 +139,8 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
 
 def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, session: requests.Session) -> None:
-    """What one thread does with time-outs says nothing of another's: one that has none sends nothing that is
-    known to fail.
+    """The time-outs of one thread do not count for another: one that has none sends nothing that is known
+    to fail.
     """
     ready, go = threading.Event(), threading.Event()
     statuses: list[int] = []
