@@ -1,10 +1,9 @@
-"""AdhHttpxAuth, for httpx. The only room that knows httpx."""
+"""AdhHttpxAuth, the auth class for httpx."""
 
 from __future__ import annotations
 
 import httpx
 
-from .clients.base import BaseAuth
 from .clients.httpx_flow import HttpxFlow
 from .clients.httpx_requirements import require_parts
 
@@ -13,11 +12,26 @@ __all__ = ["AdhHttpxAuth"]
 require_parts(httpx, ">=0.27,<1", "AdhHttpxAuth")
 
 
-class AdhHttpxAuth(HttpxFlow, httpx.Auth):  # noqa: D101 - the docstring is put together
-    __doc__ = f"""{BaseAuth.__doc__}
-    For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx.Client`,
-    or an `AsyncClient` of its own over an `ASGITransport`; without one, the environment decides about proxies and certificates. What a
-    request raises is also a `httpx.HTTPError`.
+class AdhHttpxAuth(HttpxFlow, httpx.Auth):
+    """Keep the requests of a client signed in.
+
+    `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
+    ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh/tokens.json``).
+    `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
+    `base_url`: URL of the API; default ``$ADH_BASE_URL``, else ``https://api.agenticdeveloperhub.com``. The
+    token is sent to this origin and to no other.
+    `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the
+    API's ``401 token_expired``.
+    `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
+    which takes 30 at most.
+    `refresh_via`: a client that carries the refresh call instead of one of our own.
+
+    Building one does no I/O. Raises `ConfigurationError`.
+
+    For httpx: ``httpx.Client(auth=AdhHttpxAuth())``, and `httpx.AsyncClient` on asyncio and trio.
+    `refresh_via` is a `httpx.Client`, or an `AsyncClient` of its own over an `ASGITransport`; without one,
+    the environment decides about proxies and certificates. What a request raises is also a
+    `httpx.HTTPError`.
     """
 
     _client = httpx

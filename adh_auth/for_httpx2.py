@@ -1,4 +1,4 @@
-"""AdhHttpx2Auth, for httpx2. The only room that knows httpx2."""
+"""AdhHttpx2Auth, the auth class for httpx2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ except ModuleNotFoundError as missing:
         'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"
     ) from None
 
-from .clients.base import BaseAuth
 from .clients.httpx_flow import HttpxFlow
 from .clients.httpx_requirements import require_parts
 
@@ -20,11 +19,26 @@ __all__ = ["AdhHttpx2Auth"]
 require_parts(httpx2, ">=2", "AdhHttpx2Auth")
 
 
-class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):  # noqa: D101 - the docstring is put together
-    __doc__ = f"""{BaseAuth.__doc__}
-    For httpx2: ``httpx2.Client(auth=AdhHttpx2Auth())``, and `httpx2.AsyncClient` on asyncio and trio. `refresh_via` is a `httpx2.Client`,
-    or an `AsyncClient` of its own over an `ASGITransport`; without one, the environment decides about proxies and certificates. What a
-    request raises is also a `httpx2.HTTPError`.
+class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):
+    """Keep the requests of a client signed in.
+
+    `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
+    ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh/tokens.json``).
+    `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
+    `base_url`: URL of the API; default ``$ADH_BASE_URL``, else ``https://api.agenticdeveloperhub.com``. The
+    token is sent to this origin and to no other.
+    `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the
+    API's ``401 token_expired``.
+    `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
+    which takes 30 at most.
+    `refresh_via`: a client that carries the refresh call instead of one of our own.
+
+    Building one does no I/O. Raises `ConfigurationError`.
+
+    For httpx2: ``httpx2.Client(auth=AdhHttpx2Auth())``, and `httpx2.AsyncClient` on asyncio and trio.
+    `refresh_via` is a `httpx2.Client`, or an `AsyncClient` of its own over an `ASGITransport`; without one,
+    the environment decides about proxies and certificates. What a request raises is also a
+    `httpx2.HTTPError`.
     """
 
     _client = httpx2

@@ -1,5 +1,6 @@
-"""What the three auth classes have in common: their arguments, the methods that are not part of a request,
-repr and pickling.
+"""What the three auth classes share: arguments, `refresh`, `revoke` and `tokens`, repr, pickling.
+
+Rule 12: the token goes to the API's origin only. Rule 13: no repr and no log line shows a secret.
 """
 
 from __future__ import annotations
@@ -12,31 +13,30 @@ from weakref import WeakMethod
 
 from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
-from ..errors import AdhAuthError
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import Origin, normal_origin, origin_of
 from ..rotation.active_tokens import ActiveTokens
-from ..rotation.context import Calls
+from ..rotation.context import Calls, Post
 from ..rotation.core import Rotation
 from ..rotation.job import Job
-from .settings import hidden, resolve
+from .settings import Settings, as_secret, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..tokens import Tokens
 
-__all__ = ["BaseAuth"]
+__all__ = ["MAX_ROTATIONS", "REDACTED", "BaseAuth", "Rotated", "bearer", "wrong_client"]
 
-#: Rotations that one request may wait for. A pair that is dead on arrival twice over is the server's trouble,
-#: and the caller's to see.
+#: Rotations that one request may wait for. A server that issues expired tokens twice in a row has a problem
+#: of its own; the caller gets its 401.
 MAX_ROTATIONS = 3
 
 
 class Rotated(NamedTuple):
-    """What to go on with after a rotation.
+    """The pair to send next, after a rotation.
 
-    `refreshed`: straight from the server; else adopted, and it may have expired since.
+    `refreshed`: it came from the server just now. An adopted pair may have expired since.
     """
 
     pair: ActiveTokens
@@ -44,16 +44,17 @@ class Rotated(NamedTuple):
 
 
 class BaseAuth:
-    """Keeps the requests of a client signed in.
+    """Keep the requests of a client signed in.
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
-    ``$XDG_CONFIG_HOME/adh/tokens.json``.
+    ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh/tokens.json``).
     `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
-    `base_url`: the API; default ``$ADH_BASE_URL``, else the public one. The token is sent to this origin and
-    to no other.
+    `base_url`: URL of the API; default ``$ADH_BASE_URL``, else ``https://api.agenticdeveloperhub.com``. The
+    token is sent to this origin and to no other.
     `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the
     API's ``401 token_expired``.
-    `lock_timeout`: seconds to wait for another process's refresh; more than one whole refresh takes.
+    `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
+    which takes 30 at most.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.
@@ -70,52 +71,49 @@ class BaseAuth:
         lock_timeout: float | None = None,
         refresh_via: Any = None,
     ) -> None:
-        client_secret = hidden(client_secret)
-        settings = resolve(
-            token_file,
-            client_id=client_id,
-            client_secret=client_secret,
-            base_url=base_url,
-            refresh_ahead=refresh_ahead,
-            lock_timeout=lock_timeout,
-        )
-        self._check_carrier(refresh_via)
-        self._file = settings.file
-        self._origin = settings.origin
-        self._refresh_via = refresh_via
-        # As they were passed: a pickle carries the secret only if it was an argument, and the rest comes from
-        # the environment over there.
-        self._arguments = {
-            "token_file": str(settings.file.path),
+        arguments: dict[str, Any] = {
+            "token_file": token_file,
             "client_id": client_id,
-            "client_secret": client_secret,
+            "client_secret": as_secret(client_secret),
             "base_url": base_url,
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
         }
-        calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
-        self._core = Rotation(
+        # A traceback that shows locals shows the arguments of every frame.
+        del client_secret
+        settings = resolve(**arguments)
+        self._check_carrier(refresh_via)
+        self._file = settings.file
+        self._origin = settings.origin
+        self._refresh_via = refresh_via
+        # As they were passed: a pickle holds the secret only if it was an argument. What came from the
+        # environment is read from the environment of the process that loads it.
+        self._arguments = {**arguments, "token_file": str(settings.file.path)}
+        self._core = self._new_core(settings)
+        self._prepare(*settings.origin)
+
+    def _new_core(self, settings: Settings) -> Rotation:
+        path = str(settings.file.path)
+        return Rotation(
             settings.file,
-            calls,
+            Calls(path, settings.base_url, settings.client_id, settings.client_secret),
             WeakMethod(self._post),
             refresh_ahead=settings.refresh_ahead,
             lock_timeout=settings.lock_timeout,
         )
-        self._prepare(*settings.origin)
 
     @property
     def token_file(self) -> str:
-        """Absolute path of the token file."""
+        """Return the absolute path of the token file."""
         return str(self._file.path)
 
     @property
     def tokens(self) -> Tokens:
-        """The current pair, read from the file. Raises `TokenFileError`."""
+        """Return the current pair, read from the file. Raises `TokenFileError`."""
         return self._core.current().tokens
 
     def refresh(self) -> Tokens:
-        """Refresh now, or share the refresh that another thread or process has under way; gives the pair in
-        force.
+        """Refresh now, or share a refresh under way in another thread or process. Return the current pair.
 
         Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or
         `ConfigurationError`.
@@ -126,21 +124,23 @@ class BaseAuth:
         return self.tokens
 
     def revoke(self) -> None:
-        """Sign out everywhere: tell the server, then remove the token file.
+        """Sign out everywhere: revoke the session at the server, then remove the token file.
 
-        Raises as `refresh`; the file stays if that fails.
+        Raises the errors of `refresh`; the file stays if revoking fails.
         """
         self._core.revoke().wait(self._core.patience)
 
     def __repr__(self) -> str:
-        if "_core" not in vars(self):  # what a traceback shows where the arguments were refused
-            return f"<{type(self).__name__}>"
+        name = type(self).__name__
+        if "_core" not in vars(self):  # in a traceback of an `__init__` that raised
+            return f"<{name}>"
         from .notebook_card import in_short
 
-        return f"{type(self).__name__}({self.token_file!r}, base_url={_url_of(self._origin)!r}, state={in_short(self._file)!r})"
+        state = in_short(self._file)
+        return f"{name}({self.token_file!r}, base_url={_url_of(self._origin)!r}, state={state!r})"
 
     def _repr_html_(self) -> str:
-        """A card for notebooks."""
+        """Return a card for notebooks, as HTML."""
         from .notebook_card import card
 
         return card(type(self).__name__, self._file, _url_of(self._origin))
@@ -161,17 +161,22 @@ class BaseAuth:
         return type(self)(**self.__getstate__())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # The client that carries the refresh is shared: its sockets can't be copied.
+        # Sockets can't be copied, so the copy shares `refresh_via`.
         return self.__copy__()
 
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
+        """Send a call to an auth endpoint, within `seconds`. Raises `Unreachable`."""
         raise NotImplementedError
 
-    def _check_carrier(self, carrier: Any) -> None:
+    def _check_carrier(self, client: Any) -> None:
+        """Raise `ConfigurationError` if `refresh_via` is not a client of the right library."""
         raise NotImplementedError
 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
-        """What is worth knowing of the origin before the first request."""
+        """Set the attributes by which a request to the API is recognised; `__init__` calls this once.
+
+        Each class declares them in its body.
+        """
         raise NotImplementedError
 
     def _is_ours(self, url: str) -> bool:
@@ -183,8 +188,8 @@ class BaseAuth:
     def _is_same(self, origin: Origin | None) -> bool:
         if origin == self._origin:
             return True
-        if logger.isEnabledFor(logging.DEBUG):  # a client may have more to say to strangers than to the API
-            # Nothing of the URL: its path and query may hold anything.
+        if logger.isEnabledFor(logging.DEBUG):
+            # The origin only: path and query may hold secrets.
             logger.debug(
                 "a request to %s carries no token: the API is %s",
                 origin and _url_of(origin),
@@ -192,31 +197,33 @@ class BaseAuth:
             )
         return False
 
-    def _wait_for_new_tokens(self, rejected: Secret, seconds: float | None = None, **post: Any) -> Rotated:
-        """The pair to go on with in place of `rejected`.
+    def _wait_for_new_tokens(
+        self, rejected: Secret, seconds: float | None = None, post: Post | None = None
+    ) -> Rotated:
+        """Return the pair that replaces `rejected`, after waiting `seconds` at most. Raises the job's error.
 
-        Waits `seconds` at most. Raises the outcome's error.
+        `post`: carries the refresh call instead of `_post`.
         """
         refreshed = False
-        patience = _Patience(self._patience(seconds))
+        budget = _Patience(self._patience(seconds))
         for _ in range(MAX_ROTATIONS):
-            job = self._core.rotate(rejected, **post)
+            job = self._core.rotate(rejected, post)
             if job is None:
                 break
-            job.wait(patience.left())
+            job.wait(budget.left())
             self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
     async def _wait_for_new_tokens_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
-        """The same for a task."""
+        """Do the same in a task."""
         refreshed = False
-        patience = _Patience(self._patience(seconds))
+        budget = _Patience(self._patience(seconds))
         for _ in range(MAX_ROTATIONS):
             job = self._core.rotate(rejected, without_thread=Job.run_in_a_task)
             if job is None:
                 break
-            await job.wait_async(patience.left())
+            await job.wait_async(budget.left())
             self._core.take(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
@@ -226,13 +233,14 @@ class BaseAuth:
 
 
 class _Patience:
-    """Seconds that several waits share. The first gets them all, as a round number for its message."""
+    """Seconds that several waits share. The first wait gets them all, as a round number for its message."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._ends: float | None = None
 
     def left(self) -> float:
+        """Return the seconds that are left; counting starts with the first call."""
         if self._ends is None:
             self._ends = time.monotonic() + self._seconds
             return self._seconds
@@ -240,19 +248,19 @@ class _Patience:
 
 
 def bearer(header: str | bytes | None) -> Secret | None:
-    """The token of an ``Authorization`` header, None for anything but a bearer token."""
-    text = header.decode("latin-1") if isinstance(header, bytes) else header
-    scheme, _, token = (text or "").partition(" ")
+    """Return the token of an ``Authorization`` header; None for anything but a bearer token."""
+    value = header.decode("latin-1") if isinstance(header, bytes) else header
+    scheme, _, token = (value or "").partition(" ")
     return Secret(token) if scheme.lower() == "bearer" and token else None
 
 
 def wrong_client(auth: object, request: object) -> TypeError:
-    """The error for an auth object in the hands of a client it was not made for."""
+    """Return the error for an auth object that was passed to a client of another library."""
     client = type(request).__module__.partition(".")[0]
     right = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}.get(client)
     every = "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
     advice = f"use adh_auth.{right} with {client}" if right else every
-    return TypeError(f"{type(auth).__name__} was handed a request of {client}: {advice}")
+    return TypeError(f"{type(auth).__name__} was given a request of {client}: {advice}")
 
 
 def _url_of(origin: tuple[str, str, int]) -> str:
@@ -261,6 +269,3 @@ def _url_of(origin: tuple[str, str, int]) -> str:
     return (
         f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
     )
-
-
-__all__ += ["REDACTED", "AdhAuthError", "bearer", "wrong_client"]

@@ -1,5 +1,6 @@
-"""The end of a call to an auth endpoint, however slowly its reply trickles: a client's read time-out starts
-anew with each byte.
+"""When a call to an auth endpoint ends, however slowly its reply trickles.
+
+A client's read time-out starts anew with each byte. Rule 7: a refresh ends within its total deadline.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from typing import Any
 from ..common.limits import REPLY_LIMIT
 from ..common.threads import OURS
 
-__all__ = ["Deadline"]
+__all__ = ["CONNECT_TIMEOUT", "Deadline"]
+
+#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
+CONNECT_TIMEOUT = 5.0
 
 
 class Deadline:
-    """While it is entered, `seconds` from its making on: then the sockets under its watch are shut down, and
-    whoever reads there wakes up.
+    """A context manager that shuts down the sockets it watches, `seconds` after it is entered.
 
-    The call itself is never abandoned to a thread of its own: it could still send the token after somebody
-    else has spent it.
+    The thread that reads one of them wakes up with an error. The call is not left to a thread of its own: it
+    could still send the token after another process has spent it.
     """
 
     def __init__(self, seconds: float) -> None:
         self._sockets: list[Callable[[], Any]] = []
-        #: Whether the call may have left; a carrier that shows its connections says so itself.
+        #: Whether the call may have left. A client that shows its connections sets it itself.
         self.sent = True
-        #: Whether the time is up. Said by the timer: a clock that a test freezes or moves would keep a reply
-        #: from being read to its end.
+        #: Whether the time is up. The timer sets it: a clock that freezegun stops or moves would cut a reply.
         self.over = False
-        # No daemon: a sub-interpreter may have none. It never outlives the call.
+        # Not a daemon: a sub-interpreter may have none. It never outlives the call.
         self._timer = threading.Timer(seconds, self._end)
         self._timer.name = OURS + "deadline"
 
     def __enter__(self) -> Deadline:
-        # While the interpreter shuts down there are no new threads; then the time-outs of the client have to
-        # do.
+        # No thread starts while the interpreter shuts down; then the client's own time-outs have to do.
         with suppress(RuntimeError):
             self._timer.start()
         return self
@@ -46,13 +47,16 @@ class Deadline:
         self._timer.cancel()
 
     def watch(self, find: Callable[[], Any]) -> None:
-        """Watch the socket that `find` gives when the time is up; TLS wraps another round it on the way."""
+        """Watch the socket that `find` returns when the time is up.
+
+        It is asked as late as that because TLS replaces a connection's socket on the way.
+        """
         self._sockets.append(find)
 
-    def collect(self, chunks: Iterable[bytes], troubles: tuple[type[Exception], ...]) -> tuple[bytes, bool]:
-        """At most `REPLY_LIMIT` bytes of a reply, and whether more was to come.
+    def collect(self, chunks: Iterable[bytes], errors: tuple[type[Exception], ...]) -> tuple[bytes, bool]:
+        """Return at most `REPLY_LIMIT` bytes of a reply, and whether it was cut off.
 
-        `troubles`: by which the client says that it broke off.
+        `errors`: what the client raises for a reply that breaks off.
         """
         body = b""
         try:
@@ -60,17 +64,14 @@ class Deadline:
                 body += chunk
                 if len(body) > REPLY_LIMIT or self.over:
                     return body[:REPLY_LIMIT], True
-        except troubles:
+        except errors:
             return body, True
         return body, False
 
     def _end(self) -> None:
         self.over = True
         for find in self._sockets:
-            with suppress(Exception):  # closed by now, or no socket at all but somebody's mock
-                found = find()
-                # urllib3's TLS through an https proxy (SSLTransport), and that of pyOpenSSL, are no sockets
-                # but hold one.
-                found = getattr(found, "socket", found)
-                # SSLSocket.shutdown() would pull the TLS state out from under the thread that reads.
-                socket.socket.shutdown(found, socket.SHUT_RDWR)
+            # Closed by now, or not a socket but a mock's object.
+            with suppress(Exception):
+                # SSLSocket.shutdown() would drop the TLS state that the reading thread is using.
+                socket.socket.shutdown(find(), socket.SHUT_RDWR)

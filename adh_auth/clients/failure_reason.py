@@ -1,6 +1,6 @@
-"""Why a call did not get through: kind and cause, from facts that hold no secret.
+"""Why a call did not reach its endpoint, in words that hold no secret.
 
-A client's message may quote what was sent.
+Rule 13: a client's message may quote what was sent, so that no message is used.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from typing import Any
 
 __all__ = ["describe_failure", "exception_chain"]
 
-#: Exceptions that are looked at; a chain may be a circle.
+#: Exceptions that are followed; a chain can be circular.
 MAX_CHAIN = 20
 
 
 def describe_failure(error: BaseException) -> str:
-    """Kind and cause in a few words, from facts that hold no secret: never a message, which may quote what
-    was sent.
-    """
+    """Return the exception's type and its cause in a few words, never its message."""
     words = [type(error).__name__]
     for item in exception_chain(error):
         if isinstance(item, ssl.SSLCertVerificationError):
@@ -34,7 +32,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def exception_chain(error: BaseException) -> list[BaseException]:
-    """An exception and those inside it, urllib3's `describe_failure` among them."""
+    """Return an exception and those inside it: causes, contexts, arguments, and urllib3's `reason`."""
     found: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting and len(found) < MAX_CHAIN:
@@ -46,15 +44,15 @@ def exception_chain(error: BaseException) -> list[BaseException]:
 
 
 def _refused_tunnel(item: BaseException) -> str | None:
-    """The status of a proxy that refuses the tunnel, of which only messages tell: its three digits and
-    nothing else of them.
+    """Return the status with which a proxy refused the tunnel; the clients put it in messages only.
+
+    http.client: "Tunnel connection failed: 407 Proxy Authentication Required", as an `OSError`. httpcore and
+    httpx: "407 Proxy Authentication Required", as a `ProxyError`. Only the three digits are used.
     """
-    text = item.args[0] if item.args and isinstance(item.args[0], str) else ""
+    message = item.args[0] if item.args and isinstance(item.args[0], str) else ""
     found = None
-    if isinstance(
-        item, OSError
-    ):  # http.client: "Tunnel connection failed: 407 Proxy Authentication Required"
-        found = re.search(r"failed: (\d{3})\b", text, re.ASCII)
-    elif type(item).__name__ == "ProxyError":  # httpcore's and httpx's: "407 Proxy Authentication Required"
-        found = re.match(r"(\d{3})\b", text, re.ASCII)
+    if isinstance(item, OSError):
+        found = re.search(r"failed: (\d{3})\b", message, re.ASCII)
+    elif type(item).__name__ == "ProxyError":
+        found = re.match(r"(\d{3})\b", message, re.ASCII)
     return found[1] if found else None

@@ -1,6 +1,7 @@
-"""RequestsAuth, for requests.
+"""The auth flow for requests: put the token on a request, and answer a 401 of the API.
 
-This room and its two neighbours, requests_body and requests_carrier, are the only ones that know requests.
+Rule 9: a call is sent again only with another token, and a second 401 goes to the caller. Rule 12: the token
+goes to the API's origin on every hop. `rotation.decision.after_401` decides what a 401 leads to.
 """
 
 from __future__ import annotations
@@ -10,51 +11,58 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import requests
-from requests.cookies import extract_cookies_to_jar, get_cookie_header
-from requests.hooks import dispatch_hook
+from requests.cookies import get_cookie_header
 from requests.models import PreparedRequest, Response
 from urllib3.util import Timeout
 
 from ..common.secret import REDACTED, BearerHeader, Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed, twin
 from ..oauth.endpoint import EndpointCall, EndpointReply
+from ..oauth.origin import DEFAULT_PORTS
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, RESEND, after_401
+from . import requests_compat as compat
 from .base import MAX_ROTATIONS, BaseAuth, Rotated, bearer, wrong_client
-from .requests_body import can_be_sent_again, read_prefix, release, rewound
-from .requests_body import is_plain as _is_plain
-from .requests_compat import cookie_jar
-from .requests_transport import mock_behind, post, sessions_are_mocked
+from .requests_body import can_be_sent_again, is_plain, read_prefix, release, rewound
+from .requests_transport import post
 
-__all__ = ["RequestsAuth"]
+__all__ = ["FIRST_WAIT_SECONDS", "WAIT_SHARE", "RequestsAuth", "read_timeout"]
 
-#: Part of a call's time-out that it waits for a refresh before it is sent: with `timeout=2` a quarter of a
-#: second, enough for what needs no network, as a refusal on record. The rest is waited for by the hook, which
-#: knows the time-out for certain.
-SHARE = 1 / 8
-#: Seconds of the same for the first call of a thread, of whose time-out nothing is known: most refreshes are
-#: over by then.
-FIRST_MOMENT = 1.0
+#: Share of a call's time-out that it waits for a refresh before it is sent. With `timeout=2` that is a
+#: quarter of a second, enough for a refusal on record, which needs no network. The hook, which knows the
+#: time-out for certain, waits for the rest.
+WAIT_SHARE = 1 / 8
+#: Seconds of the same for a thread's first call, whose time-out is unknown. Most refreshes take less.
+FIRST_WAIT_SECONDS = 1.0
 
 
 class RequestsAuth(BaseAuth):
-    """What `AdhAuth` does: put the token on a request, and answer a 401 of the API."""
+    """What `AdhAuth` does, except being an auth class of requests."""
+
+    #: What the URL of a request to the API begins with, as requests writes it.
+    _prefixes: tuple[str, ...]
+    #: `timeout`: that of the thread's last call, absent before the first.
+    _thread_state: threading.local
+    #: What an adapter got as `verify`, `cert` and `proxies` (and more) with the last call of any thread. Only
+    #: refreshes that answer no response use it: `refresh()`, one ahead of time, one before a request is sent.
+    #: A 401 brings its own call's options. One set for all threads is right: a background refresh belongs to
+    #: no thread, and the calls of one auth object go to one server.
+    _last_tls_options: Mapping[str, Any] = MappingProxyType({})
 
     def _prepare(self, scheme: str, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
-        default = 443 if scheme == "https" else 80
-        # requests has put a path behind the authority by now, so that these prefixes can't be part of a
-        # longer host name.
+        # requests has put a path behind the authority by now, so that no longer host name begins like this.
         explicit = f"{scheme}://{name}:{port}/"
-        self._prefixes = (f"{scheme}://{name}/", explicit) if port == default else (explicit,)
-        self._seen: Mapping[str, Any] = {}
-        self._of_thread = threading.local()
+        is_default = port == DEFAULT_PORTS[scheme]
+        self._prefixes = (f"{scheme}://{name}/", explicit) if is_default else (explicit,)
+        self._thread_state = threading.local()
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
-        """Put the token on a request to the API, and watch for its answer."""
+        """Put the token on a request to the API, and register the hook that sees its answer."""
         if not isinstance(r, PreparedRequest):
             raise wrong_client(self, r)
         url = r.url or ""
@@ -63,171 +71,172 @@ class RequestsAuth(BaseAuth):
         core = self._core
         try:
             pair = core.cache.value_if_unchanged() or core.current_fast()
-            if pair.needs_check or not (r.body is None or _is_plain(r.body)):
-                pair = self._ready(pair, r)
-        except AdhAuthError as error:
-            trouble = error
+            if pair.needs_check or not (r.body is None or is_plain(r.body)):
+                pair = self._pair_to_send(pair, r)
+        except AdhAuthError as caught:
+            error = caught
         else:
             r.headers["Authorization"] = BearerHeader(pair.header)
             hooks = r.hooks["response"]
             if not hooks:
                 hooks.append(_ResponseHook(self))
             elif not (isinstance(hooks[0], _ResponseHook) and hooks[0].is_of(self)):
-                # An auth that is put on by hand finds the caller's hooks there. One that raises on a 401
-                # would hide the expiry, and a second hook of ours would answer a 401 that the first one hands
-                # over.
-                hooks[:] = [
-                    _ResponseHook(self),
-                    *(hook for hook in hooks if not isinstance(hook, _ResponseHook)),
-                ]
+                _put_first(hooks, self)
             return r
-        raise _for_requests(trouble, r)
+        # Raised out here: as its context, the first error would keep the frames, and frames hold tokens.
+        raise _as_requests_error(error, r)
 
-    def _ready(self, pair: ActiveTokens, r: PreparedRequest) -> ActiveTokens:
+    def _pair_to_send(self, pair: ActiveTokens, r: PreparedRequest) -> ActiveTokens:
+        """Return the pair for a request, after a wait for a refresh where `pair` is expired."""
         one_shot = not can_be_sent_again(r)
         if not self._core.needs_rotation(pair, one_shot=one_shot):
             return pair
-        moment = None if one_shot else self._moment()
-        if moment is None:
+        seconds = None if one_shot else self._wait_before_sending()
+        if seconds is None:
             return self._wait_for_new_tokens(pair.secret).pair
         job = self._core.rotate(pair.secret)
         if job is None:
             return self._core.current()
         try:
-            job.wait(moment)
+            job.wait(seconds)
         except RefreshFailed:
             if not job.settled:
-                return pair  # the answer will be a 401; by then the time-out is known
+                return pair  # it will be answered by a 401, and then the time-out is known
             job.wait(0)
         return self._core.current()
 
-    def _moment(self) -> float | None:
-        """Seconds to wait for a refresh before a request is sent, None for as long as it takes.
+    def _wait_before_sending(self) -> float | None:
+        """Return the seconds to wait for a refresh before a request is sent, None for no bound.
 
-        requests shows the caller's time-out to hooks of the response only, so the one of the thread's last
-        call counts.
+        requests shows a call's time-out to response hooks only, so that of the thread's last call counts.
         """
-        if not hasattr(self._of_thread, "timeout"):
-            return FIRST_MOMENT
-        seconds = read_timeout(self._of_thread.timeout)
-        return None if seconds is None else SHARE * seconds
+        if not hasattr(self._thread_state, "timeout"):
+            return FIRST_WAIT_SECONDS
+        seconds = read_timeout(self._thread_state.timeout)
+        return None if seconds is None else WAIT_SHARE * seconds
 
     def _on_response(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        self._seen = sent_with
-        self._of_thread.timeout = sent_with.get("timeout")
-        if response.status_code != 401:
-            if (
-                300 <= response.status_code < 400 and response.is_redirect
-            ):  # is_redirect asks the headers: 1 µs
+        """Return the response for the caller; `_ResponseHook` calls this. `sent_with`: what `send` got."""
+        self._last_tls_options = sent_with
+        self._thread_state.timeout = sent_with.get("timeout")
+        status = response.status_code
+        if status != 401:
+            if 300 <= status < 400 and response.is_redirect:  # the status first: is_redirect takes 1 µs
                 # It ends in `history`. requests builds the next hop from the request that it holds itself.
-                response.request = _for_the_record(response.request)
+                response.request = _redacted(response.request)
             return response
         # requests keeps this hook on redirected hops, after it took the header off for the new host
-        # (psf/requests#2577). Answering that host's 401 would send it the new token. (hishel leaves
-        # response.url empty: ask the request.)
+        # (psf/requests#2577). Answering that host's 401 would send it the new token. The URL is taken from
+        # the request: hishel leaves response.url empty.
         request = response.request
         if bearer(request.headers.get("Authorization")) is None or not self._is_ours(request.url or ""):
             return response
-        return self._answered(response, sent_with)
+        return self._answer_401(response, sent_with)
 
-    def _answered(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        """The answer after a 401 of the API.
+    def _answer_401(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
+        """Send again until the answer is not a 401, or a refresh has brought the pair that it refuses.
 
-        A pair that was adopted may turn out to be expired, too; a refreshed one is the last.
+        An adopted pair may turn out to be expired as well.
         """
-        patience = _Patience(read_timeout(sent_with.get("timeout")))
+        time_limit = _TimeLimit(read_timeout(sent_with.get("timeout")))
         for _ in range(MAX_ROTATIONS):
             try:
-                found = self._replacement(response, sent_with, patience)
-            except AdhAuthError as error:
-                trouble = error
+                rotated = self._pair_after_401(response, sent_with, time_limit)
+            except AdhAuthError as caught:
+                error = caught
                 break
-            if found is None:
+            if rotated is None:
                 return response
-            resent = self._sent_again(response, found.pair, sent_with)
-            if resent is response or resent.status_code != 401 or found.refreshed:
+            resent = self._resend(response, rotated.pair, sent_with)
+            if resent is response or resent.status_code != 401 or rotated.refreshed:
                 return resent
             response = resent
         else:
             return response
         response.close()
-        raise _for_requests(trouble, response.request, response)
+        raise _as_requests_error(error, response.request, response)
 
-    def _replacement(
-        self, response: Response, sent_with: Mapping[str, Any], patience: _Patience
+    def _pair_after_401(
+        self, response: Response, sent_with: Mapping[str, Any], time_limit: _TimeLimit
     ) -> Rotated | None:
-        """What to send again with, None where this 401 is the caller's."""
-        rejected = _sent_token(response.request)
-        inspected = read_prefix(response, stream=bool(sent_with.get("stream")))
+        """Return what to send again with, None if the caller gets this 401."""
+        rejected = _rejected_token(response.request)
+        prefix = read_prefix(response, stream=bool(sent_with.get("stream")))
         pair = self._core.current()
-        what = after_401(inspected.code, rejected, pair, time.time(), is_bare=inspected.is_bare)
+        what = after_401(prefix.code, rejected, pair, time.time(), is_bare=prefix.is_bare)
         if what == HAND_OVER:
             return None
         again = can_be_sent_again(response.request)
         if what == RESEND and not again:
             return None
-        # Before the wait: the refresh may need this very connection, where `refresh_via` is the session, or
-        # another thread may.
-        if again or not inspected.ended:
-            release(response, inspected)
+        # Before the wait: in a pool of one, the refresh through `refresh_via` needs this very connection.
+        if again or not prefix.ended:
+            release(response, prefix)
         if what == RESEND:
             return Rotated(pair, refreshed=False)
-        return self._wait_for_new_tokens(
-            rejected,
-            patience.left(),
-            post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)),
-        )
+        carry = partial(self._post, sent_with=sent_with, mock=compat.mock_adapter(response))
+        return self._wait_for_new_tokens(rejected, time_limit.left(), carry)
 
-    def _sent_again(self, response: Response, pair: ActiveTokens, sent_with: Mapping[str, Any]) -> Response:
+    def _resend(self, response: Response, pair: ActiveTokens, sent_with: Mapping[str, Any]) -> Response:
+        """Return the answer to the same request with `pair`; the 401 itself if it can't be sent again."""
         request = response.request
-        connection = getattr(response, "connection", None)
-        if connection is None or not rewound(request):
+        adapter = compat.adapter_of(response)
+        if adapter is None or not rewound(request):
             return response
         again = request.copy()
-        _refresh_cookies(again, response)
+        _update_cookies(again, response)
         again.headers["Authorization"] = BearerHeader(pair.header)
         started = time.perf_counter()
-        resent: Response = connection.send(again, **sent_with)
+        resent: Response = adapter.send(again, **sent_with)
         resent.elapsed = timedelta(seconds=time.perf_counter() - started)
         resent.request = again
         resent.history += [*response.history, response]
-        response.request = _for_the_record(request)
+        response.request = _redacted(request)
         if resent.is_redirect:
-            # requests builds the redirected request from the original one, which would go on with the old
-            # token.
-            _move_on(request, pair)
-            resent.request = _for_the_record(again)
+            # requests builds the next hop from the original request, which would go on with the old token.
+            request.headers["Authorization"] = BearerHeader(pair.header)
+            compat.mark_token_changed(request)
+            resent.request = _redacted(again)
         return resent
 
     def _post(
         self, call: EndpointCall, seconds: float, sent_with: Mapping[str, Any] | None = None, mock: Any = None
     ) -> EndpointReply:
-        """Carry a call to an auth endpoint. Raises `Unreachable`."""
-        if self._refresh_via is not None and not sessions_are_mocked():
+        """Send a call to an auth endpoint, within `seconds`. Raises `Unreachable`."""
+        if self._refresh_via is not None and not compat.sessions_are_mocked():
             mock = None
-        return post(call, seconds, self._refresh_via, sent_with or self._seen, mock)
+        return post(call, seconds, self._refresh_via, sent_with or self._last_tls_options, mock)
 
-    def _check_carrier(self, carrier: Any) -> None:
-        if carrier is not None and not isinstance(carrier, requests.Session):
+    def _check_carrier(self, client: Any) -> None:
+        if client is not None and not isinstance(client, requests.Session):
+            kind = type(client).__name__
             raise ConfigurationError(
-                f"refresh_via must be a requests.Session, not {type(carrier).__name__}", setting="refresh_via"
+                f"refresh_via must be a requests.Session, not {kind}", setting="refresh_via"
             )
 
 
-def _for_requests(
+def _put_first(hooks: list[Any], auth: RequestsAuth) -> None:
+    """Register our hook before the caller's, and only once.
+
+    An auth that is applied by hand finds the caller's hooks there. One that raises on a 401 would hide the
+    expiry, and a second hook of ours would answer a 401 that the first one hands over.
+    """
+    hooks[:] = [_ResponseHook(auth), *(hook for hook in hooks if not isinstance(hook, _ResponseHook))]
+
+
+def _as_requests_error(
     error: AdhAuthError, request: PreparedRequest, response: Response | None = None
 ) -> AdhAuthError:
+    """Return `error` as a `requests.RequestException` too, with `request` and `response` but no token."""
     raised = twin(error, requests.RequestException)
     if response is not None:
-        response.request = _for_the_record(request)
-    vars(raised).update(request=_for_the_record(request), response=response)
+        response.request = _redacted(request)
+    vars(raised).update(request=_redacted(request), response=response)
     return raised
 
 
-def _for_the_record(request: PreparedRequest) -> PreparedRequest:
-    """A copy for whoever looks back, without the token: what is kept in `history` and hangs on errors ends in
-    logs.
-    """
+def _redacted(request: PreparedRequest) -> PreparedRequest:
+    """Return a copy without the token: requests in `history` and on errors end in logs."""
     if bearer(request.headers.get("Authorization")) is None:
         return request
     kept = request.copy()
@@ -235,66 +244,58 @@ def _for_the_record(request: PreparedRequest) -> PreparedRequest:
     return kept
 
 
-def _refresh_cookies(again: PreparedRequest, response: Response) -> None:
-    """Add what the 401 set, as requests' own digest auth does; a ``Cookie`` header of the caller's own stays
-    as it is, and alone.
+def _update_cookies(again: PreparedRequest, response: Response) -> None:
+    """Add the cookies that the 401 set, as requests' own digest auth does.
+
+    A ``Cookie`` header that the caller wrote stays as it is, and nothing is added to it.
     """
-    jar = cookie_jar(again)
+    jar = compat.cookie_jar(again)
     if jar is None:
         return
     given = again.headers.pop("Cookie", None)
-    of_jar = get_cookie_header(jar, again)  # type: ignore[no-untyped-call]
-    extract_cookies_to_jar(jar, response.request, response.raw)  # type: ignore[no-untyped-call]
-    if given is not None and given != of_jar:
+    from_jar = get_cookie_header(jar, again)  # type: ignore[no-untyped-call]
+    compat.extract_cookies(jar, response)
+    if given is not None and given != from_jar:
         again.headers["Cookie"] = given
-    again.prepare_cookies(jar)  # leaves such a header alone
+    again.prepare_cookies(jar)  # leaves an existing header alone
 
 
-_MOVED = "_adh_auth_moved"
-
-
-def _move_on(request: PreparedRequest, pair: ActiveTokens) -> None:
-    """Let what requests makes of `request` carry `pair`."""
-    request.headers["Authorization"] = BearerHeader(pair.header)
-    vars(request)[_MOVED] = True
-
-
-def _sent_token(request: PreparedRequest) -> Secret:
-    """The token that it was sent with, or one that never was a token where that can't be told."""
-    if _MOVED in vars(request):
-        # Several threads send it. What the header says now may not be what went out: a good pair is not
-        # refreshed on its word.
+def _rejected_token(request: PreparedRequest) -> Secret:
+    """Return the token that a request was sent with, or an empty one where that is unknown."""
+    if compat.token_was_changed(request):
+        # Several threads may send this object: its header now need not be what went out, and a refresh would
+        # spend a good pair.
         return Secret("")
     return bearer(request.headers.get("Authorization")) or Secret("")
 
 
 def read_timeout(timeout: Any) -> float | None:
-    """Seconds of the read part of a time-out in the forms that requests takes; None for no bound."""
+    """Return the read part, in seconds, of a time-out in any form that requests takes; None for no bound."""
     if isinstance(timeout, tuple):
         timeout = timeout[1]
     elif isinstance(timeout, Timeout):
         started = timeout.clone()
-        started.start_connect()  # without it, `read_timeout` refuses to count a `total`
+        started.start_connect()  # without it, `read_timeout` raises if there is a `total`
         timeout = started.read_timeout
     return None if timeout is None else float(timeout)
 
 
-class _Patience:
-    """How long a call may wait in all. `seconds`: None where its caller gave no time-out."""
+class _TimeLimit:
+    """How long one call may wait in all. `seconds`: the caller's time-out, None without one."""
 
     def __init__(self, seconds: float | None) -> None:
         self._until = None if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float | None:
-        """Seconds, rounded for the message; None for no bound."""
+        """Return the seconds left, rounded for a message; None for no bound."""
         return None if self._until is None else round(max(0.0, self._until - time.monotonic()), 2)
 
 
 class _ResponseHook:
-    """Watches for the answer to one request.
+    """The response hook of one request: it passes each response to the auth object that signed the request.
 
-    A pickle holds nothing of it, and is readable without this library and its settings: requests pickles a
-    response with its request and the hooks of that, and the auth object may know the client secret.
+    An object, not a bound method: requests copies a request's hooks and pickles them with each response. A
+    copy has to call the same auth object, and a pickle must hold neither it nor its client secret.
     """
 
     __slots__ = ("_auth",)
@@ -303,14 +304,14 @@ class _ResponseHook:
         self._auth = auth
 
     def __call__(self, response: Response, **sent_with: Any) -> Response:
-        return self._auth._on_response(response, sent_with)  # noqa: SLF001 - one story in two classes
+        return self._auth._on_response(response, sent_with)  # noqa: SLF001 - the other half of this module
 
     def is_of(self, auth: RequestsAuth) -> bool:
-        """Whether it calls that object."""
+        """Return whether it calls that object."""
         return self._auth is auth
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial, (dispatch_hook, "response", None)  # calls no hook
+        return compat.pickled_hook()
 
     def __copy__(self) -> _ResponseHook:
         return self
@@ -319,4 +320,4 @@ class _ResponseHook:
         return self
 
     def __repr__(self) -> str:
-        return "<adh_auth: watches for the answer>"
+        return "<adh_auth: response hook>"

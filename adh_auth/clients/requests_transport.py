@@ -1,12 +1,12 @@
-"""What carries a call to an auth endpoint in requests: a mock, the user's own Session, or an adapter of our
-own.
+"""What carries a call to an auth endpoint in requests: a mock, the user's own Session, or an adapter of ours.
+
+Rule 13: its errors quote nothing that was sent. The caller's adapters and retries never carry a refresh.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,20 +15,16 @@ from requests.adapters import HTTPAdapter
 from requests.models import PreparedRequest, Response
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
-from urllib3.response import HTTPResponse
 
 from ..common.limits import REPLY_LIMIT
 from ..oauth.content_encoding import decoded
 from ..oauth.endpoint import EndpointCall, EndpointReply, Unreachable
-from .deadline import Deadline
+from . import requests_compat as compat
+from .deadline import CONNECT_TIMEOUT, Deadline
 from .failure_reason import describe_failure, exception_chain
-from .requests_compat import loaded, on_connections, read_piece
 from .system_proxies import must_not_ask_the_system
 
-__all__ = ["mock_behind", "post", "sessions_are_mocked"]
-
-#: Seconds to connect. Nothing has been sent by then, so that giving up is safe.
-CONNECT_TIMEOUT = 5.0
+__all__ = ["post"]
 
 
 def post(
@@ -38,46 +34,31 @@ def post(
     sent_with: Mapping[str, Any],
     mock: Any = None,
 ) -> EndpointReply:
-    """Carry a call to an auth endpoint through `mock`, an adapter, or `session`, or directly with the trust
-    of `sent_with`.
+    """Send a call to an auth endpoint and return its reply, within `seconds`. Raises `Unreachable`.
 
-    Raises `Unreachable`.
+    It goes through the adapter `mock` or through `session`; without either directly, with the TLS and proxy
+    options of `sent_with` (the arguments of an adapter's `send`).
     """
-    if session is None and sessions_are_mocked():
+    if session is None and compat.sessions_are_mocked():
         session = requests.Session()
     with Deadline(seconds) as deadline:
         if mock is not None:
-            return _answered(partial(_through, mock, call, seconds, sent_with), deadline)
+            return _reply(partial(_through, mock, call, seconds, sent_with), deadline)
         if session is not None:
-            return _answered(partial(_via_session, session, call, seconds), deadline)
-        return _answered(partial(_directly, call, seconds, sent_with, deadline), deadline)
-
-
-def mock_behind(response: Response) -> Any:
-    """What the call went through where that is no adapter of requests' own: a mock, or an app in this
-    process.
-    """
-    connection = getattr(response, "connection", None)
-    return None if isinstance(connection, HTTPAdapter) else connection
-
-
-def sessions_are_mocked() -> bool:
-    """Whether requests_mock answers for every Session."""
-    # requests_mock.Mocker puts a send of its own on every Session and holds one lock while it runs: a worker
-    # thread that sends through a Session waits there for the caller, who waits for the worker.
-    return requests.Session.send.__module__.partition(".")[0] == "requests_mock"
+            return _reply(partial(_via_session, session, call, seconds), deadline)
+        return _reply(partial(_directly, call, seconds, sent_with, deadline), deadline)
 
 
 def _directly(
     call: EndpointCall, seconds: float, sent_with: Mapping[str, Any], deadline: Deadline
 ) -> Response:
-    # No Session: it would bring .netrc, cookies, and whatever patches every Session
+    # No Session: it would bring .netrc, cookies, and patches of the Session class
     # (requests_cache.install_cache stored the reply).
     adapter = _WatchedAdapter(deadline)
     try:
         return _through(adapter, call, seconds, sent_with)
     finally:
-        # Closing a pool leaves connections that are in use alone; the reply is read through its own.
+        # Closing a pool leaves its connections in use open; the reply is read through one of them.
         adapter.close()
 
 
@@ -90,7 +71,7 @@ def _through(adapter: Any, call: EndpointCall, seconds: float, sent_with: Mappin
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """Puts each connection under the watch of a deadline before it is used: a reply's head can trickle, too."""
+    """Registers each connection with a deadline before it is used: a reply's head can trickle, too."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()
@@ -99,14 +80,14 @@ class _WatchedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
         pool = super().get_connection_with_tls_context(*arguments, **named)
         self._deadline.sent = False
-        on_connections(pool, self._made, self._sending)
+        compat.watch_connections(pool, self._made, self._sending)
         return pool
 
     def _made(self, connection: Any) -> None:
-        self._deadline.watch(lambda: connection.sock)
+        self._deadline.watch(partial(compat.plain_socket, connection))
 
     def _sending(self) -> None:
-        # urllib3 calls a tunnel or a handshake that hangs a ReadTimeout, too; the call leaves only here.
+        # urllib3 raises ReadTimeout for a tunnel or a handshake that hangs, too; the call leaves only here.
         self._deadline.sent = True
 
 
@@ -119,20 +100,16 @@ _HEADERS = {
 
 
 def _tls_options(url: str, sent_with: Mapping[str, Any]) -> dict[str, Any]:
-    """`verify`, `cert` and `proxies` as requests merged them for the last call; before the first, what the
-    environment says.
-    """
+    """Return `verify`, `cert` and `proxies` as requests merged them for a call, or the environment's."""
     if sent_with:
         return {name: sent_with.get(name) for name in ("verify", "cert", "proxies")}
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-    # A forked child whose Session has `trust_env=False`, or proxies of its own, has not asked the system, and
-    # must not for our sake.
+    # A forked child whose Session has proxies of its own, or trust_env=False, has not asked the system.
     proxies = {} if must_not_ask_the_system() else get_environ_proxies(url)
     return {"verify": bundle, "cert": None, "proxies": proxies}
 
 
 def _via_session(session: requests.Session, call: EndpointCall, seconds: float) -> Response:
-    # An auth that does nothing keeps .netrc, and an AdhAuth that sits on that very session, out of it.
     return session.post(
         call.url,
         data=call.body(),
@@ -145,47 +122,24 @@ def _via_session(session: requests.Session, call: EndpointCall, seconds: float) 
 
 
 def _no_auth(request: PreparedRequest) -> PreparedRequest:
-    """Sign nothing, and let no hook of the session's break in on the reply: one that raises would drop it
-    after the token is spent.
+    """Add nothing to the request. Without an auth, requests would use .netrc or the session's own AdhAuth.
 
-    requests registers the session's hooks right after the auth, on the request that this gives back.
+    A hook of the session sees the reply, but its error does not reach us.
     """
-    request.hooks = {"response": _GuardedHooks()}
+    compat.guard_hooks(request)
     return request
 
 
-class _GuardedHooks(list[Any]):
-    """Hooks that are called as ever, and whose errors end there."""
-
-    def append(self, hook: Any) -> None:
-        """Register one."""
-        super().append(_guarded(hook))
-
-    def extend(self, hooks: Iterable[Any]) -> None:
-        """Register several."""
-        super().extend(_guarded(hook) for hook in hooks)
-
-
-def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        with suppress(Exception, SystemExit):
-            return hook(*arguments, **named)
-
-    return call
-
-
-def _answered(send: Any, deadline: Deadline) -> EndpointReply:
-    """Send and read, bounded.
-
-    What goes wrong is told without the exception: its request holds the refresh token.
-    """
-    trouble = None
+def _reply(send: Callable[[], Response], deadline: Deadline) -> EndpointReply:
+    """Send, and read the reply up to its bound."""
+    failure = None
     try:
         response = send()
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        trouble = Unreachable(describe_failure(error), sent=deadline.sent and not _never_sent(error))
-    if trouble is not None:
-        raise trouble
+        failure = Unreachable(describe_failure(error), sent=deadline.sent and not _never_sent(error))
+    if failure is not None:
+        # Raised out here: as its context, the client's exception would keep the request with its token.
+        raise failure
     try:
         body, cut = _body_of(response, deadline)
     finally:
@@ -194,13 +148,12 @@ def _answered(send: Any, deadline: Deadline) -> EndpointReply:
 
 
 def _body_of(response: Response, deadline: Deadline) -> tuple[bytes, bool]:
-    raw = response.raw
-    troubles = (requests.RequestException, HTTPError, OSError)
-    if not isinstance(raw, HTTPResponse) or loaded(response) is not None:  # a mock's
-        return deadline.collect(response.iter_content(8192), troubles)
-    body, cut = deadline.collect(iter(partial(read_piece, raw, 8192), b""), troubles)
-    # As it came, and then decoded with a bound: what a client decodes by itself can be a thousand times as
-    # much.
+    errors = (requests.RequestException, HTTPError, OSError)
+    raw = compat.urllib3_response(response)
+    if raw is None or compat.loaded_content(response) is not None:  # a mock's
+        return deadline.collect(response.iter_content(8192), errors)
+    body, cut = deadline.collect(iter(partial(compat.read_piece, raw, 8192), b""), errors)
+    # Decoded here, with a bound: a client that decodes can return a thousand times what it was sent.
     return decoded(body, response.headers.get("Content-Encoding", ""), REPLY_LIMIT), cut
 
 

@@ -1,4 +1,7 @@
-"""Arguments and environment, checked once when an auth object is built. No I/O."""
+"""Arguments and environment of an auth object, checked once when it is built. No I/O.
+
+Rule 12: `base_url` is https or loopback; anything else is refused here.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from ..errors import ConfigurationError
 from ..oauth.origin import Origin, base_url_of, origin_of
 from ..store.token_file import TokenFile
 
-__all__ = ["DEFAULT_BASE_URL", "Settings", "hidden", "resolve"]
+__all__ = ["DEFAULT_BASE_URL", "Settings", "as_secret", "resolve"]
 
 DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
 
 
 class Settings(NamedTuple):
-    """What every plugin and command needs."""
+    """What an auth object or a command works with. `refresh_ahead` and `lock_timeout` are in seconds."""
 
     file: TokenFile
     client_id: str
@@ -38,14 +41,17 @@ def resolve(
     refresh_ahead: float | None = None,
     lock_timeout: float | None = None,
 ) -> Settings:
-    """Arguments first, then the environment, then the defaults. Raises `ConfigurationError`."""
-    client_secret = hidden(client_secret)
-    base = base_url_of(_text("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
+    """Return the settings: arguments first, then the environment, then the defaults.
+
+    `refresh_ahead`, `lock_timeout`: seconds. Raises `ConfigurationError`.
+    """
+    client_secret = as_secret(client_secret)
+    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
     origin = origin_of(base)
     assert origin is not None
     return Settings(
         file=TokenFile(token_file),
-        client_id=_text("client_id", client_id, "ADH_CLIENT_ID"),
+        client_id=_string("client_id", client_id, "ADH_CLIENT_ID"),
         client_secret=_secret(client_secret),
         base_url=base,
         origin=origin,
@@ -54,31 +60,29 @@ def resolve(
     )
 
 
-def hidden(client_secret: Any) -> Secret | None:
-    """The secret, whatever it is, as it may stand in a frame: a traceback with locals shows the arguments of
-    each.
-    """
-    return (
-        client_secret if client_secret is None or isinstance(client_secret, Secret) else Secret(client_secret)
-    )
+def as_secret(client_secret: Any) -> Secret | None:
+    """Return the client secret, of whatever type, wrapped so that no traceback with locals shows it."""
+    if client_secret is None or isinstance(client_secret, Secret):
+        return client_secret
+    return Secret(client_secret)
 
 
 def _secret(given: Secret | None) -> Secret:
     if given is None:
-        return Secret(_text("client_secret", None, "ADH_CLIENT_SECRET"))
+        return Secret(_string("client_secret", None, "ADH_CLIENT_SECRET"))
     if not isinstance(given.reveal(), str):
         kind = type(given.reveal()).__name__
-        raise ConfigurationError(f"client_secret must be a text, not {kind}", setting="client_secret")
-    return given if given.reveal() else Secret(_text("client_secret", "", "ADH_CLIENT_SECRET"))
+        raise ConfigurationError(f"client_secret must be a string, not {kind}", setting="client_secret")
+    return given if given.reveal() else Secret(_string("client_secret", "", "ADH_CLIENT_SECRET"))
 
 
-def _text(name: str, value: Any, variable: str, default: str | None = None) -> str:
+def _string(name: str, value: Any, variable: str, default: str | None = None) -> str:
     if value is None:
         value = os.environ.get(variable) or default
     if value is None or value == "":
         raise ConfigurationError(f"{name} is missing: pass {name}= or set {variable}", setting=variable)
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a text, not {type(value).__name__}", setting=name)
+        raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}", setting=name)
     return value
 
 

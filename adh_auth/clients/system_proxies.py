@@ -1,4 +1,4 @@
-"""Whether the system may be asked for its proxies."""
+"""Whether the operating system may be asked for its proxies."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ _forked = False
 
 
 def must_not_ask_the_system() -> bool:
-    """Whether to ask for the proxies of the system's settings would end this process: in a forked child on
-    macOS.
+    """Return whether asking would crash this process: in a forked child on macOS.
 
-    There urllib asks the SystemConfiguration framework, which is not safe after a fork
-    (python/cpython#105912). Where a variable names a proxy, or the hosts that need none, urllib takes the
-    variables' word and does not ask.
+    urllib asks the SystemConfiguration framework there, which is not safe after a fork
+    (python/cpython#105912). It does not ask if an environment variable names a proxy, or the hosts that need
+    none.
     """
     return _forked and sys.platform == "darwin" and not getproxies_environment()
 
 
-def _note_the_fork() -> None:
-    global _forked  # noqa: PLW0603 - the one fact about this process
+def _mark_as_forked() -> None:
+    global _forked  # noqa: PLW0603 - a fact about this process
     _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_the_fork)
+    os.register_at_fork(after_in_child=_mark_as_forked)

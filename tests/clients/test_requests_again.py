@@ -357,7 +357,7 @@ def ended(token_file: Path, sandbox: Sandbox) -> None:
 def test_head_refreshes_by_the_stored_expiry(
     sandbox: Sandbox, session: requests.Session, ended: None
 ) -> None:
-    """The code is in the body, which HEAD does not have: the expiry on file tells."""
+    """The code is in the body, which HEAD does not have: the stored expiry decides."""
     assert session.head(sandbox.url + "/api/auth/me").status_code == 200
     assert sandbox.counts.rotations == 1
 
@@ -365,7 +365,7 @@ def test_head_refreshes_by_the_stored_expiry(
 def test_a_bare_401_costs_one_refresh_for_a_pair(
     sandbox: Sandbox, session: requests.Session, ended: None
 ) -> None:
-    """A resource that says 401 for another reason, and says no more, costs one refresh and no second one."""
+    """A resource that answers a bare 401 for another reason is the cause of one refresh and no second one."""
     sandbox.fail_next(None, on="me", status=401, body=b"")
     for method in ("HEAD", "GET", "HEAD"):
         assert session.request(method, sandbox.url + "/api/auth/me").status_code == 401
@@ -375,7 +375,7 @@ def test_a_bare_401_costs_one_refresh_for_a_pair(
 def test_a_bare_401_before_the_stored_expiry_is_the_callers(
     sandbox: Sandbox, session: requests.Session, auth: AdhAuth
 ) -> None:
-    """The file says that the token lives, so a 401 that says nothing is about something else."""
+    """By the stored expiry the token is valid, so a bare 401 has another reason."""
     auth.refresh()
     sandbox.fail_next(on="me", status=401, body=b"")
     assert session.head(sandbox.url + "/api/auth/me").status_code == 401
@@ -385,7 +385,7 @@ def test_a_bare_401_before_the_stored_expiry_is_the_callers(
 def test_a_401_with_a_body_and_no_code_is_the_callers(
     sandbox: Sandbox, session: requests.Session, ended: None
 ) -> None:
-    """Who writes a body has said what is wrong: the clock does not tell then."""
+    """A body without a code gives another reason: the clock does not decide then."""
     sandbox.fail_next(on="me", status=401, body=b"no")
     assert session.get(sandbox.url + "/api/auth/me").status_code == 401
     assert sandbox.counts.rotations == 0
@@ -488,7 +488,7 @@ def test_a_stream_waits_for_a_stalling_401_no_longer_than_it_takes(
 def test_a_code_that_is_known_needs_no_more_bytes(
     tmp_path: Path, ending: str, code_in: str, stream: bool
 ) -> None:
-    """Where the header has the code, or as much of the body as has come, nobody waits for the rest of it."""
+    """If the header has the code, or the part of the body that came has it, the rest is not waited for."""
     header = code_in == "header"
     first = unfinished(
         ending,
@@ -518,7 +518,7 @@ def call_through(tmp_path: Path, first: Answer, stream: bool) -> requests.Respon
 
 
 def test_a_long_401_is_read_whole_in_every_way(sandbox: Sandbox, session: requests.Session) -> None:
-    """`raw.read()`, `raw.read1()`, `iter_content(None)` and `iter_lines` give all of a 401 that was looked
+    """`raw.read()`, `raw.read1()`, `iter_content(None)` and `iter_lines` return all of a 401 that was read
     into, and end.
     """
     body = b'{"code": "other",\n"pad": "' + b"x" * 100_000 + b'"}'
@@ -556,7 +556,7 @@ def test_a_401_gives_its_connection_back_before_the_refresh(
 
 
 def test_a_401_of_the_callers_gives_its_connection_back(tmp_path: Path) -> None:
-    """A 401 of another code goes to the caller of a pool of one, who gives its connection back by reading it."""
+    """In a pool of one, a 401 of another code goes to the caller, whose read gives the connection back."""
     path = tmp_path / "tokens.json"
     TokenFile(path).save(pair_of(OLD))
     with RawServer(lambda _: as_json({"code": "other"}, 401)) as server, requests.Session() as session:

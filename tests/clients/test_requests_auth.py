@@ -14,10 +14,11 @@ import pytest
 import requests
 
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
+from adh_auth.common.threads import OURS
 from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
-from ..support.faults import grown_older, near_its_end
+from ..support.faults import grown_older, near_its_end, wait_until
 from ..support.processes import PATIENCE
 
 
@@ -70,7 +71,7 @@ def test_any_other_401_is_the_callers(
 
 
 def test_a_long_401_stays_readable(sandbox: Sandbox, session: requests.Session) -> None:
-    """A 401's body is looked at and given back, whatever its length."""
+    """A 401's body is read and stays readable, whatever its length."""
     body = b'{"code": "other", "pad": "' + b"x" * 100_000 + b'"}'
     sandbox.fail_next(on="me", status=401, body=body)
     assert session.get(sandbox.url + "/api/auth/me").content == body
@@ -88,7 +89,7 @@ def test_retried_once_exactly(sandbox: Sandbox, session: requests.Session) -> No
 def test_an_older_pair_is_answered_with_the_stored_one(
     sandbox: Sandbox, session: requests.Session, arguments: dict[str, Any]
 ) -> None:
-    """A 401 of any code to a pair older than the file's is sent again with the stored one, without a refresh."""
+    """A call with an older pair than the file's is sent again with the stored one, for a 401 of any code."""
     sandbox.kills_old_access = True
     prepared = session.prepare_request(requests.Request("GET", sandbox.url + "/api/auth/me"))
     AdhAuth(**arguments).refresh()
@@ -291,7 +292,7 @@ def test_a_corrupt_file_costs_no_call(sandbox: Sandbox, session: requests.Sessio
 
 
 def test_refresh_revoke_and_tokens(sandbox: Sandbox, auth: AdhAuth, token_file: Path) -> None:
-    """refresh() forces one, tokens reads the file, revoke() tells the server and removes the file."""
+    """refresh() forces one, tokens reads the file, revoke() revokes at the server and removes the file."""
     before = auth.tokens
     assert auth.refresh() == auth.tokens != before
     assert sandbox.counts.rotations == 1
@@ -303,7 +304,7 @@ def test_refresh_revoke_and_tokens(sandbox: Sandbox, auth: AdhAuth, token_file: 
 
 
 def test_a_revoke_that_fails_keeps_the_file(sandbox: Sandbox, auth: AdhAuth, token_file: Path) -> None:
-    """The server is told first; if that fails, the file stays."""
+    """The server is called first; if that fails, the file stays."""
     content = token_file.read_bytes()
     sandbox.fail_next(on="revoke", status=503)
     with pytest.raises(Exception, match="could not be revoked"):
@@ -338,7 +339,7 @@ def test_ahead_of_time(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
         assert session.get(sandbox.url + "/api/auth/me").status_code == 200
         assert auth.tokens == before
         hold.release()
-        auth._core._job.join()  # type: ignore[union-attr]
+        wait_until(lambda: auth.tokens != before)
         assert session.get(sandbox.url + "/api/auth/me").status_code == 200
     assert auth.tokens != before
     assert sandbox.counts.unauthorized == 0
@@ -389,6 +390,5 @@ def test_the_first_half_of_a_life_is_left_alone(
     for _ in range(5):
         auth = AdhAuth(**arguments, refresh_ahead=60)
         requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE)
-        if auth._core._job is not None:
-            auth._core._job.join()
+        wait_until(lambda: not any(thread.name.startswith(OURS) for thread in threading.enumerate()))
     assert sandbox.counts.refresh_calls - before == refreshes

@@ -1,4 +1,4 @@
-"""AdhAuth in requests: a caller's own time-out counts for the wait for a refresh, too; the refresh goes on."""
+"""AdhAuth in requests: a caller's time-out bounds its wait for a refresh; the refresh goes on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import requests
 from urllib3.util import Timeout
 
 from adh_auth import AdhAuth, ReauthorizationRequired, RefreshFailed, TokenFile
-from adh_auth.clients.requests_auth import FIRST_MOMENT, SHARE, read_timeout
+from adh_auth.clients.requests_auth import FIRST_WAIT_SECONDS, WAIT_SHARE, read_timeout
 from adh_auth.testing import Sandbox
 
 from ..support.faults import wait_until
 from ..support.processes import PATIENCE
 
-#: Seconds of the caller's time-out. A refresh that nobody bounds would take `PATIENCE` here.
+#: Seconds of the caller's time-out. Without a bound, a refresh would take `PATIENCE` here.
 SHORT = 0.4
 
 
@@ -51,7 +51,7 @@ def test_the_callers_timeout_bounds_the_wait(sandbox: Sandbox, session: requests
             started = time.monotonic()
             with pytest.raises(RefreshFailed, match="goes on, try again later") as raised:
                 session.get(url, timeout=FORMS[form])
-            assert SHORT <= time.monotonic() - started < (1 + SHARE) * SHORT + 5
+            assert SHORT <= time.monotonic() - started < (1 + WAIT_SHARE) * SHORT + 5
             assert isinstance(raised.value, requests.RequestException)
         hold.wait(PATIENCE)
     wait_until(lambda: sandbox.counts.rotations == 1)
@@ -129,7 +129,7 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
         caller = threading.Thread(target=upload)
         caller.start()
-        caller.join(FIRST_MOMENT + 0.25)
+        caller.join(FIRST_WAIT_SECONDS + 0.25)
         assert caller.is_alive()
         assert sandbox.counts.requests == before
         hold.release()
@@ -139,8 +139,8 @@ def test_a_one_shot_body_waits_for_a_live_token(sandbox: Sandbox, session: reque
 
 
 def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, session: requests.Session) -> None:
-    """What one thread does with time-outs says nothing of another's: one that has none sends nothing that is
-    known to fail.
+    """The time-outs of one thread do not count for another: one that has none sends nothing that is known
+    to fail.
     """
     ready, go = threading.Event(), threading.Event()
     statuses: list[int] = []
@@ -158,7 +158,7 @@ def test_a_thread_without_timeouts_waits_before_it_sends(sandbox: Sandbox, sessi
         dead(sandbox, session)
         before = sandbox.counts.unauthorized
         go.set()
-        other.join(FIRST_MOMENT + 0.25)
+        other.join(FIRST_WAIT_SECONDS + 0.25)
         assert other.is_alive()
         hold.release()
         other.join()
@@ -207,7 +207,7 @@ def test_the_first_call_of_a_dead_pair_by_the_clock(
             requests.get(
                 sandbox.url + "/api/auth/me", auth=AdhAuth(**arguments, refresh_ahead=60), timeout=SHORT
             )
-        assert time.monotonic() - started < FIRST_MOMENT + SHORT + 5
+        assert time.monotonic() - started < FIRST_WAIT_SECONDS + SHORT + 5
 
 
 def test_a_pause_on_record_needs_no_call(sandbox: Sandbox, session: requests.Session) -> None:

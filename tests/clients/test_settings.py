@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ import requests
 
 import adh_auth
 from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, TokenFile
+from adh_auth.clients.base import BaseAuth
 
 from ..support.processes import ROOT
 
@@ -85,14 +89,35 @@ def test_senseless_seconds_are_refused(cls: Any, name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_describes_its_arguments(cls: Any) -> None:
+    """Its docstring begins with the common part, which has each argument and the unit of each number."""
+    assert inspect.cleandoc(cls.__doc__).startswith(inspect.cleandoc(BaseAuth.__doc__ or "!") + "\n\nFor ")
+    described = cls.__doc__.split("\n\n")[1]
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        about = re.search(
+            rf"^ *(?:`\w+`, )*`{name}`.*?:(.*?)(?=^ *`\w+`[:,]|\Z)", described, re.DOTALL | re.MULTILINE
+        )
+        assert about, name
+        assert ("float" in parameter.annotation) == ("seconds" in about[1]), name
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_is_documented_where_it_is_written(cls: Any) -> None:
+    """An IDE shows a docstring only if it is a plain string below the name."""
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    (node,) = (item for item in tree.body if isinstance(item, ast.ClassDef))
+    assert ast.get_docstring(node) == inspect.cleandoc(cls.__doc__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
-    """Two texts in a row would be mixed up."""
+    """Two strings in a row would be mixed up."""
     with pytest.raises(TypeError):
         cls("t.json", "id", "secret")
 
 
 @pytest.mark.parametrize(
-    ("cls", "carrier"),
+    ("cls", "client"),
     [
         (AdhAuth, httpx.Client()),
         (AdhHttpxAuth, requests.Session()),
@@ -100,14 +125,14 @@ def test_all_but_the_first_are_keyword_only(cls: Any) -> None:
         (AdhAuth, object()),
     ],
 )
-def test_a_carrier_of_another_kind_is_refused(cls: Any, carrier: Any) -> None:
+def test_a_refresh_via_of_another_library_is_refused(cls: Any, client: Any) -> None:
     """`refresh_via` must be a client of the same library."""
     with pytest.raises(ConfigurationError, match="refresh_via"):
-        cls("t.json", **FULL, refresh_via=carrier)
+        cls("t.json", **FULL, refresh_via=client)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_building_one_costs_nothing(cls: Any, tmp_path: Path) -> None:
+def test_building_one_does_no_io(cls: Any, tmp_path: Path) -> None:
     """No I/O, no thread: a missing file is found by the first use."""
     threads = threading.active_count()
     auth = cls(tmp_path / "not" / "there.json", **FULL)
@@ -138,7 +163,7 @@ def test_repr_shows_no_secret(cls: Any) -> None:
     assert "s3cret-value" not in repr(auth) + repr(vars(auth))
 
 
-def test_a_class_in_the_wrong_hands_names_the_right_one() -> None:
+def test_a_class_in_the_wrong_client_names_the_right_one() -> None:
     """AdhAuth in httpx, AdhHttpxAuth in requests or httpx2, and so on: a TypeError that says what to use."""
     clients: dict[str, Any] = {
         "AdhAuth": requests.Session(),
@@ -175,17 +200,20 @@ except ConfigurationError as error: print(error.setting, error)
 """
 
 
+NO_HOME = "ADH_TOKEN_FILE no home folder is known"
+
+
 @pytest.mark.parametrize(
-    ("environment", "arguments", "told"),
+    ("environment", "arguments", "printed"),
     [
         (
             {},
             [],
-            "ADH_TOKEN_FILE no home folder is known for this user, so there is no default token file: set ADH_TOKEN_FILE",
+            NO_HOME + " for this user, so there is no default token file: set ADH_TOKEN_FILE",
         ),
-        ({"HOME": ""}, [], "ADH_TOKEN_FILE no home folder is known"),
-        ({"HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
-        ({"XDG_CONFIG_HOME": "relative"}, [], "ADH_TOKEN_FILE no home folder is known"),
+        ({"HOME": ""}, [], NO_HOME),
+        ({"HOME": "relative"}, [], NO_HOME),
+        ({"XDG_CONFIG_HOME": "relative"}, [], NO_HOME),
         ({"XDG_CONFIG_HOME": "/x"}, [], "/x/adh/tokens.json"),
         ({"ADH_TOKEN_FILE": "/x/t.json"}, [], "/x/t.json"),
         ({"HOME": "/x"}, [], "/x/.config/adh/tokens.json"),
@@ -193,14 +221,14 @@ except ConfigurationError as error: print(error.setting, error)
         ({}, ["~/t.json"], "token_file token_file '~/t.json': no home folder is known"),
     ],
 )
-def test_no_home_folder(environment: dict[str, str], arguments: list[str], told: str) -> None:
-    """Nobody gave a path, so the error speaks of none: it names the variable that helps."""
+def test_no_home_folder(environment: dict[str, str], arguments: list[str], printed: str) -> None:
+    """No path was given, so the error names none: it names the variable that helps."""
     bare = {
         name: value
         for name, value in os.environ.items()
         if name not in ("HOME", "XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
     }
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", HOMELESS, *arguments],
         env={**bare, "PYTHONPATH": str(ROOT), **environment},
         cwd=ROOT,
@@ -208,15 +236,15 @@ def test_no_home_folder(environment: dict[str, str], arguments: list[str], told:
         text=True,
         check=False,
     )
-    assert said.stdout.startswith(told), said
+    assert done.stdout.startswith(printed), done
 
 
-def test_the_command_line_says_that_there_is_no_home() -> None:
-    """As it says everything: in one line, with an exit code."""
+def test_the_command_line_without_a_home_folder() -> None:
+    """It prints the error in one line, and its exit code is not 0."""
     bare = {
         name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "ADH_TOKEN_FILE")
     }
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "adh_auth", "status"],
         env={**bare, "PYTHONPATH": str(ROOT), "HOME": ""},
         cwd=ROOT,
@@ -224,6 +252,6 @@ def test_the_command_line_says_that_there_is_no_home() -> None:
         text=True,
         check=False,
     )
-    assert said.returncode not in (0, None)
-    assert "set ADH_TOKEN_FILE" in said.stderr
-    assert "Traceback" not in said.stderr
+    assert done.returncode not in (0, None)
+    assert "set ADH_TOKEN_FILE" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -21,7 +21,9 @@ PATCHES = {
 }
 SPAWN = {
     "gevent": "import gevent\nspawn, sleep, result = gevent.spawn, gevent.sleep, lambda green: green.get()\n",
-    "eventlet": "import eventlet\nspawn, sleep, result = eventlet.spawn, eventlet.sleep, lambda green: green.wait()\n",
+    "eventlet": (
+        "import eventlet\nspawn, sleep, result = eventlet.spawn, eventlet.sleep, lambda green: green.wait()\n"
+    ),
 }
 IMPORT = "from adh_auth import AdhAuth\n"
 CALLS = """
@@ -30,7 +32,8 @@ beats, met = [0], []
 def heart():
     while True: beats[0] += 1; sleep(0.01)
 def call():
-    try: return requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=AdhAuth(), timeout=60).status_code
+    url = os.environ["ADH_BASE_URL"] + "/api/auth/me"
+    try: return requests.get(url, auth=AdhAuth(), timeout=60).status_code
     except Exception as error: return f"{type(error).__name__} {error}"
 spawn(heart)
 answers = [result(green) for green in [spawn(call) for _ in range(4)]]
@@ -48,6 +51,6 @@ def test_greenlets_share_a_refresh(sandbox: Sandbox, token_file: Path, kind: str
     sandbox.expire()
     sandbox.refresh_seconds = 0.3
     with child(code, sandbox.environment(token_file)) as process:
-        told, errors = process.communicate(timeout=PATIENCE)
-    assert "[200, 200, 200, 200] True" in told, errors
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert "[200, 200, 200, 200] True" in output, errors
     assert sandbox.counts.refresh_calls == 1

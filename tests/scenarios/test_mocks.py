@@ -102,7 +102,7 @@ def test_requests_mock(arguments: dict[str, Any], with_session: bool) -> None:
 
 @pytest.mark.timeout(20)
 def test_requests_mock_without_the_endpoint(arguments: dict[str, Any]) -> None:
-    """A refresh that nobody mocked fails; it neither goes to the network nor waits for ever."""
+    """A refresh without a mock fails; it neither goes to the network nor waits for ever."""
     requests_mock = needs("requests_mock")
     with requests_mock.Mocker() as mock:
         mock.get(ME, status_code=401, json=EXPIRED)
@@ -128,7 +128,7 @@ def test_requests_mock_mounted(arguments: dict[str, Any]) -> None:
 
 
 def test_respx(arguments: dict[str, Any]) -> None:
-    """respx stands in httpx's transports, under the client that carries the refresh as well."""
+    """respx replaces httpx's transports, under the client that carries the refresh as well."""
     respx, httpx = needs("respx"), needs("httpx")
     from adh_auth import AdhHttpxAuth
 
@@ -182,7 +182,8 @@ def session(httpx_mock):
     with open(ARGUMENTS["token_file"], "w") as file:
         file.write('{"access_token": "adh_old", "refresh_token": "adh_rt_old"}')
     httpx_mock.add_response(url=ME, status_code=401, json={"code": "token_expired"})
-    httpx_mock.add_response(url=REFRESH, method="POST", json={"access_token": "adh_new", "refresh_token": "adh_rt_new"})
+    fresh = {"access_token": "adh_new", "refresh_token": "adh_rt_new"}
+    httpx_mock.add_response(url=REFRESH, method="POST", json=fresh)
     httpx_mock.add_response(url=ME, match_headers={"Authorization": "Bearer adh_new"}, json={})
 
 def test_sync():

@@ -13,7 +13,6 @@ import threading
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +23,6 @@ from urllib.parse import quote
 import pytest
 import requests
 import trustme
-from urllib3.util.ssltransport import SSLTransport
 
 from adh_auth import AdhAuth, RefreshFailed
 from adh_auth.clients.deadline import Deadline
@@ -134,7 +132,7 @@ class _Tunnel(BaseHTTPRequestHandler):
                     ways[source].sendall(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing."""
+        """Print nothing."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def network(authority: trustme.CA, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Network]:
-    """Known to nobody yet. The proxy asks for a password unless a test says otherwise."""
+    """No client knows of it yet. The proxy asks for a password unless a test says otherwise."""
     authority.cert_pem.write_to_path(bundle := str(tmp_path / "ca.pem"))
     with Sandbox(ssl_context=serving(authority, NAME, "127.0.0.1")) as sandbox:
         path = sandbox.write_token_file(tmp_path / "tokens.json")
@@ -193,7 +191,7 @@ def network(authority: trustme.CA, tmp_path: Path, request: pytest.FixtureReques
 
 @pytest.fixture
 def environment(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """The same, as the environment tells of it."""
+    """The same, named by the environment."""
     for name, value in {
         "HTTPS_PROXY": network.proxy.url,
         "REQUESTS_CA_BUNDLE": network.bundle,
@@ -234,7 +232,7 @@ def assert_one_refresh(sandbox: Sandbox) -> None:
 
 
 def assert_tunnels(proxy: ConnectProxy, count: int) -> None:
-    """So many were asked for, all to the API, each with the proxy's password and with nothing of the API's."""
+    """`count` were opened, all to the API, each with the proxy's password and with nothing of the API's."""
     assert proxy.asked == [f"{NAME}:443"] * count
     assert [headers.get("proxy-authorization") for headers in proxy.headers] == [proxy.expected] * count
     assert not any({"authorization", "cookie"} & set(headers) for headers in proxy.headers)
@@ -270,8 +268,8 @@ def test_a_refresh_before_the_first_call_goes_through_the_proxy(
 def test_the_refresh_takes_over_proxy_and_ca_of_the_session(
     network: Network, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In requests, what the session or the call says is enough, and an environment that the session doesn't
-    look at is not looked at.
+    """In requests, the options of the session or of the call are enough; an environment that the session
+    ignores is ignored by the refresh, too.
     """
     options = network.options(CLIENTS[0])
     if how == "trust_env off":
@@ -305,7 +303,7 @@ def test_refresh_via_brings_a_proxy_of_its_own(client: EveryClient, network: Net
 def test_no_proxy_counts_for_the_refresh(
     client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An API in `NO_PROXY` is called directly, and so are its refreshes, after a call and before the first."""
+    """An API in `NO_PROXY` is called directly, and so is a refresh, after a call and before the first."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     sandbox = environment.sandbox
     arguments = {**environment.arguments, "base_url": sandbox.url}
@@ -379,8 +377,8 @@ def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stuck_tunnel_is_given_up(
     client: EveryClient, environment: Network, later: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tunnel in which nothing comes back, and a proxy whose answer never ends, cost the refresh its time
-    and no more.
+    """A tunnel in which nothing comes back, and a proxy whose answer never ends, hold the refresh no longer
+    than its deadline.
     """
     give_up_soon(client, monkeypatch)
     environment.proxy.later = later
@@ -409,33 +407,13 @@ def test_a_stuck_tunnel_has_lost_no_reply(
 def test_a_proxy_that_opens_the_tls_gets_no_refresh_token(
     client: EveryClient, environment: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a tunnel that ends at somebody else's certificate for the API's name, nothing is sent."""
+    """Behind a tunnel that ends at another CA's certificate for the API's name, nothing is sent."""
     monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
-    with RawServer(ssl_context=serving(trustme.CA(), NAME)) as stranger:
-        environment.proxy.later_port = stranger.port
+    with RawServer(ssl_context=serving(trustme.CA(), NAME)) as interceptor:
+        environment.proxy.later_port = interceptor.port
         with refresh_failed(client, environment) as caught:
             client.get(client.auth(**environment.arguments), ME)
-    assert stranger.seen == []
+    assert interceptor.seen == []
     assert "certificate verify failed" in str(caught.value)
     assert caught.value.reply_lost_at is None
     assert_tunnels(environment.proxy, 2)
-
-
-def test_the_end_of_a_call_through_a_proxy_that_speaks_tls_itself(authority: trustme.CA) -> None:
-    """The API's TLS lies inside the proxy's then, and what urllib3 has for that is no socket: the one below
-    is shut down.
-    """
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    here, there = socket.socketpair()
-    with here, ThreadPoolExecutor(2) as threads:
-        accepted = threads.submit(serving(authority, NAME).wrap_socket, there, server_side=True)
-        transport = SSLTransport(here, trust, NAME)
-        with accepted.result(PATIENCE), Deadline(0.2) as deadline:
-            deadline.watch(lambda: transport)
-            threads.submit(read_a_byte, transport).result(PATIENCE)
-
-
-def read_a_byte(transport: SSLTransport) -> None:
-    with suppress(OSError):
-        transport.recv(1)

@@ -1,4 +1,4 @@
-"""One sweep over everything a program may print, log, keep or hand on, in every fault: no token, no secret,
+"""One sweep over everything a program may print, log, keep or pass on, in every fault: no token, no secret,
 no code is in any of it.
 """
 
@@ -61,7 +61,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Sweep:
-    """Keeps every text that anybody might get to see, with a word about where it was."""
+    """Keeps every string that a person might see, with a word about where it was."""
 
     def __init__(self) -> None:
         self.texts: list[tuple[str, str]] = []
@@ -118,7 +118,7 @@ class Sweep:
                     self.add(f"{where}: local {name} of {frame.f_code.co_name}:{line}", _repr(value))
 
     def request(self, request: Any, where: str) -> None:
-        """A request that is kept for whoever looks back."""
+        """A request that is kept for later."""
         if request is not None:
             self.add(
                 f"{where}: kept request",
@@ -211,7 +211,7 @@ def watched(sweep: Sweep) -> Iterator[None]:
 
 
 def secrets_of(sandbox: Sandbox) -> dict[str, str]:
-    """All generations of everything that the server has ever given out, and the client's secret."""
+    """Return all generations of all that the server has given out, and the client secret."""
     ledger = sandbox._ledger
     found = {"client secret": sandbox.client_secret}
     for kind, given in (
@@ -257,9 +257,9 @@ def _echoing(status: int) -> Fault:
 
     def fault(sandbox: Sandbox, path: Path) -> None:
         tokens = TokenFile(path).load()
-        said = f"{tokens.refresh_token} of {sandbox.client_secret} is unknown"
+        quoting = f"{tokens.refresh_token} of {sandbox.client_secret} is unknown"
         body = json.dumps(
-            {"code": tokens.refresh_token, "error": said, "message": said, "error_description": said}
+            {"code": tokens.refresh_token, "error": quoting, "message": quoting, "error_description": quoting}
         ).encode()
         sandbox.expire()
         sandbox.fail_next(3, on="refresh", status=status, body=body)
@@ -331,7 +331,7 @@ FAULTS: dict[str, Fault] = {
     "no file": lambda sandbox, path: path.unlink(),
     "read-only file": _read_only,
     "loose file": _loose,
-    "somebody else's file": lambda sandbox, path: (
+    "another user's file": lambda sandbox, path: (
         os.chown(path, STRANGER, -1) if CAN_GIVE_AWAY else path.unlink()
     ),
 }
@@ -456,10 +456,10 @@ def test_no_secret_when_the_disk_refuses_the_new_pair(
         iter([OSError(28, "No space left on device")] * 2),
     )
 
-    def refusing(room: Any) -> None:
+    def refusing(reserved: Any) -> None:
         for refusal in refusals:
             raise refusal
-        install(room)
+        install(reserved)
 
     monkeypatch.setattr(adh_auth.store.reservation.ReservedFile, "install", refusing)
     with watched(sweep):
@@ -504,7 +504,7 @@ def test_no_secret_when_the_lock_is_held(client: EveryClient, sandbox: Sandbox, 
     ids=lambda wrong: next(f"{name}-{type(value).__name__}" for name, value in wrong.items()),
 )
 def test_no_secret_when_an_object_is_not_built(cls: Any, wrong: dict[str, Any]) -> None:
-    """Arguments stand in the frames of an error; the client secret stands in none of ours."""
+    """Arguments are in the frames of an error; the client secret is in none of ours."""
     sweep = Sweep()
     arguments = {
         "token_file": "t.json",

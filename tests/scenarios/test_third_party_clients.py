@@ -1,5 +1,5 @@
-"""The users' clients: an expiry in the middle goes through each, on whichever of httpx and httpx2 its
-installed release stands.
+"""The users' clients: an expiry in the middle goes through each, on httpx or httpx2, whichever its
+installed release needs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.clients
 
 
 def family_of(client: type) -> Family:
-    """Whether a package's client stands on httpx or on httpx2."""
+    """Return httpx or httpx2, whichever a package's client is built on."""
     return next(
         family for family in FAMILY if issubclass(client, (family.module.Client, family.module.AsyncClient))
     )
@@ -64,7 +64,7 @@ def served(
 
 
 def forwarded(session: requests.Session, sandbox: Sandbox, seen: Seen) -> Answer:
-    """What the sandbox says to a request."""
+    """Return the sandbox's answer to a request."""
     headers = {
         name: value for name, value in seen.headers.items() if name in ("authorization", "content-type")
     }
@@ -106,7 +106,7 @@ def test_requests_toolbelt(sandbox: Sandbox, arguments: dict[str, Any], token_fi
     assert sandbox.counts.unauthorized == 0
 
 
-def test_requests_toolbelt_with_an_expiry_that_nobody_knew_of(
+def test_requests_toolbelt_with_an_unexpected_expiry(
     sandbox: Sandbox, arguments: dict[str, Any], token_file: Path
 ) -> None:
     """A `MultipartEncoder` can't be rewound: the caller gets the 401, at once, and the same call made anew
@@ -375,7 +375,7 @@ def test_a_proxy_by_refresh_via(
 
 
 def test_a_proxy_of_the_session(sandbox: Sandbox, arguments: dict[str, Any], proxy: RawServer) -> None:
-    """`session.proxies` counts for the refresh as well; and so does a Session that is given as `refresh_via`."""
+    """`session.proxies` counts for the refresh as well, and so does a Session passed as `refresh_via`."""
     arguments["base_url"] = BEHIND
     for carried in (False, True):
         proxy.seen.clear()
@@ -423,8 +423,8 @@ def test_a_private_ca_in_requests(
     how: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The refresh trusts what the call that it answers trusts, whatever the environment says where the
-    session doesn't look there.
+    """The refresh trusts what the call that it answers trusts; an environment that the session ignores does
+    not count.
     """
     bundle = str(tmp_path / "ca.pem")
     authority.cert_pem.write_to_path(bundle)

@@ -1,9 +1,10 @@
-"""The token goes to the API's origin and nowhere else, on every hop, and the refresh goes by a way of its
-own.
+"""The token goes to the API's origin and nowhere else, on every hop, and the refresh goes out
+separately.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import ssl
@@ -39,8 +40,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stranger() -> Iterator[RawServer]:
-    """Another origin, which says what makes a careless client send more."""
+def other_origin() -> Iterator[RawServer]:
+    """Another origin, whose answers make a careless client send more."""
     with RawServer(lambda _: EXPIRED) as running:
         yield running
 
@@ -64,12 +65,12 @@ def auth_of(client: EveryClient, path: Path | str, base_url: str) -> Any:
 @each_client
 @pytest.mark.parametrize("headers", [None, {"Authorization": "Basic b3duOm93bg=="}], ids=["none", "own"])
 def test_another_host_gets_what_the_caller_set(
-    client: EveryClient, headers: Any, sandbox: Sandbox, stranger: RawServer, arguments: Any
+    client: EveryClient, headers: Any, sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
     """A request of the same session to another host passes untouched, and its 401 is the caller's."""
-    answer = client.get(client.auth(**arguments), stranger.url + "/", headers=headers)
+    answer = client.get(client.auth(**arguments), other_origin.url + "/", headers=headers)
     assert answer.status_code == 401
-    assert [seen.headers.get("authorization") for seen in stranger.seen] == [
+    assert [seen.headers.get("authorization") for seen in other_origin.seen] == [
         headers and headers["Authorization"]
     ]
     assert sandbox.counts.refresh_calls == 0
@@ -79,23 +80,23 @@ def test_another_host_gets_what_the_caller_set(
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("expired", [False, True], ids=["live", "after-a-resend"])
 def test_a_redirect_to_another_host_carries_no_token(
-    client: EveryClient, status: int, expired: bool, sandbox: Sandbox, stranger: RawServer, arguments: Any
+    client: EveryClient, status: int, expired: bool, sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
     """Neither the hop nor its 401 brings a token there, and that 401 spends no refresh."""
     if expired:
         sandbox.expire()
     answer = client.get(
-        client.auth(**arguments), f"{sandbox.url}/api/redirect?status={status}&to={stranger.url}/"
+        client.auth(**arguments), f"{sandbox.url}/api/redirect?status={status}&to={other_origin.url}/"
     )
     assert answer.status_code == 401
-    assert [seen.headers.get("authorization") for seen in stranger.seen] == [None]
+    assert [seen.headers.get("authorization") for seen in other_origin.seen] == [None]
     assert sandbox.counts.refresh_calls == int(expired)
 
 
 def test_a_session_that_keeps_the_header_on_every_hop(
-    sandbox: Sandbox, stranger: RawServer, arguments: Any
+    sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
-    """Whoever overrides `should_strip_auth` gives the old token away himself; a stranger's 401 still spends
+    """A Session that overrides `should_strip_auth` sends the old token; another origin's 401 still spends
     no refresh and gets no new one.
     """
 
@@ -106,14 +107,15 @@ def test_a_session_that_keeps_the_header_on_every_hop(
     with Careless() as session:
         session.auth = AdhAuth(**arguments)
         assert (
-            session.get(f"{sandbox.url}/api/redirect?to={stranger.url}/", timeout=PATIENCE).status_code == 401
+            session.get(f"{sandbox.url}/api/redirect?to={other_origin.url}/", timeout=PATIENCE).status_code
+            == 401
         )
-    assert len(stranger.seen) == 1
+    assert len(other_origin.seen) == 1
     assert sandbox.counts.refresh_calls == 0
 
 
 def test_a_client_that_keeps_the_header_on_every_hop(
-    sandbox: Sandbox, stranger: RawServer, family: Family, arguments: Any
+    sandbox: Sandbox, other_origin: RawServer, family: Family, arguments: Any
 ) -> None:
     """The same for one of the httpx family, whose redirects happen below the auth."""
 
@@ -122,13 +124,13 @@ def test_a_client_that_keeps_the_header_on_every_hop(
             return request.headers
 
     with Careless(auth=family.auth(**arguments), follow_redirects=True) as client:
-        assert client.get(f"{sandbox.url}/api/redirect?to={stranger.url}/").status_code == 401
-    assert len(stranger.seen) == 1
+        assert client.get(f"{sandbox.url}/api/redirect?to={other_origin.url}/").status_code == 401
+    assert len(other_origin.seen) == 1
     assert sandbox.counts.refresh_calls == 0
 
 
 @each_client
-def test_the_same_server_by_another_name_is_a_stranger(
+def test_the_same_server_by_another_name_is_another_origin(
     client: EveryClient, sandbox: Sandbox, arguments: Any
 ) -> None:
     """The host's name counts, not its address."""
@@ -141,11 +143,11 @@ def test_the_same_server_by_another_name_is_a_stranger(
 
 @each_client
 def test_a_way_back_from_another_host_carries_no_token(
-    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+    client: EveryClient, sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
-    """A hop to the API that a stranger has asked for is not ours: no token, no refresh."""
-    stranger.answer = lambda _: Answer(302, {"Location": f"{sandbox.url}/api/auth/me"})
-    answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to={stranger.url}/")
+    """A hop to the API that another origin has asked for is not ours: no token, no refresh."""
+    other_origin.answer = lambda _: Answer(302, {"Location": f"{sandbox.url}/api/auth/me"})
+    answer = client.get(client.auth(**arguments), f"{sandbox.url}/api/redirect?to={other_origin.url}/")
     assert answer.status_code == 401
     assert sandbox.counts.refresh_calls == 0
 
@@ -222,18 +224,14 @@ class Recorder(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         self.sent.append(request)
         response = requests.Response()
-        response.status_code, response._content, response.request, response.url = (
-            200,
-            b"{}",
-            request,
-            str(request.url),
-        )
+        response.status_code, response.raw = 200, io.BytesIO(b"{}")
+        response.request, response.url = request, str(request.url)
         return response
 
 
 @pytest.mark.parametrize("url", LOOKALIKES)
 def test_requests_sends_nothing_to_a_lookalike(url: str, old_file: Path) -> None:
-    """No URL that merely looks like the API gets a token; what requests itself refuses gets nothing at all."""
+    """A URL that merely resembles the API gets no token; one that requests itself refuses gets nothing."""
     recorder = Recorder()
     with requests.Session() as session:
         session.mount("http://", recorder)
@@ -295,7 +293,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize(("base_url", "url"), SPELLINGS)
 def test_one_origin_in_every_spelling(base_url: str, url: str, family: Family, old_file: Path) -> None:
-    """Case, a trailing dot, IDNA, the forms of IPv6 and the default port make no stranger of the API."""
+    """Case, a trailing dot, IDNA, the forms of IPv6 and the default port are still the API."""
     sent: list[str | None] = []
     recorder = Recorder()
     with requests.Session() as session:
@@ -377,28 +375,28 @@ def test_loopback_may_be_plain(url: str, old_file: Path) -> None:
 
 @each_client
 def test_the_refresh_follows_no_redirect(
-    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+    client: EveryClient, sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
     """307 asks to send the same body elsewhere: with the refresh token and the client secret in it, never."""
-    sandbox.fail_next(on="refresh", status=307, headers={"Location": stranger.url + "/"})
-    sandbox.fail_next(on="revoke", status=308, headers={"Location": stranger.url + "/"})
+    sandbox.fail_next(on="refresh", status=307, headers={"Location": other_origin.url + "/"})
+    sandbox.fail_next(on="revoke", status=308, headers={"Location": other_origin.url + "/"})
     auth = client.auth(**arguments)
     with pytest.raises(RefreshFailed, match="redirects are not followed"):
         auth.refresh()
     with pytest.raises(RefreshFailed):
         auth.revoke()
-    assert stranger.seen == []
+    assert other_origin.seen == []
 
 
 @each_client
 def test_a_carrier_of_the_callers_follows_no_redirect(
-    client: EveryClient, sandbox: Sandbox, stranger: RawServer, arguments: Any
+    client: EveryClient, sandbox: Sandbox, other_origin: RawServer, arguments: Any
 ) -> None:
     """Not even one that would, by its own settings."""
-    sandbox.fail_next(on="refresh", status=307, headers={"Location": stranger.url + "/"})
+    sandbox.fail_next(on="refresh", status=307, headers={"Location": other_origin.url + "/"})
     with _carrier(client) as carrier, pytest.raises(RefreshFailed):
         client.auth(**arguments, refresh_via=carrier).refresh()
-    assert stranger.seen == []
+    assert other_origin.seen == []
 
 
 def _carrier(client: EveryClient) -> Any:
@@ -611,21 +609,21 @@ def test_a_private_ca_of_the_session_works(authority: trustme.CA, bundle: str, t
             pickle.loads(pickle.dumps(auth)).refresh()
 
 
-def test_the_new_pair_is_not_sent_to_the_stranger_either(old_file: Path, stranger: RawServer) -> None:
-    """A rotation on the first hop leaves the second, a stranger's, with no token of either generation."""
+def test_the_new_pair_is_not_sent_to_the_other_origin_either(old_file: Path, other_origin: RawServer) -> None:
+    """After a rotation on the first hop, the second, to another origin, carries no token of either pair."""
 
     def api(seen: Seen) -> Answer:
         first = rotating(seen)
         return (
-            Answer(302, {"Location": stranger.url + "/"})
+            Answer(302, {"Location": other_origin.url + "/"})
             if first.status == 200 and seen.method == "GET"
             else first
         )
 
     for client in CLIENTS:
         old_file.write_text(json.dumps(OLD))
-        stranger.seen.clear()
+        other_origin.seen.clear()
         with RawServer(api) as running:
             client.get(auth_of(client, old_file, running.url), running.url + "/api/x")
-        (seen,) = stranger.seen
+        (seen,) = other_origin.seen
         assert not any(str(token) in str(seen) for token in (*OLD.values(), *NEW.values()))
