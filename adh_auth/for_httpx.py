@@ -6,7 +6,7 @@ import httpx
 
 from .clients.base import BaseAuth
 from .clients.httpx_flow import HttpxFlow
-from .clients.httpx_requirements import require_parts
+from .clients.httpx_compat import require_parts
 
 __all__ = ["AdhHttpxAuth"]
 

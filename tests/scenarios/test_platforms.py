@@ -16,7 +16,7 @@ import pytest
 
 from adh_auth import TokenFile
 from adh_auth.cli import main
-from adh_auth.clients.httpx_requirements import PARTS
+from adh_auth.clients.httpx_compat import PARTS
 from adh_auth.rotation import status
 from adh_auth.store import disk, remedies
 from adh_auth.testing import Sandbox
