@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpxFlow"]
 
 
-class Exchange:
+class SentRequest:
     """One request of the caller's, however often it is sent.
 
     `seconds`: how long its caller waits for an answer, or None. `left`: how often it may still be sent again.
@@ -104,11 +104,11 @@ class HttpxFlow(BaseAuth):
         try:
             response = yield request
             if response.status_code == 401 or response.history:
-                exchange = Exchange(request, body)
-                again = run_sync(self._next_request(exchange, response))
+                sent = SentRequest(request, body)
+                again = run_sync(self._next_request(sent, response))
                 while again is not None:
                     response = yield again
-                    again = run_sync(self._next_request(exchange, response))
+                    again = run_sync(self._next_request(sent, response))
             return
         except GeneratorExit:
             pass
@@ -131,11 +131,11 @@ class HttpxFlow(BaseAuth):
         try:
             response = yield request
             if response.status_code == 401 or response.history:
-                exchange = Exchange(request, body)
-                again = await run_async(self._next_request(exchange, response))
+                sent = SentRequest(request, body)
+                again = await run_async(self._next_request(sent, response))
                 while again is not None:
                     response = yield again
-                    again = await run_async(self._next_request(exchange, response))
+                    again = await run_async(self._next_request(sent, response))
             return
         except GeneratorExit:
             pass
@@ -170,28 +170,28 @@ class HttpxFlow(BaseAuth):
             return rotated.pair
         return pair
 
-    def _next_request(self, exchange: Exchange, response: Any) -> Waits:
+    def _next_request(self, sent: SentRequest, response: Any) -> Waits:
         """Return the request to send next, None where `response` is the caller's."""
         # The client follows redirects below this flow, and keeps each hop's request.
         for past in response.history:
             past.request = redacted(past.request)
         rejected = self._rejected_token(response)
-        if rejected is None or not exchange.left:
+        if rejected is None or not sent.left:
             return None
-        answer = self._answer_401(exchange, response, rejected)
-        return (yield from self._with_client_errors(exchange.request, answer))
+        answer = self._answer_401(sent, response, rejected)
+        return (yield from self._with_client_errors(sent.request, answer))
 
-    def _answer_401(self, exchange: Exchange, response: Any, rejected: Secret) -> Waits:
+    def _answer_401(self, sent: SentRequest, response: Any, rejected: Secret) -> Waits:
         """Return the request that follows a 401 of the API, after a rotation where one is due; else None."""
         prefix = BodyPrefix(response, self._client)
-        code = yield from self._code_of(prefix, response, rejected, exchange.seconds)
+        code = yield from self._code_of(prefix, response, rejected, sent.seconds)
         pair = self._core.current()
         action = after_401(
-            code, rejected, pair, time.time(), is_bare=prefix.is_empty, refreshed=exchange.refreshed
+            code, rejected, pair, time.time(), is_bare=prefix.is_empty, refreshed=sent.refreshed
         )
         if action == HAND_OVER:
             return None
-        rewound = yield from exchange.body.rewind(response.request.stream)
+        rewound = yield from sent.body.rewind(response.request.stream)
         yield from prefix.read(DRAIN_SECONDS if rewound else None)
         if not (rewound or prefix.is_whole):
             # The rest of the body is the caller's. A refresh does not hold its connection up.
@@ -201,8 +201,8 @@ class HttpxFlow(BaseAuth):
         # Before the wait: in a small pool the refresh, or another request, may need this very connection.
         yield from prefix.release()
         if action == ROTATE:
-            pair, exchange.refreshed = yield from self._rotation(rejected, exchange.seconds)
-        exchange.left -= 1
+            pair, sent.refreshed = yield from self._rotation(rejected, sent.seconds)
+        sent.left -= 1
         if not rewound:
             return None
         prefix.keep_for_history()
@@ -269,10 +269,11 @@ class HttpxFlow(BaseAuth):
 
         None for any other answer: another status, another server's behind a redirect, other credentials.
         """
-        request = response.request
-        if response.status_code != 401 or not self._is_for_api(request.url):
+        if response.status_code != 401:
             return None
-        return bearer(request.headers.get("Authorization"))
+        request = response.request
+        token = bearer(request.headers.get("Authorization"))
+        return token if token is not None and self._is_for_api(request.url) else None
 
     def _is_for_api(self, url: Any) -> bool:
         return self._is_our_origin(url.scheme, url.raw_host.decode("ascii"), url.port)
