@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from .clients.httpx_flow import HttpxFlow
-from .clients.httpx_requirements import require_parts
+from .clients.httpx_compat import require_parts
 
 __all__ = ["AdhHttpxAuth"]
 

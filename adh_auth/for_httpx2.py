@@ -12,7 +12,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from .clients.httpx_flow import HttpxFlow
-from .clients.httpx_requirements import require_parts
+from .clients.httpx_compat import require_parts
 
 __all__ = ["AdhHttpx2Auth"]
 

@@ -1,6 +1,7 @@
-"""A body twice, in httpx and httpx2: of a request that is sent again, and of a 401 that is read and let go.
+"""Bodies in httpx and httpx2: that of a request that may be sent again, and that of a 401.
 
-Imports neither.
+Rule 10: a body is sent again only if it is the same body. Rule 11: a response stays as readable as it was,
+and a 401's body is read only up to a small bound. Imports neither client.
 """
 
 from __future__ import annotations
@@ -8,114 +9,111 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 from ..common.limits import BODY_LIMIT, PEEK_SECONDS
 from ..oauth.content_encoding import is_small
-from .httpx_compat import has_content, loaded_content, mark_as_read, read_timeout, source_of
-from .waits import Wait, Waits, either
+from .httpx_compat import (
+    loaded_content,
+    mark_as_read,
+    multipart_files,
+    read_timeout,
+    source_of,
+    stream_elapsed,
+)
+from .waits import Wait, Waits, wait_for
 
-__all__ = ["WHOLE", "Body", "BodyPrefix", "with_header"]
+__all__ = ["DRAIN_SECONDS", "IN_MEMORY", "BodyPrefix", "RequestBody"]
 
-#: Seconds for the body of a 401 whose header has told the code. It keeps the connection and goes into
-#: `history`; it is not needed.
-COURTESY_SECONDS = 0.2
+#: Seconds to read on in a 401 whose code is known. Its body keeps the connection alive and goes into
+#: `history`; nothing depends on it.
+DRAIN_SECONDS = 0.2
 
-#: Bodies that a client's stream can go over again and again. (A `ByteStream` may be made of any of the first
-#: three.)
-_IN_MEMORY = (bytes, bytearray, memoryview, list, tuple)
-
-
-def with_header(request: Any, header: str) -> Any:
-    """The request as another one, with this ``Authorization``."""
-    headers = request.headers.copy()
-    headers["Authorization"] = header
-    made = type(request)(
-        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
-    )
-    if has_content(request):
-        made.read()
-    return made
+#: What a client's stream can iterate over many times. (A `ByteStream` may be made of any of the first three.)
+_REPEATABLE = (bytes, bytearray, memoryview, list, tuple)
 
 
-class Body:
-    """A request's body before it is first sent: can it be sent again, and from where?"""
+class RequestBody:
+    """A request's body, looked at before it is first sent: can it be sent again, and from where?"""
 
     __slots__ = ("_files", "one_shot")
 
     def __init__(self, stream: Any = None) -> None:
-        #: each file, and where it stood; None before that is known
+        """`stream`: the request's, or None for a body in memory."""
+        #: each file, and the position where the body begins; None until `locate`
         self._files: list[tuple[Any, Any]] = []
         self.one_shot = False
         if stream is None:
             return
-        fields = getattr(stream, "fields", None)
-        if fields is not None:  # multipart: the client itself starts from the beginning of each file
-            self._files = [(field.file, 0) for field in fields if not _is_data(field)]
+        files = multipart_files(stream)
+        if files is not None:
+            self._files = [(file, 0) for file in files]  # the client itself starts at the beginning of each
             return
         source = source_of(stream)
         if hasattr(source, "read"):
             self._files = [(source, None)]
-        elif not isinstance(source, _IN_MEMORY):
+        elif not isinstance(source, _REPEATABLE):
             self.one_shot = True
 
     def locate(self) -> Waits:
-        """Note where each file stands. One that can't tell, or can't go back, makes a body of one shot."""
+        """Record the position of each file. A file that has none, or cannot seek, makes the body one-shot."""
         located = []
         try:
             for file, start in self._files:
                 if not (yield from _can_seek(file)):
                     raise ValueError("not seekable")
-                located.append((file, (yield either(file.tell)) if start is None else start))
-        except Exception:  # noqa: BLE001 - a file may be of any make; the client says what is wrong with it
+                located.append((file, (yield wait_for(file.tell)) if start is None else start))
+        except Exception:  # noqa: BLE001 - any object may serve as a file; the client reports what is wrong
             self.one_shot = True
         self._files = located
 
     def rewind(self, stream: Any) -> Waits:
-        """Go back to where the body began; False where that can't be done.
+        """Go back to where the body began, and return whether that worked.
 
-        `stream`: of the request, as a redirect may have dropped it.
+        `stream`: of the request as it was sent last; a redirect may have dropped the body.
         """
-        if isinstance(source_of(stream), _IN_MEMORY):
+        if isinstance(source_of(stream), _REPEATABLE):
             return True
         if self.one_shot:
             return False
         try:
             for file, start in self._files:
-                yield either(partial(file.seek, start))
-                if (yield either(file.tell)) != start:
+                yield wait_for(partial(file.seek, start))
+                if (yield wait_for(file.tell)) != start:
                     return False
-        except Exception:  # noqa: BLE001 - a file may be of any make. It may be closed by now
+        except Exception:  # noqa: BLE001 - any object may serve as a file, and it may be closed by now
             return False
         return True
 
 
-#: Every body that is in memory: there is nothing to remember of it.
-WHOLE = Body()
-
-
-def _is_data(field: Any) -> bool:
-    return not hasattr(field, "file") or isinstance(field.file, (str, bytes))
+#: Every body that is in memory: there is nothing to record of it.
+IN_MEMORY = RequestBody()
 
 
 def _can_seek(file: Any) -> Waits:
     seekable = getattr(file, "seekable", None)
-    if not callable(seekable):  # tempfile.SpooledTemporaryFile before Python 3.11, and many a wrapper
+    if not callable(seekable):  # tempfile.SpooledTemporaryFile has none before Python 3.11
         return hasattr(file, "seek") and hasattr(file, "tell")
-    return bool((yield either(seekable)))
+    return bool((yield wait_for(seekable)))
 
 
 class BodyPrefix:
-    """The first bytes of a 401's body as they came. The response stays as readable as it was."""
+    """The first bytes of a 401's body, before decoding. The response stays as readable as it was.
 
-    def __init__(self, response: Any) -> None:
+    `client`: the module httpx or httpx2.
+    """
+
+    def __init__(self, response: Any, client: ModuleType) -> None:
         self._response = response
+        self._client = client
         self._inner = response.stream
         self._rest: Any = None
+        self._rejoined: type[_Rejoined] | None = None
         self._error: Exception | None = None
         self.start = b""
-        #: whether `start` is all of it
+        #: whether `start` is the whole body
         self.is_whole = False
         content = loaded_content(response)
         if content is not None:
@@ -124,59 +122,60 @@ class BodyPrefix:
         #: whether a hook has read the stream to its end, or closed it, and kept nothing
         self.is_lost = not self.is_loaded and (response.is_stream_consumed or response.is_closed)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the response has no body at all."""
+        return self.is_whole and not self.start
+
     def read(self, seconds: float | None = None) -> Waits:
         """Read up to `BODY_LIMIT` bytes, for `seconds` (`PEEK_SECONDS`) and one more chunk at most."""
         seconds = PEEK_SECONDS if seconds is None else seconds
-        if self.is_loaded or self.is_lost or self._rest is not None:
+        if self.is_loaded or self.is_lost or self._rejoined is not None:
             return
-        yield Wait(partial(self._read, seconds), partial(self._aread, seconds))
-        self._response.stream = _stream_like(self._inner, self.start, self._rest, self._error)
-
-    def _read(self, seconds: float) -> None:
-        self._rest = iter(self._inner)
-        ends = time.monotonic() + seconds
         try:
             with read_timeout(self._response, seconds):
-                self.start += next(
-                    self._rest
-                )  # before the clock is asked: one that a test moves may say that the time is up
-                while len(self.start) <= BODY_LIMIT and time.monotonic() < ends:
-                    self.start += next(self._rest)
-        except StopIteration:
-            self._finish()
-        except Exception as error:  # noqa: BLE001 - a transport's own; the caller gets it when it reads on, as from the client itself
+                yield from self._collect(seconds)
+        except Exception as error:  # noqa: BLE001 - a transport's own; the caller gets it when it reads on
             self._error = error
+        self._replace_stream(self.start)
 
-    async def _aread(self, seconds: float) -> None:
-        self._rest = self._inner.__aiter__()
+    def _collect(self, seconds: float) -> Waits:
         ends = time.monotonic() + seconds
+        # The first chunk comes before the clock is asked: a test that moves the clock would read nothing.
+        chunk = yield Wait(self._next, self._anext)
+        while chunk is not None:
+            self.start += chunk
+            if len(self.start) > BODY_LIMIT or time.monotonic() >= ends:
+                return
+            chunk = yield Wait(self._next, self._anext)
+        self.is_whole, self._rest = True, None
+
+    def _next(self) -> bytes | None:
+        if self._rejoined is None:
+            self._rejoined = _stream_classes(self._client)[0]
+            self._rest = iter(self._inner)
+        return next(self._rest, None)
+
+    async def _anext(self) -> bytes | None:
+        if self._rejoined is None:
+            self._rejoined = _stream_classes(self._client)[1]
+            self._rest = self._inner.__aiter__()
         try:
-            with read_timeout(self._response, seconds):
-                self.start += await self._rest.__anext__()
-                while len(self.start) <= BODY_LIMIT and time.monotonic() < ends:
-                    self.start += await self._rest.__anext__()
+            chunk: bytes = await self._rest.__anext__()
         except StopAsyncIteration:
-            self._finish()
-        except Exception as error:  # noqa: BLE001 - as above
-            self._error = error
-
-    def _finish(self) -> None:
-        self.is_whole, self._rest = True, ()
+            return None
+        return chunk
 
     def release(self) -> Waits:
-        """Give the connection back.
-
-        What is left of the body is its start, and nothing where there was more.
-        """
+        """Give the connection back. Of the body its start is kept if that is all of it, else nothing."""
         if self.is_loaded:
             return
         if self.is_lost:
             mark_as_read(self._response)
             return
         yield Wait(self._close, self._aclose)
-        self._response.stream = _stream_like(
-            self._inner, self.start if self.is_whole else b"", (), None, released=True
-        )
+        self._error = self._rest = None
+        self._replace_stream(self.start if self.is_whole else b"", released=True)
 
     def _close(self) -> None:
         _close(self._rest)
@@ -187,46 +186,37 @@ class BodyPrefix:
         await self._inner.aclose()
 
     def keep_for_history(self) -> None:
-        """The client reads this response to its end before it sends again: give it no more than a bounded
-        body, decoded.
-        """
+        """Leave a body of bounded decoded size: the client reads it to its end before it sends again."""
         if self.is_loaded or self.is_lost:
             return
         small = self.is_whole and is_small(self.start, self._response.headers.get("content-encoding", ""))
-        self._response.stream = _stream_like(
-            self._inner, self.start if small else b"", (), None, released=True
-        )
+        self._replace_stream(self.start if small else b"", released=True)
+
+    def _replace_stream(self, start: bytes, *, released: bool = False) -> None:
+        assert self._rejoined is not None, "a stream is replaced after it was read"
+        self._response.stream = self._rejoined(self._inner, start, self._rest, self._error, released)
 
 
 def _close(iterator: Any) -> None:
     close = getattr(iterator, "close", None)
     if close is not None:
-        with suppress(Exception):  # of a body that nobody wants any more
+        with suppress(Exception):  # the rest of the body is not needed any more
             close()
 
 
 async def _aclose(iterator: Any) -> None:
-    # An asynchronous generator that is dropped half-way is closed by the loop later, and trio warns of it.
+    # trio warns of an asynchronous generator that is dropped half-way: its loop closes it only later.
     aclose = getattr(iterator, "aclose", None)
     if aclose is not None:
         with suppress(Exception):
             await aclose()
 
 
-def _stream_like(
-    inner: Any, start: bytes, rest: Any, error: Exception | None, *, released: bool = False
-) -> Any:
-    """A stream that gives `start`, then `rest` or `error`; of the same kinds as `inner`, so that the client's
-    own checks take it.
-    """
-    kinds = tuple(
-        kind for kind in type(inner).__mro__ if kind.__name__ in ("SyncByteStream", "AsyncByteStream")
-    )
-    return type("Rejoined", (_Rejoined, *kinds), {})(inner, start, rest, error, released)
-
-
 class _Rejoined:
-    """A response's bytes from the first one on, of which some were read already."""
+    """A response's bytes from the first one on: `start`, which was read before, then `rest` or `error`.
+
+    `released`: the response that it belongs to was closed before.
+    """
 
     def __init__(self, inner: Any, start: bytes, rest: Any, error: Exception | None, released: bool) -> None:
         self._inner = inner
@@ -237,33 +227,52 @@ class _Rejoined:
 
     @property
     def elapsed(self) -> Any:
-        """httpx2 reads the time that the response took from its stream."""
-        return getattr(self._inner, "elapsed", None)
+        """The time that the response took, where the client keeps it in the stream."""
+        return stream_elapsed(self._inner)
 
+
+class _SyncRejoined(_Rejoined):
     def __iter__(self) -> Iterator[bytes]:
         if self._start:
             yield self._start
         if self._error is not None:
             raise self._error
-        yield from self._rest
+        if self._rest is not None:
+            yield from self._rest
 
+    def close(self) -> None:
+        if not self._released:
+            _close(self._rest)
+            self._inner.close()
+
+
+class _AsyncRejoined(_Rejoined):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._start:
             yield self._start
         if self._error is not None:
             raise self._error
-        if self._rest != ():
+        if self._rest is not None:
             async for chunk in self._rest:
                 yield chunk
 
-    def close(self) -> None:
-        """Close the response that this is of."""
-        if not self._released:
-            _close(self._rest)
-            self._inner.close()
-
     async def aclose(self) -> None:
-        """Close the response that this is of."""
         if not self._released:
             await _aclose(self._rest)
             await self._inner.aclose()
+
+
+@cache
+def _stream_classes(client: Any) -> tuple[type[_SyncRejoined], type[_AsyncRejoined]]:
+    """Return both classes for a client's module.
+
+    A response raises `RuntimeError` for a stream that is no instance of its client's own base class.
+    """
+
+    class SyncStream(_SyncRejoined, client.SyncByteStream):  # type: ignore[misc]
+        pass
+
+    class AsyncStream(_AsyncRejoined, client.AsyncByteStream):  # type: ignore[misc]
+        pass
+
+    return SyncStream, AsyncStream

@@ -100,22 +100,32 @@ HAND_OVER, RESEND, ROTATE = "hand over", "resend", "rotate"
 
 
 def after_401(
-    code: str | None, rejected: Secret, pair: ActiveTokens, now: float, *, is_bare: bool = False
+    code: str | None,
+    rejected: Secret,
+    pair: ActiveTokens,
+    now: float,
+    *,
+    is_bare: bool = False,
+    refreshed: bool = False,
 ) -> str:
     """Return what follows from a 401 of the API: `HAND_OVER`, `RESEND` or `ROTATE`.
 
     `code`: the error code of the 401. `rejected`: the access token that its request carried. `pair`: the one
     in force now. `now`: epoch seconds. `is_bare`: the 401 has neither a body nor a code, as the answer to a
     HEAD request has; then the stored expiry decides.
+    `refreshed`: the request has had a pair straight from the server before.
     """
     # A server may kill old access tokens when it rotates: any 401 to an older pair than the file's is
     # answered with that one (rule 9).
     if pair.secret != rejected and not pair.expired:
         return RESEND
+    is_past = pair.expires_at is not None and pair.expires_at <= now
+    if refreshed and not is_past:
+        return HAND_OVER  # another refresh would be answered by another 401
     if code == EXPIRED:
         return ROTATE
     # This rotates once for a pair: the pair that follows has its expiry ahead of it.
-    expired = pair.expired or (pair.expires_at is not None and pair.expires_at <= now)
+    expired = pair.expired or is_past
     return ROTATE if is_bare and code is None and pair.secret == rejected and expired else HAND_OVER
 
 

@@ -19,7 +19,7 @@ PARTS = ("per_request", "start_up", "herd", "stall", "one_loop", "threads", "gro
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure what the arguments ask for, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
         "--smoke", action="store_true", help="tiny sizes: shows that everything runs, and nothing else"
@@ -37,8 +37,7 @@ def main() -> None:
     for name in options.only or PARTS:
         print(f"{name} …", file=sys.stderr, flush=True)
         part = import_module(f".{name}", __package__)
-        # What the parts before have imported, the peers above all, is kept from the collector: it would go
-        # over it in the midst of this one.
+        # Hide what earlier parts have imported from the collector, which would walk it during this one.
         gc.collect()
         gc.freeze()
         with tempfile.TemporaryDirectory(prefix="adh-bench-") as folder:

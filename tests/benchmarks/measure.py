@@ -1,4 +1,4 @@
-"""How it is measured: sizes, rounds that take turns, medians, a pair on disk, transports that answer at once."""
+"""How it is measured: sizes, rounds in turns, medians, a pair on disk, transports that answer at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT: dict[str, Any] = {"client_id": "sandbox-client", "client_secret": "sandb
 
 
 class Sizes(NamedTuple):
-    """How much of everything."""
+    """How many calls, rounds, processes, threads and tasks."""
 
     rounds: int
     calls: int
@@ -40,7 +40,7 @@ SMOKE = Sizes(2, 2, 1, (2,), (1, 2), 1, 1, 1, 0.2, 20, 4)
 
 
 def taking_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each contender measured in each round.
+    """Return what each contender measured in each round.
 
     All take part in every round, so that a busy moment hits all; the first is a warm-up.
 
@@ -57,12 +57,12 @@ def taking_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> 
 
 
 def above(base: list[float], values: list[float]) -> float:
-    """The median of what `values` are above `base`, round by round."""
+    """Return the median of what `values` are above `base`, round by round."""
     return median(value - low for low, value in zip(base, values, strict=True))
 
 
 def microseconds(call: Callable[[], Any], calls: int) -> float:
-    """One call, as the mean of some."""
+    """Return the microseconds of one call, as the mean of some."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
@@ -70,7 +70,7 @@ def microseconds(call: Callable[[], Any], calls: int) -> float:
 
 
 def write_pair(path: Path, access: str = "access-0", refresh: str = "refresh-0", **more: Any) -> Path:
-    """A token file without a server behind it."""
+    """Write a token file without a server behind it, and return its path."""
     path.write_text(
         json.dumps({"access_token": access, "refresh_token": refresh, "token_type": "Bearer", **more})
     )
@@ -94,9 +94,7 @@ class AtOnce(BaseAdapter):
 def session_of(
     auth: Any = None, adapter: BaseAdapter | None = None, session: requests.Session | None = None
 ) -> requests.Session:
-    """A session that looks for no proxies and no .netrc, which would cost more than anything that is measured
-    here.
-    """
+    """Return a session without proxies and .netrc, whose search costs more than all that is measured here."""
     made = requests.Session() if session is None else session
     made.trust_env = False
     if auth is not None:

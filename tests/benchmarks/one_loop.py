@@ -1,5 +1,5 @@
-"""Many tasks of one loop that meet one expiry, on asyncio and on trio: how long the loop stands still, and
-who has to wait for a thread.
+"""Many tasks of one loop that meet one expiry, on asyncio and on trio: how long the loop is blocked, and
+whether worker threads stay free.
 
 The refresh begins to take its time once all of them wait for it. The same load without an expiry waits as
 long, for the API's answers. The transport is in memory: what blocks the loop is the client's work, ours, and
@@ -42,7 +42,7 @@ TURNS = 50
 
 
 class Run(NamedTuple):
-    """What one load came to, in milliseconds where it is a time."""
+    """The result of one load; times are in milliseconds."""
 
     refreshes: int
     longest_block: float
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
-    """Loads with and without an expiry, in turns."""
+    """Return the rows of loads with and without an expiry, in turns."""
     rows = []
     for backend in ("asyncio", "trio"):
         with SPAWN.Pool(1, maxtasksperchild=1) as processes:
@@ -119,12 +119,12 @@ class Api:
         )
 
     def go_on(self) -> None:
-        """All tasks wait."""
+        """Let the answers go out: all tasks wait now."""
         self._all_wait.set()
 
     @property
     def all_wait(self) -> bool:
-        """Whether the refresh is all that anybody waits for."""
+        """Whether all tasks wait for the refresh, and for nothing else."""
         return self._all_wait.is_set() and not self._refreshed.is_set()
 
 
@@ -173,7 +173,7 @@ async def _get(client: httpx.AsyncClient) -> None:
 
 
 class _Watch:
-    """Looks at the loop from inside while the load runs."""
+    """Measures the loop from inside while the load runs."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -182,7 +182,7 @@ class _Watch:
         self.answers: list[float] = []
 
     async def blocks(self) -> None:
-        """The longest time between two turns."""
+        """Record the longest time between two turns."""
         before = time.perf_counter()
         while True:
             await anyio.sleep(0)
@@ -192,13 +192,13 @@ class _Watch:
             before = now
 
     async def own_threads(self) -> None:
-        """How long the caller's own work waits for a worker thread."""
+        """Record how long the caller's own work waits for a worker thread."""
         while True:
             await self.ask_for_threads()
             await anyio.sleep(0.01)
 
     async def ask_for_threads(self) -> None:
-        """anyio's worker threads, and asyncio's default executor."""
+        """Use anyio's worker threads, and asyncio's default executor."""
         while_all_wait = self._api.all_wait
         start = time.perf_counter()
         await anyio.to_thread.run_sync(_nothing)

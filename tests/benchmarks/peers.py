@@ -23,10 +23,10 @@ from requests.adapters import HTTPAdapter
 
 from adh_auth import AdhAuth
 
-from .crew import crew_of
 from .measure import CLIENT, Sizes, session_of
 from .server import sandbox_elsewhere
 from .table import Row
+from .workers import start_workers
 
 #: Processes of the herd: enough that two of them always meet.
 PROCESSES = 8
@@ -40,18 +40,18 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
 
 def _herd(name: str, count: int, folder: Path) -> Row:
     what = f"{name}, {count} processes start with one expired pair"
-    if name in _SESSIONS and (trouble := _trouble(name)):
-        return Row("peers", what, trouble)
+    if name in _SESSIONS and (problem := _problem_with(name)):
+        return Row("peers", what, problem)
     folder.mkdir()
     path = folder / "tokens.json"
     with sandbox_elsewhere(refresh_seconds=0.1) as sandbox:
         sandbox.ask("write_token_file", path)
-        # Most peers ask the clock, not the API's 401.
+        # Most peers go by the clock, not by the API's 401.
         _save(path, {**_load(path), "expires_at": time.time() - 1, "expires_in": 0})
-        with crew_of(count, sandbox.url, path, name) as crew:
-            crew.prepare(count, "start")
+        with start_workers(count, sandbox.url, path, name) as workers:
+            workers.prepare(count, "start")
             sandbox.ask("expire")
-            done = crew.together(count, "get")
+            done = workers.together(count, "get")
         counts = sandbox.counts
         alive = (
             session_of()
@@ -62,7 +62,8 @@ def _herd(name: str, count: int, folder: Path) -> Row:
         f"{number} × {outcome}" for outcome, number in Counter(one.outcome for one in done).most_common()
     )
     value = (
-        f"session {'alive' if alive else 'DEAD'}, {counts.refresh_calls} refresh calls, {counts.reused} spent tokens sent again; "
+        f"session {'alive' if alive else 'DEAD'}, {counts.refresh_calls} refresh calls, "
+        f"{counts.reused} spent tokens sent again; "
         f"{outcomes} after {max(one.seconds for one in done) * 1000:.0f} ms"
     )
     goal = ("alive, 1 call", alive and counts.refresh_calls == 1) if name == AdhAuth.__name__ else ("", None)
@@ -70,21 +71,21 @@ def _herd(name: str, count: int, folder: Path) -> Row:
 
 
 def session(name: str, url: str, path: Path) -> requests.Session:
-    """A session of that library on the token file; of ours for no name."""
+    """Return a session of that library on the token file; of ours for an empty name."""
     if name in _SESSIONS:
         return session_of(session=_SESSIONS[name](url, path))
     return session_of(AdhAuth(path, base_url=url, **CLIENT))
 
 
 def sessions(url: str, path: Path) -> Iterator[tuple[str, requests.Session]]:
-    """Each library that works here."""
+    """Yield each library that works here, with a session."""
     for name in _SESSIONS:
-        if not _trouble(name):
+        if not _problem_with(name):
             yield name, session(name, url, path)
 
 
 def clients(module: Any, kind: str, path: Path, options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The same for a client of httpx or httpx2; a library serves one of the two."""
+    """Yield the same for a client of httpx or httpx2; a library serves one of the two."""
     for name, make in (("Authlib", _authlib_client), ("singleflight-auth", _singleflight_client)):
         try:
             client = make(module, kind, path, options)
@@ -95,7 +96,7 @@ def clients(module: Any, kind: str, path: Path, options: dict[str, Any]) -> Iter
 
 
 def refresh_payload(token: str) -> dict[str, str]:
-    """What ADH's refresh endpoint takes."""
+    """Return what ADH's refresh endpoint takes."""
     return {"grant_type": "refresh_token", "refresh_token": token, **CLIENT}
 
 
@@ -111,7 +112,7 @@ def _save(path: Path, pair: Any) -> None:
     fresh.replace(path)
 
 
-def _trouble(name: str) -> str:
+def _problem_with(name: str) -> str:
     try:
         _SESSIONS[name]("http://127.0.0.1:9", _NO_FILE)
     except ImportError:

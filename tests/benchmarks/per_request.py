@@ -25,13 +25,13 @@ from .table import Row
 LIMITS = {AdhAuth.__name__: 4.0, AdhHttpxAuth.__name__: 5.0, AdhHttpx2Auth.__name__: 5.0}
 STATIC = "a static header among the client's headers"
 SET = "an auth object that sets a static header"
-LOOK = "the same, and a bare os.stat of the token file"
+STAT = "the same, and a bare os.stat of the token file"
 BEARER = {"Authorization": "Bearer access-0"}
 URL = NOWHERE + "/api/auth/me"
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
-    """Microseconds of a call, and above the static header."""
+    """Return the microseconds of a call, and those above the static header."""
     path = write_pair(folder / "tokens.json", expires_at=4e9)
     rows = _rows("Session.get", AdhAuth.__name__, _of_requests(path, sizes.calls), sizes)
     for module, auth in ((httpx, AdhHttpxAuth), (httpx2, AdhHttpx2Auth)):
@@ -64,7 +64,7 @@ def _of_requests(path: Path, calls: int) -> dict[str, Callable[[], float]]:
     sessions = {
         STATIC: plain,
         SET: session_of(_Bearer(), AtOnce()),
-        LOOK: session_of(_Bearer(path), AtOnce()),
+        STAT: session_of(_Bearer(path), AtOnce()),
         AdhAuth.__name__: session_of(AdhAuth(path, base_url=NOWHERE, **CLIENT), AtOnce()),
     }
     for name, session in peers.sessions(NOWHERE, path):
@@ -95,7 +95,7 @@ def _clients(module: Any, kind: str, auth: Any, path: Path) -> Iterator[tuple[st
     client = getattr(module, kind)
     yield STATIC, client(headers=BEARER, **options)
     yield SET, client(auth=_bearer_of(module), **options)
-    yield LOOK, client(auth=_bearer_of(module, path), **options)
+    yield STAT, client(auth=_bearer_of(module, path), **options)
     yield auth.__name__, client(auth=auth(path, base_url=NOWHERE, **CLIENT), **options)
     yield from peers.clients(module, kind, path, options)
 
@@ -109,21 +109,21 @@ def _at_once(module: Any) -> Any:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """With `look`: the usual way to notice another process's rotation, without anything else that is needed."""
+    """Sets a static header, after a stat of `path` if there is one: the usual way to notice a rotation."""
 
-    def __init__(self, look: Path | None = None) -> None:
-        self._look = None if look is None else os.fsencode(look)
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = None if path is None else os.fsencode(path)
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._look is not None:
-            os.stat(self._look)
+        if self._path is not None:
+            os.stat(self._path)
         r.headers["Authorization"] = BEARER["Authorization"]
         return r
 
 
-def _bearer_of(module: Any, look: Path | None = None) -> Any:
-    """The same for httpx and httpx2."""
-    path = None if look is None else os.fsencode(look)
+def _bearer_of(module: Any, token_file: Path | None = None) -> Any:
+    """Return the same for httpx or httpx2."""
+    path = None if token_file is None else os.fsencode(token_file)
 
     class Bearer(module.Auth):  # type: ignore[misc]
         def auth_flow(self, request: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The sandbox in a process of its own: its work must not be done by the interpreter that is measured."""
+"""The sandbox in a process of its own: its work must not count for the interpreter that is measured."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from adh_auth.testing import Counts, Sandbox
 
-#: A fresh interpreter: a fork would share the memory that is tabled, and whatever threads are there.
+#: A new interpreter: a fork would share the memory that is measured, and copy locks that threads hold.
 SPAWN = get_context("spawn")
 
 
 class Remote:
-    """What a benchmark asks of the sandbox over there."""
+    """The sandbox as seen from the benchmark's process."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self.url: str = pipe.recv()
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the sandbox."""
+        """Call a method of the sandbox, and return its result."""
         self._pipe.send((name, arguments))
         return self._pipe.recv()
 
     @property
     def counts(self) -> Counts:
-        """What it has seen."""
+        """The sandbox's counts."""
         counts: Counts = self.ask("__getattribute__", "counts")
         return counts
 
 
 @contextmanager
 def sandbox_elsewhere(**settings: Any) -> Iterator[Remote]:
-    """A sandbox in a process of its own, reaped at the end."""
+    """Start a sandbox in a process of its own, which is reaped at the end."""
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(there, settings), daemon=True)
     process.start()

@@ -1,6 +1,4 @@
-"""Latency across rotations: with `refresh_ahead`, without it, and with tokens that live on; slices of each in
-turn.
-"""
+"""Latency across rotations: with `refresh_ahead`, without it, and with long-lived tokens, in slices."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ KINDS = {
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
-    """The three loads on three sandboxes."""
+    """Return the rows of three loads on three sandboxes."""
     with ExitStack() as stack:
         loads = {
             name: stack.enter_context(_load(folder / name, life, ahead))
@@ -48,11 +46,12 @@ def _rows(loads: dict[str, Load]) -> list[Row]:
     base = loads["long-lived tokens"]
     rows = []
     for name, load in loads.items():
-        # Slice by slice: the machine's own tail is longer at one moment than at another.
+        # Slice by slice: the machine's own tail latency varies with time.
         ratio = median(p99(ours) / p99(theirs) for ours, theirs in zip(load.slices, base.slices, strict=True))
         seconds = list(chain.from_iterable(load.slices))
         value = (
-            f"p99 {p99(seconds) * 1000:.2f} ms, {ratio:.2f} of long-lived; longest {max(seconds) * 1000:.0f} ms; "
+            f"p99 {p99(seconds) * 1000:.2f} ms, {ratio:.2f} of long-lived; "
+            f"longest {max(seconds) * 1000:.0f} ms; "
             f"{load.rotations} rotations, {load.unauthorized} × 401 in {len(seconds)} requests"
         )
         ours = name == "refresh_ahead"
@@ -62,7 +61,7 @@ def _rows(loads: dict[str, Load]) -> list[Row]:
 
 
 class Load:
-    """One client that asks again and again, and the server that counts."""
+    """One client that sends requests at an even pace, and its server."""
 
     def __init__(self, sandbox: Remote, auth: AdhAuth) -> None:
         self._sandbox = sandbox

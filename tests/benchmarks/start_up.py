@@ -27,7 +27,7 @@ PEERS = (
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
-    """Milliseconds of each import statement."""
+    """Return the milliseconds of each import statement."""
     write_pair(folder / "tokens.json")
     contenders: dict[str, Callable[[], float]] = {}
     goals = {}
@@ -44,7 +44,7 @@ def measure(sizes: Sizes, folder: Path) -> list[Row]:
     return [_row(what, median(values), goals.get(what)) for what, values in found.items()]
 
 
-#: The import is not all: the first look at the file brings dataclasses, which requests has not loaded.
+#: The import is not all: the first read of the file imports dataclasses, which requests does not.
 _FIRST_LOOK = "from adh_auth import AdhAuth\nAdhAuth('tokens.json', client_id='i', client_secret='s').tokens"
 
 

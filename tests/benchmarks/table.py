@@ -12,7 +12,7 @@ __all__ = ["Row", "printed"]
 
 
 class Row(NamedTuple):
-    """One number. `goal` and `met` are for what design.md sets a limit to."""
+    """One number. `goal` and `met` are for a number that has a limit."""
 
     part: str
     what: str
@@ -22,11 +22,12 @@ class Row(NamedTuple):
 
 
 def printed(rows: Sequence[Row], *, markdown: bool, judged: bool) -> str:
-    """The rows under each other, and what they were measured on. `judged`: say which goals are missed."""
+    """Return the rows as text, and what they were measured on. `judged`: mark the goals that are missed."""
     lines = [("", "measured", "value", "goal")]
     lines += [(row.part, row.what, row.value, _goal(row, judged)) for row in rows]
     where = (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, {platform.python_implementation()} {platform.python_version()}, "
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"{platform.python_implementation()} {platform.python_version()}, "
         f"{datetime.now(timezone.utc):%Y-%m-%d}"
     )
     return f"{_as_markdown(lines) if markdown else _as_text(lines)}\n\n{where}"

@@ -23,7 +23,7 @@ EACH = 8
 
 
 def measure(sizes: Sizes, folder: Path) -> list[Row]:
-    """Requests per second over real sockets, in rounds that take turns."""
+    """Return the rows: requests per second over real sockets, in rounds that take turns."""
     path = folder / "tokens.json"
     with sandbox_elsewhere(refresh_seconds=0.1) as sandbox, ThreadPoolExecutor(sizes.threads) as threads:
         sandbox.ask("write_token_file", path)

@@ -1,6 +1,4 @@
-"""Bodies and connections in httpx and httpx2: what is sent again, and what becomes of a 401's body and its
-place in the pool.
-"""
+"""Rules 10 and 11 in httpx and httpx2: which bodies are sent again, and what becomes of a 401's body."""
 
 from __future__ import annotations
 
@@ -34,13 +32,13 @@ from ..support.raw_server import OLD, Answer, RawServer, Seen, rotating
 
 BODY = b"line of data\n" * 1_000
 DIGEST = hashlib.sha256(BODY).hexdigest()
-#: Bytes before the place where a file stands when it is handed over.
+#: Bytes before the position of a file when the client gets it.
 SKIPPED = b"skipped"
 
 
 @pytest.fixture
 def upload(tmp_path: Path) -> Path:
-    """A file whose first bytes are not to be sent."""
+    """Return a file whose first bytes are not to be sent."""
     path = tmp_path / "upload.bin"
     path.write_bytes(SKIPPED + BODY)
     return path
@@ -48,7 +46,7 @@ def upload(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def opened(kind: str, path: Path) -> AsyncIterator[Any]:
-    """An asynchronous file that stands behind the skipped bytes."""
+    """Return an asynchronous file at its position behind the skipped bytes."""
     if kind == "aiofiles":
         async with aiofiles.open(path, "rb") as file:
             await file.seek(len(SKIPPED))
@@ -70,7 +68,7 @@ each_file = pytest.mark.parametrize(("kind", "backend"), FILES)
 def test_an_asynchronous_file_is_sent_again_whole(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], upload: Path, kind: str, backend: str
 ) -> None:
-    """It is rewound by awaiting, to where it stood; the second send is the same body to the last byte."""
+    """It is rewound by awaiting, to where it was; the second send is the same body to the last byte."""
 
     async def main() -> None:
         async with (
@@ -89,7 +87,7 @@ def test_an_asynchronous_file_is_sent_again_whole(
 def test_an_asynchronous_file_that_is_closed_meanwhile(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], upload: Path, kind: str, backend: str
 ) -> None:
-    """What can't be rewound any more is not sent: the caller gets the 401, readable, and the next call works."""
+    """A body that cannot be rewound is not sent: the caller gets the 401, readable; the next call works."""
 
     async def main() -> None:
         async with opened(kind, upload) as file:
@@ -118,7 +116,7 @@ class NotSeekable(io.BytesIO):
 
 
 class Tells:
-    """Reads, seeks and tells, and has no `seekable`, as many a wrapper."""
+    """A file with `seek` and `tell` but without `seekable`, as many wrappers are."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -146,7 +144,7 @@ class GoesNowhere(io.BytesIO):
 
 
 def spooled(data: bytes) -> Any:
-    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - whoever asks for it closes it
+    file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - the caller closes it
     file.write(data)
     file.seek(0)
     return file
@@ -157,7 +155,7 @@ def spooled(data: bytes) -> Any:
 def test_a_file_of_any_make_is_sent_again_whole(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], make: Callable[[bytes], Any], where: str
 ) -> None:
-    """Whatever can seek and tell is rewound, whether or not it says so."""
+    """A file with `seek` and `tell` is rewound, whether or not it has `seekable`."""
     with (
         family.module.Client(auth=family.auth(**arguments)) as client,
         make(BODY) if make is spooled else io.BytesIO() as kept,
@@ -206,7 +204,7 @@ def test_a_form_whose_file_cannot_go_back_is_never_sent_short(sandbox: Sandbox, 
     "data", [bytearray(b"whole"), memoryview(b"whole"), b"whole"], ids=lambda data: type(data).__name__
 )
 def test_a_buffer_is_a_body_that_can_be_sent_again(sandbox: Sandbox, twin: Twin, data: Any) -> None:
-    """As the stream of a request of the caller's own making."""
+    """A buffer is repeatable as the stream of a request that the caller has built."""
     module = twin.family.module
 
     async def work(client: Any) -> None:
@@ -223,7 +221,7 @@ def test_a_buffer_is_a_body_that_can_be_sent_again(sandbox: Sandbox, twin: Twin,
 
 
 def test_a_stream_of_another_make_is_sent_once(sandbox: Sandbox, twin: Twin) -> None:
-    """Nobody knows what it reads from, whatever its attributes are called."""
+    """It is unknown what it reads from, whatever its attributes are called."""
     module = twin.family.module
 
     class Once(module.SyncByteStream, module.AsyncByteStream):  # type: ignore[misc, name-defined]
@@ -310,8 +308,8 @@ def test_a_small_pool_waits_for_no_refresh(sandbox: Sandbox, twin: Twin) -> None
 def test_the_very_same_client_carries_the_refresh(
     sandbox: Sandbox, family: Family, arguments: dict[str, Any], connections: int, count: int
 ) -> None:
-    """Threads over a small pool whose client is its own `refresh_via`: nobody waits for a connection that
-    another holds.
+    """Threads over a small pool whose client is its own `refresh_via`: no thread waits for a connection
+    that another holds.
     """
     sandbox.expire()
     statuses: list[Any] = []
@@ -342,7 +340,8 @@ def test_the_very_same_client_carries_the_refresh(
 def torn(head: str, start: bytes, stall: bool) -> Callable[[Any, threading.Event], None]:
     def stream(wire: Any, closing: threading.Event) -> None:
         wire.write(
-            f"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n{head}\r\n".encode()
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+            + f"{head}\r\n".encode()
             + start
         )
         wire.flush()
@@ -377,9 +376,7 @@ def test_a_401_that_breaks_off_is_the_callers(
     timeout: float | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`stream()` hands the response over, and reading raises; `get()` raises the client's error with its
-    request.
-    """
+    """`stream()` returns the response, and reading it raises; `get()` raises the client's error."""
     monkeypatch.setattr("adh_auth.clients.httpx_body.PEEK_SECONDS", 0.5)
     kinds = (
         (family.module.ReadTimeout,)
@@ -427,9 +424,7 @@ def test_a_code_in_the_header_needs_no_body(
     stall: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where `WWW-Authenticate` has told the code, the request is sent again, and the stalled body is hung up
-    on.
-    """
+    """With the code in `WWW-Authenticate`, the request is sent again and the stalled body is cut off."""
     monkeypatch.setattr("adh_auth.clients.httpx_body.PEEK_SECONDS", PATIENCE)
     challenge = 'WWW-Authenticate: Bearer error="token_expired"\r\n'
 
@@ -475,7 +470,7 @@ def test_a_read_time_out_is_the_callers_again(
 def test_a_cookie_of_the_401_goes_with_the_second_send(
     family: Family, torn_auth: Callable[[RawServer], Any], kind: str, own: str | None, sent: str
 ) -> None:
-    """What the request carries besides is sent again, be it of the client's jar or the caller's own header."""
+    """The request's other cookies are sent again, from the client's jar or the caller's own header."""
 
     def answer(seen: Seen) -> Answer:
         usual = rotating(seen)
@@ -496,9 +491,7 @@ def test_a_cookie_of_the_401_goes_with_the_second_send(
 def test_a_response_that_went_through_an_expiry_is_pickled(
     family: Family, torn_auth: Callable[[RawServer], Any], kind: str
 ) -> None:
-    """joblib, a cache on disk, the result of a pool: looking for cookies leaves no jar on the 401, which no
-    pickle takes.
-    """
+    """joblib, disk caches and process pools pickle it: no cookie jar, which has a lock, is on the 401."""
 
     def answer(seen: Seen) -> Answer:
         usual = rotating(seen)
@@ -529,8 +522,8 @@ def test_an_async_client_in_use_elsewhere_spends_nothing(
     is_same: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its connections belong to another loop, where the reply would be lost: that is said before the token is
-    sent.
+    """Its connections belong to another loop, and the reply would be lost: the error comes before the token
+    is sent.
     """
     monkeypatch.setattr("adh_auth.rotation.attempt.PAUSES", ())
 
@@ -554,7 +547,7 @@ def test_an_async_client_in_use_elsewhere_spends_nothing(
 def test_the_callers_time_out_bounds_the_wait(
     sandbox: Sandbox, twin: Twin, token_file: Path, known: bool
 ) -> None:
-    """`timeout=1` answers after a second with RefreshFailed; the job goes on, and the next call has its pair."""
+    """`timeout=1` raises RefreshFailed after a second; the job goes on, and the next call has its pair."""
     if known:
         pair = TokenFile(token_file).load()
         TokenFile(token_file).save(Tokens(pair.access_token, pair.refresh_token, expires_at=1.0))
@@ -579,7 +572,7 @@ def settings_of(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def test_several_waits_share_one_patience() -> None:
-    """The first may last as long as was asked for, the next only as long as what is left."""
+    """The first may take all the seconds, the next only those that are left."""
     patience = _Patience(0.05)
     assert patience.left() == 0.05
     time.sleep(0.06)
@@ -592,9 +585,7 @@ def test_several_waits_share_one_patience() -> None:
 def test_an_adopted_pair_that_is_expired_is_rotated_away(
     sandbox: Sandbox, twin: Twin, token_file: Path
 ) -> None:
-    """Another process's pair goes out with the second send; where that has expired, too, this request
-    refreshes, and nobody sees a 401.
-    """
+    """Another process's pair is sent the second time. If it has expired, too, this request refreshes."""
     ours = twin.family.auth(str(token_file), **settings_of(sandbox))
     before = ours.tokens
 
@@ -626,7 +617,7 @@ def test_an_adopted_pair_that_is_expired_is_rotated_away(
 
 
 def test_head_with_an_expiry_on_file(sandbox: Sandbox, twin: Twin, token_file: Path) -> None:
-    """A 401 without a body and a code counts as an expiry if the stored expiry has passed, once for a pair."""
+    """A 401 without body or code counts as an expiry if the stored expiry has passed, once for a pair."""
     pair = TokenFile(token_file).load()
     sandbox.expire()
 

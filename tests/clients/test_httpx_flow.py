@@ -230,7 +230,7 @@ def test_a_redirected_post_is_not_posted_twice(sandbox: Sandbox, twin: Twin) -> 
 
 
 def test_another_host_is_left_alone(sandbox: Sandbox, twin: Twin) -> None:
-    """Requests of the same client to other hosts pass with whatever header the caller set, and spend nothing."""
+    """Requests of the same client to other hosts keep the caller's header, and spend no refresh."""
 
     async def work(client: Any) -> None:
         with Sandbox() as other:
@@ -290,7 +290,7 @@ def test_errors_are_the_clients_too(sandbox: Sandbox, twin: Twin, token_file: Pa
 
 
 def test_refresh_and_revoke(sandbox: Sandbox, twin: Twin, token_file: Path) -> None:
-    """refresh and arefresh force one; revoke and arevoke tell the server and remove the file."""
+    """`refresh` and `arefresh` force one; `revoke` and `arevoke` revoke on the server and remove the file."""
 
     async def work(_: Any) -> None:
         before = twin.auth.tokens
@@ -332,7 +332,7 @@ def test_a_call_through_refresh_via(sandbox: Sandbox, family: Family, arguments:
 
 
 def test_a_pool_of_one_is_not_starved(sandbox: Sandbox, twin: Twin) -> None:
-    """A 401 gives its connection back before the request is sent again."""
+    """The connection of a 401 is released before the request is sent again."""
 
     async def work(client: Any) -> None:
         for _ in range(3):

@@ -94,7 +94,7 @@ def test_at_most_the_first_call_after_an_expiry_raises(
 
 
 def test_no_call_raises_where_the_expiry_was_known(sandbox: Sandbox, twin: Twin, token_file: Path) -> None:
-    """Once a hook has hidden a 401, an expiry that is on file is met by a refresh before the request is sent."""
+    """Once a hook has hidden a 401, a stored expiry leads to a refresh before the request is sent."""
 
     async def work(client: Any) -> None:
         sandbox.expire()

@@ -316,3 +316,19 @@ AFTER_401 = (
 def test_after_401(code: str | None, pair: ActiveTokens, is_bare: bool, expected: str) -> None:
     """What follows from a 401 depends on its code, the rejected token and the pair in force alone."""
     assert after_401(code, REJECTED, pair, NOW, is_bare=is_bare) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "pair", "expected"),
+    [
+        ("token_expired", _pair(), HAND_OVER),
+        ("token_expired", _pair(expires_at=NOW + 1), HAND_OVER),
+        ("token_expired", _pair(expires_at=NOW), ROTATE),
+        ("forbidden", _pair(expires_at=NOW), HAND_OVER),
+        ("token_expired", _pair("access-new"), RESEND),
+    ],
+    ids=["no expiry", "alive", "over by the clock", "another code", "a newer pair"],
+)
+def test_after_a_401_to_what_the_server_has_just_given(code: str, pair: ActiveTokens, expected: str) -> None:
+    """Another refresh would be answered by another 401, unless the pair's life is over since."""
+    assert after_401(code, REJECTED, pair, NOW, refreshed=True) == expected

@@ -1,7 +1,4 @@
-"""The caller goes away: Ctrl-C, a cancelled task, a closed loop, the end of the program.
-
-The job writes what it was given.
-"""
+"""Rule 5: the job outlives its caller. Ctrl-C, a cancelled task, a closed loop, the end of the program."""
 
 from __future__ import annotations
 
@@ -27,11 +24,19 @@ from ..support.processes import PATIENCE, assert_nothing_lost, child
 
 #: What a script does with each client, given `call`.
 CLIENTS = {
-    "requests": "import requests\nfrom adh_auth import AdhAuth\nsession = requests.Session()\nsession.auth = AdhAuth()\n",
+    "requests": (
+        "import requests\nfrom adh_auth import AdhAuth\n"
+        "session = requests.Session()\nsession.auth = AdhAuth()\n"
+    ),
     "httpx": "import httpx\nfrom adh_auth import AdhHttpxAuth\nsession = httpx.Client(auth=AdhHttpxAuth())\n",
-    "httpx2": "import httpx2\nfrom adh_auth import AdhHttpx2Auth\nsession = httpx2.Client(auth=AdhHttpx2Auth())\n",
+    "httpx2": (
+        "import httpx2\nfrom adh_auth import AdhHttpx2Auth\nsession = httpx2.Client(auth=AdhHttpx2Auth())\n"
+    ),
 }
-CALL = "import os\ndef call(): return session.get(os.environ['ADH_BASE_URL'] + '/api/auth/me', timeout=30).status_code\n"
+CALL = (
+    "import os\n"
+    "def call(): return session.get(os.environ['ADH_BASE_URL'] + '/api/auth/me', timeout=30).status_code\n"
+)
 INTERRUPTED = "try: call()\nexcept KeyboardInterrupt: print('interrupted', flush=True); "
 
 each_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
@@ -39,9 +44,7 @@ each_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 
 @each_client
 def test_ctrl_c_in_a_script(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """A script that is interrupted during a refresh ends with KeyboardInterrupt, but not before the pair is
-    on disk.
-    """
+    """A script that is interrupted during a refresh ends with KeyboardInterrupt, once the pair is on disk."""
     sandbox.expire()
     with (
         sandbox.hold_next() as hold,
@@ -51,30 +54,26 @@ def test_ctrl_c_in_a_script(sandbox: Sandbox, token_file: Path, client: str) -> 
         with pytest.raises(subprocess.TimeoutExpired):
             script.wait(0.3)  # alive, for the reply has not come yet
         hold.release()
-        complaint = script.communicate(timeout=PATIENCE)[1]
+        errors = script.communicate(timeout=PATIENCE)[1]
     assert script.returncode == -signal.SIGINT
-    assert "KeyboardInterrupt" in complaint
+    assert "KeyboardInterrupt" in errors
     assert sandbox.counts.rotations == 1
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.rotations == 1
 
 
 def test_ctrl_c_again_and_again(sandbox: Sandbox, token_file: Path) -> None:
-    """Not even a second and a third Ctrl-C end the process before the pair is on disk; it says what it is
-    waiting for.
-    """
+    """No number of Ctrl-C ends the process before the pair is on disk. It says what it is waiting for."""
     sandbox.expire()
     code = CLIENTS["requests"] + CALL + LAST_WAIT + INTERRUPTED + "raise"
     with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as script:
         _interrupt(script, hold)
         assert script.stdout is not None
         assert script.stderr is not None
-        _read_until(
-            "the interpreter waits", script.stdout
-        )  # a signal any sooner would be lost in the traceback of the first
-        with _again_and_again(
-            script
-        ):  # one that comes while the interpreter flushes its streams is swallowed there
+        # A signal any sooner would be lost in the traceback of the first.
+        _read_until("the interpreter waits", script.stdout)
+        # A signal that comes while the interpreter flushes its streams is swallowed there.
+        with _again_and_again(script):
             _read_until("the last wait", script.stdout)
         for _ in range(3):
             script.send_signal(signal.SIGINT)
@@ -103,8 +102,7 @@ def _again_and_again(script: subprocess.Popen[str]) -> Iterator[None]:
         presser.join()
 
 
-#: Says when the interpreter's own wait for the thread begins, and when that has been cut short and ours
-#: begins.
+#: Prints when the interpreter's own wait for the thread begins, and when that was cut short and ours begins.
 LAST_WAIT = """
 import threading, time
 from adh_auth.rotation.job import Job
@@ -113,21 +111,21 @@ def watch():
     print("the interpreter waits", flush=True)
 threading.Thread(target=watch, daemon=True).start()
 join = Job.join
-def say(job):
+def noted(job):
     print("the last wait", flush=True)
     join(job)
-Job.join = say
+Job.join = noted
 """
 
 
 def _read_until(text: str, stream: IO[str]) -> None:
     while text not in (line := stream.readline()):
-        assert line, f"it ended before it said {text!r}"
+        assert line, f"it ended before it printed {text!r}"
 
 
 @each_client
 def test_ctrl_c_in_a_process_that_lives_on(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """After an interrupt in a notebook the next call just works, and no second refresh is made for it."""
+    """After an interrupt in a notebook the next call works, and no second refresh is made for it."""
     sandbox.expire()
     code = client + CALL + INTERRUPTED + "print(call(), flush=True)"
     with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as kernel:
@@ -160,9 +158,7 @@ def test_end_of_the_program_finishes_the_exchange_in_flight(sandbox: Sandbox, to
 
 
 def test_end_of_the_program_begins_no_further_try(sandbox: Sandbox, token_file: Path) -> None:
-    """A program that is on its way out does not wait for an endpoint that is down: the try in flight is the
-    last one.
-    """
+    """A program that is ending does not wait for an endpoint that is down: the try in flight is the last."""
     sandbox.expire()
     sandbox.fail_next(None, status=503)
     with (
@@ -188,13 +184,13 @@ def test_end_of_the_program_cuts_a_pause_short(sandbox: Sandbox, token_file: Pat
     assert sandbox.counts.refresh_calls == 1
 
 
-#: The main thread ends when it is told to, and another one says so.
+#: The main thread ends when a line comes in, and another thread prints that it has ended.
 ENDING = """
 import threading, time, sys
-def say():
+def watch():
     while threading.main_thread().is_alive(): time.sleep(0.005)
     print("ended", flush=True)
-threading.Thread(target=say).start()
+threading.Thread(target=watch).start()
 threading.Thread(target=call, daemon=True).start()
 sys.stdin.readline()
 """
@@ -217,8 +213,8 @@ def _end_main(program: subprocess.Popen[str], hold: Hold | None) -> None:
 async def test_a_task_that_times_out(
     family: Family, sandbox: Sandbox, token_file: Path, arguments: dict[str, Any]
 ) -> None:
-    """A timeout (asyncio's, a trio cancel scope's) takes the caller away and leaves the refresh; the next
-    call has its pair.
+    """A timeout (asyncio's, a trio cancel scope's) ends the caller and not the refresh; the next call has its
+    pair.
     """
     sandbox.expire()
     async with family.module.AsyncClient(auth=family.auth(**arguments)) as client:
@@ -257,7 +253,7 @@ async def test_one_waiter_cancelled_while_others_wait(
 
 
 async def _cancelled_in_flight(call: Callable[[], Awaitable[Any]], hold: Hold) -> None:
-    """Begin `call`, and let its time run out while the refresh stands still after the server's commit."""
+    """Begin `call`, and let its time run out while the refresh is held after the server's commit."""
     scope = anyio.CancelScope()
 
     async def watch() -> None:
@@ -353,8 +349,7 @@ def test_two_loops_in_two_threads(
     with sandbox.hold_next() as hold, ThreadPoolExecutor(2) as threads:
         running = [threads.submit(asyncio.run, _several(family, auth, sandbox)) for _ in range(2)]
         hold.wait(PATIENCE)
-        # Everybody waits: for a 401 that came, or from the start, because the token was known to be expired
-        # by then.
+        # All wait: after a 401, or before their request, because the token was known to be expired by then.
         wait_until(lambda: len(auth._core._job._waiters) == 10)
         hold.release()
         assert [future.result(PATIENCE) for future in running] == [[200] * 5] * 2

@@ -1,6 +1,6 @@
-"""The process goes away: SIGKILL at every step and at 200 random moments.
+"""SIGKILL at every step of a rotation and at 200 random moments.
 
-The session is lost only where no client can help.
+Rules 3 and 4: the session is lost only between the server's commit and our write.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def step(name, work, real=transaction.Step):
         return value
     return real(name, watched)
 transaction.Step = attempt.Step = step
-def half(room, data):
-    os.write(room._fd, data[: len(data) // 2])
+def half(reserved, data):
+    os.write(reserved._fd, data[: len(data) // 2])
     die()
 if moment == "in the middle of the content": reservation.ReservedFile.fill = half
 if moment == "with the content, before its length": os.ftruncate = die
@@ -56,7 +56,7 @@ print("alive")
 """
 )
 
-#: Nothing was sent yet, or the pair is on disk, in the room beside the file at least.
+#: Nothing was sent yet, or the pair is on disk, in the temporary file beside the token file at least.
 HARMLESS = [
     *(
         "before " + name
@@ -72,7 +72,7 @@ THE_WINDOW = ["after send", "before write", "in the middle of the content"]
 
 
 def _killed(sandbox: Sandbox, token_file: Path, moment: str) -> int:
-    """The process id of a process that was killed at that moment."""
+    """Return the process id of a process that was killed at that moment."""
     sandbox.expire()
     with child(SUICIDE, {**sandbox.environment(token_file), "MOMENT": moment}) as process:
         said = process.communicate(timeout=PATIENCE)
@@ -122,7 +122,7 @@ def test_killed_in_the_window_with_grace(sandbox: Sandbox, token_file: Path, mom
 def test_sign_in_just_before_the_recovery(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a killed process has left is not put over a sign-in that lands while it is looked at."""
+    """What a killed process has left does not replace a sign-in that comes while it is read."""
     _killed(sandbox, token_file, "before the rename")
     newer: list[bytes] = []
 
@@ -140,8 +140,9 @@ def test_sign_in_just_before_the_recovery(
 def test_leftover_that_cant_be_read_for_the_moment(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that has no descriptor left does not take the pair beside the file for nothing: it would send
-    the spent token again.
+    """A process without a free descriptor does not go on as if there were no pair beside the file.
+
+    It would send the spent token again.
     """
     _killed(sandbox, token_file, "before the rename")
 
@@ -159,7 +160,7 @@ def test_leftover_that_cant_be_read_for_the_moment(
 
 
 def test_killed_after_the_commit(sandbox: Sandbox, token_file: Path) -> None:
-    """A process that is killed while it waits for the reply leaves a file that parses, and no riddle."""
+    """A process that is killed while it waits for the reply leaves a file that parses; the error names it."""
     sandbox.expire()
     with sandbox.hold_next() as hold, child(ONE_CALL + "call()", sandbox.environment(token_file)) as process:
         hold.wait(PATIENCE)
@@ -171,7 +172,7 @@ def test_killed_after_the_commit(sandbox: Sandbox, token_file: Path) -> None:
 
 
 def test_killed_holder_frees_its_waiters(sandbox: Sandbox, token_file: Path) -> None:
-    """Who waits for a holder that is killed goes on at once, not after a timeout."""
+    """A waiter for a holder that is killed goes on at once, not after a timeout."""
     sandbox.expire()
     sandbox.fail_next(drop="before")  # or the killed process's token would be spent
     with sandbox.hold_next(at="before") as hold, ThreadPoolExecutor(4) as threads:
@@ -189,8 +190,9 @@ def test_killed_holder_frees_its_waiters(sandbox: Sandbox, token_file: Path) -> 
 
 
 def test_leftovers_do_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
-    """However often it is killed, there is one lock file, one record and at most one reserved room; a success
-    leaves none of that.
+    """After any number of kills there is one lock file, one record and at most one temporary file.
+
+    A success leaves no temporary file.
     """
     for moment in ("after reserve", "before send", "after reserve", "after lock", "before the rename"):
         _killed(sandbox, token_file, moment)
@@ -207,8 +209,8 @@ def test_leftovers_do_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
 
 # At random moments.
 
-#: Forks a process that rotates in a loop and tells each of its steps, and kills it after so many seconds. One
-#: line for each that it is told.
+#: Reads a line of seconds, forks a process that rotates in a loop and reports its steps, and kills it then.
+#: Prints one line for each kill.
 NURSERY = """
 import codecs, os, signal, sys, time
 import filelock, requests
@@ -217,15 +219,15 @@ from adh_auth.rotation import attempt, transaction
 from adh_auth.store import reservation
 codecs.lookup("idna")
 
-def rotate(told):
+def rotate(report):
     def step(name, work, real=transaction.Step):
         def watched():
-            os.write(told, name.encode() + b"\\n")
+            os.write(report, name.encode() + b"\\n")
             return work()
         return real(name, watched)
-    def fill(room, data, real=reservation.ReservedFile.fill):
-        real(room, data)
-        os.write(told, b"filled\\n")
+    def fill(reserved, data, real=reservation.ReservedFile.fill):
+        real(reserved, data)
+        os.write(report, b"filled\\n")
     transaction.Step = attempt.Step = step
     reservation.ReservedFile.fill = fill
     auth = AdhAuth()
@@ -233,12 +235,12 @@ def rotate(told):
         auth.refresh()
 
 for line in sys.stdin:
-    listening, told = os.pipe()
+    listening, report = os.pipe()
     pid = os.fork()
     if pid == 0:
-        try: rotate(told)
+        try: rotate(report)
         finally: os._exit(1)
-    os.close(told)
+    os.close(report)
     first = os.read(listening, 1)
     time.sleep(float(line))
     os.kill(pid, signal.SIGKILL)
@@ -247,7 +249,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(status), pid, last, flush=True)
 """
 KILLS, LANES = 200, 4
-#: The last step that a killed process told of: sent and not answered, or answered and not in the room yet.
+#: The last step that a killed process reported: sent and not answered, or answered and not on disk yet.
 WHERE_IT_MAY_BE_LOST = ("send", "write")
 #: Seconds. A rotation takes about a hundredth of one here, and twice that on a loaded machine.
 LATEST_KILL = 0.04
@@ -256,8 +258,8 @@ LATEST_KILL = 0.04
 def test_killed_at_200_random_moments(
     sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Wherever a kill falls, the file parses; the session is lost only between the sending of the token and
-    the filled room.
+    """Wherever a kill falls, the file parses. The session is lost only between the sending of the token and
+    the filled temporary file.
     """
     with ThreadPoolExecutor(LANES) as threads:
         lanes = threads.map(
@@ -265,7 +267,7 @@ def test_killed_at_200_random_moments(
         )
         fell = [moment for lane in lanes for moment in lane]
     assert len(fell) == KILLS
-    # All over the place, or the delays are wrong for this machine.
+    # At many different steps, or the delays are wrong for this machine.
     assert len(set(fell)) >= 5
     record_property("kills", {moment: fell.count(moment) for moment in sorted(set(fell))})
 
@@ -281,8 +283,8 @@ def _killed_at_random(sandbox: Sandbox, folder: Path, seed: int) -> list[str]:
             try:
                 auth_for(sandbox, token_file).refresh()
             except ReauthorizationRequired as lost:
-                # A call that was under way when its sender was killed may reach the server after the next
-                # client's, which then looks like a reuse one rotation later: the window again, seen late.
+                # A call in flight when its sender was killed may reach the server after the next client's.
+                # That counts as a reuse one rotation later: the same window, noticed late.
                 assert moment in WHERE_IT_MAY_BE_LOST or fell[-1] == "send", (
                     f"killed at {moment}, before at {fell[-1]}: {lost}"
                 )

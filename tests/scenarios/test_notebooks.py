@@ -1,6 +1,4 @@
-"""Real notebooks in real kernels: an expiry in a cell, an interrupt in the middle of it, two kernels on one
-file.
-"""
+"""Real notebooks in real kernels: an expiry in a cell, an interrupt of a refresh, two kernels on one file."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ nbclient, nbformat, _ = (needs(name, "notebooks") for name in ("nbclient", "nbfo
 
 pytestmark = [
     pytest.mark.notebooks,
-    # What the packages of notebooks warn of is not ours.
+    # Warnings of Jupyter's own packages are not ours.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -49,31 +47,31 @@ class Kernel:
         self._client = client
 
     async def run(self, source: str) -> Any:
-        """Execute a cell; gives it with its outputs. An error in it is an output, too."""
+        """Execute a cell, and return it with its outputs. An error in it is an output, too."""
         cells = self._client.nb.cells
         cells.append(nbformat.v4.new_code_cell(source))
         await self._client.async_execute_cell(cells[-1], len(cells) - 1)
         return cells[-1]
 
     async def say(self, source: str) -> str:
-        """What a cell writes to stdout."""
+        """Return what a cell writes to stdout."""
         cell = await self.run(source)
         assert [output for output in cell.outputs if output.output_type == "error"] == []
         return "".join(output.text for output in cell.outputs if output.get("name") == "stdout").strip()
 
     async def interrupt(self) -> None:
-        """What the stop button does."""
+        """Interrupt the kernel as the stop button does."""
         await self._client.km.interrupt_kernel()
 
     def saved(self, path: Path) -> str:
-        """The notebook as it is saved."""
+        """Return the notebook as it is saved."""
         nbformat.write(self._client.nb, path)
         return path.read_text()
 
 
 @asynccontextmanager
 async def kernel(environment: dict[str, str]) -> AsyncIterator[Kernel]:
-    """A kernel that the sandbox's environment is set for."""
+    """Return a kernel that has the sandbox's environment."""
     notebook = nbformat.v4.new_notebook()
     client = nbclient.NotebookClient(notebook, kernel_name="python3", timeout=2 * PATIENCE, allow_errors=True)
     async with client.async_setup_kernel(env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}):
@@ -119,9 +117,7 @@ def test_both_clients_in_one_notebook(
 def test_an_interrupt_in_a_slow_refresh(
     sandbox: Sandbox, token_file: Path, environment: dict[str, str], call: str
 ) -> None:
-    """The stop button ends the cell and not the refresh: the next cell just works, with the pair that was on
-    its way.
-    """
+    """The stop button ends the cell and not the refresh: the next cell works, with the pair that came."""
 
     async def main() -> None:
         async with kernel(environment) as running, anyio.create_task_group() as tasks:
@@ -135,7 +131,7 @@ def test_an_interrupt_in_a_slow_refresh(
                 if call == CALLS["requests"]:
                     await (
                         interrupted.ended.wait()
-                    )  # while the refresh still stands; an await is interrupted only when its loop wakes up
+                    )  # while the refresh is still held; an await is interrupted only when its loop wakes up
             await interrupted.ended.wait()
             if call == CALLS["requests"]:
                 assert interrupted.outputs[-1].ename == "KeyboardInterrupt"

@@ -1,6 +1,4 @@
-"""Rule 16: once a pair is in hand, nothing lets go of it, whatever is raised and whatever an editor does to
-the file meanwhile.
-"""
+"""Rule 16: a pair that was received is kept and written, whatever is raised and whatever changes the file."""
 
 from __future__ import annotations
 
@@ -33,6 +31,7 @@ from adh_auth.tokens import REPLACES, Stored, fingerprint
 from ..support.clients import CLIENTS, EveryClient
 from ..support.faults import ONE_CALL, auth_for, get, wait_until
 from ..support.processes import PATIENCE, assert_nothing_lost, child
+from ..support.rotation_threads import join_rotations
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 
@@ -69,7 +68,7 @@ each_tear = pytest.mark.parametrize(
 
 
 class Editor:
-    """Tears a file, and has it back, with a comment of the user's, at one exact read of it."""
+    """Tears a file, and restores it, with a comment of the user's, at one exact read."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._path = path
@@ -78,12 +77,12 @@ class Editor:
         monkeypatch.setattr(disk, "read_regular", self._watched(disk.read_regular))
 
     def tear(self, tear: Callable[[Path], None], *, back_at: int) -> None:
-        """From now on it is torn; `back_at`: the read that finds it whole again, 1 for the next."""
+        """Tear it now. `back_at`: the read that finds it whole again, 1 for the next."""
         tear(self._path)
         self._reads_left = back_at
 
     def repair(self) -> None:
-        """The file is whole again."""
+        """Make the file whole again."""
         self._path.write_text(self._content)
         self._path.chmod(0o600)
 
@@ -114,9 +113,7 @@ READS_BEFORE = len(token_file.LONG_READ_PAUSES) + 1
 def test_torn_at_the_moment_of_the_write(
     sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None], back_at: int
 ) -> None:
-    """An editor, or `cp` onto the file, has no newer state to offer: the pair that just came is written over
-    it when it is back.
-    """
+    """An editor, or `cp` onto the file, writes no newer session: the new pair replaces it afterwards."""
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(get, sandbox, auth_for(sandbox))
@@ -164,7 +161,7 @@ def test_torn_before_the_spend(
     back_at: int,
     nth: int,
 ) -> None:
-    """A rotation waits until an editor has done with the file, and spends the token that it holds then."""
+    """A rotation waits until an editor is done with the file, and spends the token that it holds then."""
     reads = []
 
     def read(file: TokenFile, real: Callable[[TokenFile], Stored] = TokenFile.read_patiently) -> Stored:
@@ -186,7 +183,7 @@ def test_torn_before_the_spend(
 def test_torn_while_a_request_reads_it(
     sandbox: Sandbox, token_file: Path, editor: Editor, client: EveryClient, tear: Callable[[Path], None]
 ) -> None:
-    """A request that meets a file which is torn for a moment is sent with what it holds right afterwards."""
+    """A request that meets a file torn for a moment is sent with what the file holds right afterwards."""
     auth = client.auth(
         token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
     )
@@ -203,9 +200,7 @@ def test_torn_while_a_request_reads_it(
 def test_a_sign_in_keeps_the_keys_of_a_file_that_is_torn_for_a_moment(
     sandbox: Sandbox, token_file: Path, editor: Editor, tear: Callable[[Path], None]
 ) -> None:
-    """A comment of the user's outlives a save that meets his editor; where there is no file, none is waited
-    for.
-    """
+    """A user's comment survives a save during an edit; a missing file is not waited for."""
     editor.repair()
     editor.tear(tear, back_at=2)
     TokenFile(token_file).save(Tokens.from_response(sandbox.sign_in()))
@@ -245,7 +240,7 @@ PLACES: tuple[tuple[Any, str], ...] = (
 
 
 class Raising:
-    """Raises at one place, so often, from the moment on when the server has been asked."""
+    """Raises at one place, `times` times, once the server has rotated."""
 
     def __init__(
         self,
@@ -287,26 +282,24 @@ def test_whatever_is_raised_with_the_pair_in_hand(
     raised: BaseException,
     times: int,
 ) -> None:
-    """The caller gets the 200, the pair gets into the file, and the token is sent once."""
+    """The caller gets the 200, the pair is in the file, and the token is sent once."""
     before = TokenFile(token_file).load()
     sandbox.expire()
     raising = Raising(monkeypatch, sandbox, place, raised, times)
     auth = auth_for(sandbox)
     assert get(sandbox, auth) == 200
     wait_until(lambda: TokenFile(token_file).load() != before)
-    auth._core._job.join()  # type: ignore[union-attr]
+    join_rotations()
     assert raising.left < times
     monkeypatch.undo()
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.refresh_calls == 1
 
 
-def test_a_reply_that_is_never_understood_is_told_as_lost(
+def test_a_reply_that_is_never_understood_counts_as_lost(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that never comes back ends in an error for those who wait, not in a thread that waits with the
-    lock for ever.
-    """
+    """Memory that never comes back ends in an error for the waiters, not in a thread that keeps the lock."""
     sandbox.expire()
     sandbox.grace = 60
     monkeypatch.setattr(attempt, "SAVE_PAUSES", (0.0,))
@@ -346,26 +339,24 @@ def bad_handler(request: pytest.FixtureRequest) -> Iterator[BadHandler]:
 
 @each_client
 @pytest.mark.parametrize("showing", ["error", "raising"])
-@pytest.mark.parametrize("trouble", ["loose mode", "bad disk", "leftover"])
+@pytest.mark.parametrize("warning", ["loose mode", "bad disk", "leftover"])
 def test_a_log_handler_that_raises_costs_nothing(
     client: EveryClient,
-    trouble: str,
+    warning: str,
     showing: str,
     bad_handler: BadHandler,
     sandbox: Sandbox,
     token_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor does a warning filter: what is told of a rotation that goes well, or that goes on, turns no success
-    into an error.
-    """
+    """Nor does a warning filter: a message about a rotation that succeeds, or goes on, is no error."""
     auth = client.auth(
         token_file, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url
     )
     sandbox.expire()
-    if trouble == "loose mode":
+    if warning == "loose mode":
         token_file.chmod(0o644)
-    elif trouble == "bad disk":
+    elif warning == "bad disk":
         Raising(monkeypatch, sandbox, (reservation.ReservedFile, "fill"), OSError(errno.EIO, "EIO"), 1)
     else:
         _killed_before_the_rename(sandbox, token_file)
@@ -375,7 +366,7 @@ def test_a_log_handler_that_raises_costs_nothing(
             monkeypatch.setattr(warnings, "showwarning", _raise)
             monkeypatch.setattr(warnings, "_showwarnmsg_impl", _raise)
         assert client.get(auth, sandbox.url + "/api/auth/me").status_code == 200
-        auth._core._job.join()
+        join_rotations()
     assert bad_handler.count
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.refresh_calls == 1
@@ -394,15 +385,12 @@ def test_a_handler_that_raises_on_what_a_client_logs(
     token_file: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """httpx logs each reply in the midst of its `send`, as urllib3 and httpcore do at level DEBUG: that drops
-    no reply with a pair in it.
-    """
+    """httpx logs each reply inside its `send`, as urllib3 and httpcore do at DEBUG: no reply is dropped."""
 
     class InTheRotation(BadHandler):
         def emit(self, record: logging.LogRecord) -> None:
-            if (
-                threading.current_thread().name == "adh-auth rotation"
-            ):  # or the caller's own calls would raise
+            # Elsewhere the caller's own calls would raise.
+            if threading.current_thread().name == "adh-auth rotation":
                 super().emit(record)
 
     handler = InTheRotation(raised)
@@ -424,7 +412,7 @@ def test_a_handler_that_raises_on_what_a_client_logs(
 def test_what_a_client_logs_of_a_refresh_is_still_logged(
     sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once."""
+    """Each message comes once."""
     caplog.set_level(logging.DEBUG, "urllib3")
     auth = auth_for(sandbox)
     auth.refresh()
@@ -435,11 +423,14 @@ def _raise(*_: object, **__: object) -> None:
     raise RuntimeError("nothing is shown here")
 
 
-# What lies beside the file says itself which token it replaces.
+# The temporary file itself says which token its pair replaces.
 
 
 def _killed_before_the_rename(sandbox: Sandbox, token_file: Path) -> None:
-    code = f"import signal\nfrom adh_auth.store import reservation\n{ONE_CALL}\nreservation.ReservedFile.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
+    code = (
+        f"import signal\nfrom adh_auth.store import reservation\n{ONE_CALL}\n"
+        "reservation.ReservedFile.install = lambda _: os.kill(os.getpid(), signal.SIGKILL)\ncall()"
+    )
     with child(code, sandbox.environment(token_file)) as process:
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
@@ -451,7 +442,7 @@ def _killed_before_the_rename(sandbox: Sandbox, token_file: Path) -> None:
 def test_a_pair_is_found_whatever_became_of_the_record(
     sandbox: Sandbox, token_file: Path, record: bytes | None
 ) -> None:
-    """The record is not durable: a power failure takes it, and leaves the pair, which was synced."""
+    """The record is not durable: after a power failure it may be gone, but the pair was synced."""
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
     beside = Path(f"{token_file}.record")
@@ -466,8 +457,9 @@ def test_a_pair_is_found_whatever_became_of_the_record(
 
 
 def test_a_pair_that_replaces_another_token_is_not_taken(sandbox: Sandbox, token_file: Path) -> None:
-    """After a new sign-in, what a rotation of the old session has left is nobody's, though the record tells
-    of an attempt on the new.
+    """After a new sign-in, the pair that a rotation of the old session has left is not installed.
+
+    Not even where the record names an attempt on the new session.
     """
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
@@ -486,7 +478,7 @@ def test_a_pair_that_replaces_another_token_is_not_taken(sandbox: Sandbox, token
 def test_a_pair_of_an_earlier_version_needs_the_record(
     sandbox: Sandbox, token_file: Path, recorded: bool
 ) -> None:
-    """Those do not say which token they replace: the record of an attempt that never ended says it for them."""
+    """Such a pair does not name the token it replaces: the record of the unfinished attempt does."""
     sandbox.expire()
     _killed_before_the_rename(sandbox, token_file)
     beside = Path(f"{token_file}.new")
@@ -524,7 +516,7 @@ def test_the_mark_does_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
     assert_nothing_lost(sandbox, token_file)
 
 
-# What lies beside the file is removed or replaced while the reply is on its way.
+# The temporary file is removed or replaced while the reply is on its way.
 
 
 def _removed(path: Path) -> None:
@@ -547,9 +539,7 @@ def test_the_prepared_file_is_gone_in_mid_refresh(
     change: Callable[[Path], None],
     all_of_them: bool,
 ) -> None:
-    """A cleaner of old files may take it, or another program put its own there: only what was written itself
-    becomes the token file.
-    """
+    """A cleaner may remove it, or another program replace it: only our own becomes the token file."""
     auth = client.auth(**arguments)
     sandbox.expire()
     with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as threads:
@@ -571,14 +561,14 @@ def test_the_prepared_file_is_gone_in_mid_refresh(
 def test_the_prepared_file_is_replaced_between_write_and_rename(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rename goes by the name, and the name may lead elsewhere by then."""
+    """A rename goes by name, and the name may belong to another file by then."""
     fill, filled = reservation.ReservedFile.fill, list[bytes]()
 
-    def fill_and_lose(room: reservation.ReservedFile, data: bytes) -> None:
-        fill(room, data)
+    def fill_and_lose(reserved: reservation.ReservedFile, data: bytes) -> None:
+        fill(reserved, data)
         if not filled:
             filled.append(data)
-            _replaced(Path(room.path))
+            _replaced(Path(reserved.path))
 
     monkeypatch.setattr(reservation.ReservedFile, "fill", fill_and_lose)
     sandbox.expire()
@@ -589,7 +579,7 @@ def test_the_prepared_file_is_replaced_between_write_and_rename(
 
 def _directory(path: Path) -> None:
     path.mkdir()
-    (path / "somebody's").touch()
+    (path / "users").touch()
 
 
 def _fifo(path: Path) -> None:
@@ -605,15 +595,13 @@ def test_what_is_no_record_stops_no_refresh(
     client: EveryClient,
     planted: Callable[[Path], None],
 ) -> None:
-    """Nothing depends on a record but courtesy: what stands in its place makes way, and a folder keeps what
-    is in it.
-    """
+    """A refresh needs no record: what is in its place is moved aside, a folder with its content."""
     record = Path(f"{token_file}.record")
     planted(record)
     sandbox.expire()
     assert client.get(client.auth(**arguments), sandbox.url + "/api/auth/me").status_code == 200
     assert record.is_file()
-    assert planted is not _directory or (Path(f"{record}.old") / "somebody's").exists()
+    assert planted is not _directory or (Path(f"{record}.old") / "users").exists()
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -622,7 +610,7 @@ def test_what_is_no_record_stops_no_refresh(
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"])
 def test_a_disk_that_fails_for_a_moment_at_the_end(sandbox: Sandbox, token_file: Path, name: str) -> None:
-    """A script of one request: the disk is back a moment after the script is over, and so is the session."""
+    """A script of one request: the disk works again after main has returned, and the pair is saved."""
     auth = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}[name]
     code = f"""
 import os, {name}
@@ -638,8 +626,8 @@ print({name}.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth={auth}(), tim
 """
     sandbox.expire()
     with child(code, sandbox.environment(token_file)) as process:
-        told, errors = process.communicate(timeout=PATIENCE)
-    assert told == "200\n", errors
+        printed, errors = process.communicate(timeout=PATIENCE)
+    assert printed == "200\n", errors
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.refresh_calls == 1
 
@@ -652,9 +640,7 @@ print({name}.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth={auth}(), tim
 def test_a_hook_of_refresh_via_that_raises_drops_no_reply(
     sandbox: Sandbox, arguments: dict[str, Any], token_file: Path, raised: type[BaseException], always: bool
 ) -> None:
-    """The session that carries the refresh runs its hooks on the reply, and what they raise ends there: the
-    token is spent by then.
-    """
+    """The session that carries the refresh runs its hooks on the reply; what they raise costs no pair."""
     seen: list[str] = []
 
     def hook(response: requests.Response, **_: Any) -> None:

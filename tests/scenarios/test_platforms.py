@@ -1,6 +1,4 @@
-"""What Windows and macOS do otherwise, tried on this machine: the system's name and its refusals are given,
-the rest is real.
-"""
+"""What Windows and macOS do differently: their name and their errors are simulated, the rest is real."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ import pytest
 
 from adh_auth import TokenFile
 from adh_auth.cli import main
-from adh_auth.clients.httpx_requirements import PARTS
+from adh_auth.clients.httpx_compat import PARTS
 from adh_auth.store import disk, remedies
 from adh_auth.testing import Sandbox
 
@@ -49,7 +47,7 @@ def test_no_mark_of_cmd_cuts_the_path_short(mark: str, windows: None) -> None:
 
 
 def test_a_printed_command_can_be_pasted_into_a_posix_shell() -> None:
-    """The shell hands the path to the command as it is."""
+    """The shell passes the path to the command unchanged."""
     path = "/home/it's $HOME & more/tokens.json"
     assert shlex.split(remedies.login_command_line(path).partition("adh-auth ")[2])[-1] == path
 
@@ -74,7 +72,7 @@ def test_the_sandbox_points_cmd_at_itself(
     assert all(line.startswith(("rem ", 'set "ADH_')) for line in lines)
 
 
-# Momentary refusals.
+# Errors that pass in a moment.
 
 
 def _refusal(winerror: int) -> PermissionError:
@@ -87,7 +85,7 @@ def _refusal(winerror: int) -> PermissionError:
 def test_the_sandbox_is_as_patient_as_the_library(
     winerror: int, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that is written while somebody reads the file is refused for a moment, and then written."""
+    """A write that Windows refuses while another process reads the file is tried again."""
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     before, refusals, replace = path.read_bytes(), [_refusal(winerror) for _ in range(4)], os.replace
 
@@ -104,7 +102,7 @@ def test_the_sandbox_is_as_patient_as_the_library(
 def test_the_sandbox_leaves_nothing_beside_a_file_that_stays_refused(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What can't be put in place is removed: it holds a session."""
+    """A temporary file that cannot be installed is removed: it holds a session."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "refused for good")
@@ -121,7 +119,7 @@ def test_the_sandbox_leaves_nothing_beside_a_file_that_stays_refused(
 def test_status_shows_no_mode_that_means_nothing(
     token_file: Path, windows: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Windows makes a mode up, 0666 for every file that can be written, and names no owner."""
+    """Windows invents a mode, 0666 for every writable file, and names no owner."""
     assert main.main(["status", "--token-file", str(token_file)]) == 0
     said = capsys.readouterr().out
     assert "signed in" in said
@@ -141,7 +139,7 @@ def test_status_still_tells_what_stops_the_next_rotation(
     assert not {"mode", "owner"} & set(said.split())
 
 
-# A reader that has gone.
+# A closed pipe.
 
 #: The command line with a stdout that refuses what is written as Windows does where the other end of the pipe
 #: is closed.
@@ -267,7 +265,7 @@ def _forked(how: str, sandbox: Sandbox, token_file: Path, **more: str) -> subpro
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
 
 
-# A client of another generation.
+# A client of another major version.
 
 
 @pytest.mark.parametrize(
@@ -279,10 +277,11 @@ def _forked(how: str, sandbox: Sandbox, token_file: Path, **more: str) -> subpro
 def test_a_client_without_our_parts_is_named_with_its_version(
     name: str, client: str, versions: str, part: str
 ) -> None:
-    """httpx 1.0 is another library, without `Auth`: the error says which version is installed and which will
-    do.
-    """
-    code = f"import {client}\ndel {client}.{part}\n{client}.__version__ = '1.0.dev6'\nfrom adh_auth import {name}"
+    """httpx 1.0 is another library, without `Auth`: the error names its version and those that do."""
+    code = (
+        f"import {client}\ndel {client}.{part}\n{client}.__version__ = '1.0.dev6'\n"
+        f"from adh_auth import {name}"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -291,12 +290,13 @@ def test_a_client_without_our_parts_is_named_with_its_version(
         check=False,
     )
     assert said.stderr.splitlines()[-1] == (
-        f'ImportError: {name} needs {client}{versions}, and {client} 1.0.dev6 has no {part}: pip install "{client}{versions}"'
+        f"ImportError: {name} needs {client}{versions}, and {client} 1.0.dev6 has no {part}: "
+        f'pip install "{client}{versions}"'
     )
 
 
 def test_the_versions_of_the_error_are_those_of_the_package() -> None:
-    """What the error tells to install is what the package itself wants."""
+    """The versions that the error names are those that the package requires."""
     wanted = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert '"httpx>=0.27,<1"' in wanted
     assert '"httpx2>=2"' in wanted

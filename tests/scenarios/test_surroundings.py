@@ -1,5 +1,6 @@
-"""The program around us: threads that outlive main, exit handlers, no threads to be had, sub-interpreters,
-frozen and moved clocks.
+"""Unusual programs: threads that outlive main, exit handlers, sub-interpreters, no threads, moved clocks.
+
+Rule 5: what was sent is written. Rule 18: a program whose threads work on is not ending.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def call(auth=None):
 each_client = pytest.mark.parametrize("client", CALLS.values(), ids=CALLS)
 
 
-def _told(code: str, sandbox: Sandbox, token_file: Path) -> list[str]:
-    """The lines that a program of its own prints to its end."""
+def _lines_printed_by(code: str, sandbox: Sandbox, token_file: Path) -> list[str]:
+    """Return the lines that a program with a session prints until it ends."""
     with child(code, sandbox.environment(token_file)) as process:
-        told, errors = process.communicate(timeout=2 * PATIENCE)
+        printed, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
-    assert told, errors
-    return told.splitlines()
+    assert printed, errors
+    return printed.splitlines()
 
 
 # Threads that outlive the main thread.
@@ -66,9 +67,7 @@ FOUR_THREADS = "for _ in range(4): threading.Thread(target=call).start()\n"
 
 @each_client
 def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """A script that starts threads and returns is not ending: those who wait for another's refresh get its
-    pair.
-    """
+    """A script that starts threads and returns is not ending: waiters for another's refresh get its pair."""
     sandbox.expire()
     with (
         sandbox.hold_next() as hold,
@@ -77,8 +76,8 @@ def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file:
         hold.wait(PATIENCE)
         wait_until(lambda: sandbox.counts.unauthorized == 4)
         hold.release()
-        told = process.communicate(timeout=PATIENCE)[0]
-    assert told.split() == ["200"] * 4
+        printed = process.communicate(timeout=PATIENCE)[0]
+    assert printed.split() == ["200"] * 4
     assert sandbox.counts.refresh_calls == 1
 
 
@@ -86,10 +85,12 @@ def test_threads_that_outlive_main_share_a_refresh(sandbox: Sandbox, token_file:
 def test_threads_that_outlive_main_ride_out_an_outage(
     sandbox: Sandbox, token_file: Path, client: str
 ) -> None:
-    """What passes in a moment is ridden out there as anywhere."""
+    """A short outage is ridden out there as anywhere."""
     sandbox.expire()
     sandbox.fail_next(status=503)
-    assert _told(client + CALL + "threading.Thread(target=call).start()", sandbox, token_file) == ["200"]
+    assert _lines_printed_by(
+        client + CALL + "threading.Thread(target=call).start()", sandbox, token_file
+    ) == ["200"]
     assert sandbox.counts.refresh_calls == 2
 
 
@@ -109,12 +110,12 @@ written = threading.Event()
 def work():
     auth = Auth()
     call(auth)
-    # Python 3.12 starts no thread any more once main has returned: there, the requests that follow write the pair.
+    # Python 3.12 starts no thread once main has returned: there, the requests that follow write the pair.
     while not written.wait(0.1): client.get(URL, auth=auth, timeout=60)
 threading.Thread(target=work).start()
 """
     sandbox.expire()
-    assert _told(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
+    assert _lines_printed_by(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -134,15 +135,17 @@ sys.stdin.readline()
 
 
 @each_client
-@pytest.mark.parametrize("trouble", ["none", "503", "beside"])
-def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client: str, trouble: str) -> None:
+@pytest.mark.parametrize("condition", ["none", "503", "beside"])
+def test_a_request_in_an_exit_handler(
+    sandbox: Sandbox, token_file: Path, client: str, condition: str
+) -> None:
     """It refreshes, rides out an outage and waits for another process as any other request does."""
     code = client + CALL + "import atexit\nAuth()\natexit.register(call)\n"
     sandbox.expire()
-    if trouble == "503":
+    if condition == "503":
         sandbox.fail_next(status=503)
-    if trouble != "beside":
-        assert _told(code, sandbox, token_file) == ["200"]
+    if condition != "beside":
+        assert _lines_printed_by(code, sandbox, token_file) == ["200"]
         return
     with (
         sandbox.hold_next() as hold,
@@ -163,8 +166,9 @@ def test_a_request_in_an_exit_handler(sandbox: Sandbox, token_file: Path, client
 def test_a_task_at_the_end_of_the_program(
     sandbox: Sandbox, token_file: Path, client: str, where: str, backend: str
 ) -> None:
-    """A loop that runs on, or begins, once main has returned refreshes, too; Python 3.12 starts no thread for
-    it then.
+    """A loop that runs on, or begins, once main has returned refreshes, too.
+
+    Python 3.12 starts no thread for it then.
     """
     code = f"""
 import atexit, anyio
@@ -180,18 +184,20 @@ def last():
 atexit.register(run) if {where!r} == "exit handler" else threading.Thread(target=last).start()
 """
     sandbox.expire()
-    assert _told(client + CALL + code, sandbox, token_file) == ["200"]
+    assert _lines_printed_by(client + CALL + code, sandbox, token_file) == ["200"]
     assert_nothing_lost(sandbox, token_file)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path, number: int) -> None:
-    """Not even where the exit handler itself has to do the refresh (Python 3.12 starts no threads then) does
-    Ctrl-C lose the pair.
+    """Ctrl-C does not lose the pair where the exit handler itself does the refresh.
+
+    Python 3.12 starts no threads then.
     """
     code = (
         CALL
-        + "import atexit, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nAuth()\natexit.register(call)\n"
+        + "import atexit, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        + "Auth()\natexit.register(call)\n"
     )
     sandbox.expire()
     with (
@@ -209,9 +215,7 @@ def test_a_signal_in_an_exit_handlers_refresh(sandbox: Sandbox, token_file: Path
 
 
 def test_revoke_at_the_end_of_the_program(sandbox: Sandbox, token_file: Path) -> None:
-    """A revocation that nobody waits for any more does not keep the program for the sake of another process's
-    refresh.
-    """
+    """A revocation without a waiter does not keep the program alive while another process refreshes."""
     code = (
         CALLS["requests"]
         + CALL
@@ -242,16 +246,16 @@ for part in code.split("# then\\n"):
 """
 
 
-@pytest.mark.parametrize("trouble", ["none", "503"])
+@pytest.mark.parametrize("condition", ["none", "503"])
 @each_client
-def test_a_sub_interpreter_refreshes(sandbox: Sandbox, token_file: Path, client: str, trouble: str) -> None:
+def test_a_sub_interpreter_refreshes(sandbox: Sandbox, token_file: Path, client: str, condition: str) -> None:
     """It has threads of its own, no daemons (3.12 and later), and a main thread that may be gone."""
     sandbox.expire()
-    if trouble == "503":
+    if condition == "503":
         sandbox.fail_next(status=503)
     paths = f"import sys\nsys.path[:0] = {sys.path!r}\n"
     code = SUBINTERPRETER.format(code=paths + "import threading\n# then\n" + client + CALL + "call()\n")
-    assert "200" in _told(code, sandbox, token_file)
+    assert "200" in _lines_printed_by(code, sandbox, token_file)
     assert_nothing_lost(sandbox, token_file)
 
 
@@ -260,7 +264,7 @@ def test_a_sub_interpreter_refreshes(sandbox: Sandbox, token_file: Path, client:
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a container's limit on processes is reached: no job gets a thread."""
+    """No job gets a thread, as where a container's limit on processes is reached."""
     start = threading.Thread.start
 
     def refuse(self: threading.Thread) -> None:
@@ -311,7 +315,7 @@ def test_without_a_thread_no_loop_is_blocked(
 
 @pytest.mark.usefixtures("no_threads")
 def test_without_a_thread_others_are_not_kept_waiting(sandbox: Sandbox, token_file: Path) -> None:
-    """The caller that refreshes holds nothing that other requests of the same object need."""
+    """The caller that refreshes holds no lock that other requests of the same object need."""
     auth = auth_for(sandbox)
     sandbox.expire()
     found: list[int] = []
@@ -334,7 +338,7 @@ def test_without_a_thread_others_are_not_kept_waiting(sandbox: Sandbox, token_fi
 def test_without_a_thread_an_unsaved_pair_is_written_later(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller comes back with its answer while the disk fails, and a later request writes the pair."""
+    """The caller gets its answer while the disk fails, and a later request writes the pair."""
     fill = reservation.ReservedFile.fill
     bad = [True]
 
@@ -365,7 +369,7 @@ def test_without_a_thread_an_unsaved_pair_is_written_later(
 def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refresh that is asked for meanwhile gives it, and does not complain of this very process."""
+    """`refresh()` returns it meanwhile, and raises no error about this very process."""
 
     def failing(self: reservation.ReservedFile, data: bytes) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -382,7 +386,7 @@ def test_without_a_thread_an_unsaved_pair_is_the_one_in_force(
 
 
 def test_without_a_thread_an_unsaved_pair_is_written_at_the_end(sandbox: Sandbox, token_file: Path) -> None:
-    """The end of the program is one more chance."""
+    """The pair is written when the program ends."""
     code = f"""
 from adh_auth.store import reservation
 start, fill, bad = threading.Thread.start, reservation.ReservedFile.fill, [True]
@@ -398,7 +402,7 @@ call()
 bad[0] = False
 """
     sandbox.expire()
-    assert _told(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
+    assert _lines_printed_by(CALLS["requests"] + CALL + code, sandbox, token_file) == ["200"]
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.rotations == 1
 
@@ -407,7 +411,7 @@ bad[0] = False
 
 
 def test_a_frozen_clock_does_not_stop_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was slept counts, whatever the clock says."""
+    """The time that was slept counts, whatever the clock says."""
     frozen = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: frozen)
     clock = JobClock()
@@ -429,7 +433,7 @@ def test_a_frozen_clock_does_not_stop_a_job(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_moved_clock_does_not_end_a_job(
     monkeypatch: pytest.MonkeyPatch, step: float, counted: float
 ) -> None:
-    """A step that no call of ours takes is a clock that was moved."""
+    """A step longer than any call of ours takes counts as a moved clock."""
     readings = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: readings[-1])
     clock = JobClock()
@@ -467,7 +471,7 @@ MOVES = [
 def test_a_test_that_moves_the_clock(
     sandbox: Sandbox, token_file: Path, client: str, tool: str, late: bool
 ) -> None:
-    """Past the expiry, ten requests cost one refresh; and back in real time everything goes on, and ends."""
+    """Past the expiry, ten requests cost one refresh. Back in real time the program works on, and ends."""
     if tool.startswith("time-machine"):
         pytest.importorskip("time_machine", reason="needs time-machine: pip install time-machine")
     code = """
@@ -480,59 +484,59 @@ auth.refresh()
 call(auth)
 """
     parts = [CALLS[client], CALL, LATER + TOOLS[tool]]
-    told = _told("".join(parts if late else reversed(parts)) + code, sandbox, token_file)
-    assert told == ["200"] * 12
+    printed = _lines_printed_by("".join(parts if late else reversed(parts)) + code, sandbox, token_file)
+    assert printed == ["200"] * 12
     assert sandbox.counts.refresh_calls == 3
     assert_nothing_lost(sandbox, token_file)
 
 
 @each_client
 def test_a_clock_that_ticks_with_each_question(sandbox: Sandbox, token_file: Path, client: str) -> None:
-    """freezegun's `auto_tick_seconds` lets every limit of seconds pass at once: a 401 is read all the same."""
-    code = "from freezegun import freeze_time\nwith freeze_time(later, auto_tick_seconds=15):\n    for _ in range(3): call()\n"
+    """freezegun's `auto_tick_seconds` lets every bound pass at once: a 401 is read all the same."""
+    code = (
+        "from freezegun import freeze_time\n"
+        "with freeze_time(later, auto_tick_seconds=15):\n    for _ in range(3): call()\n"
+    )
     sandbox.expire()
-    told = _told(
+    printed = _lines_printed_by(
         client + CALL.replace("timeout=60", "timeout=None") + LATER.replace("hours=2", "seconds=1") + code,
         sandbox,
         token_file,
     )
-    assert told == ["200"] * 3
+    assert printed == ["200"] * 3
     assert_nothing_lost(sandbox, token_file)
 
 
 def test_an_outage_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
-    """A job that waits for a frozen clock would hold the lock for ever; the tries and their pauses end by
-    what was slept.
-    """
+    """A job that waits for a frozen clock would hold the lock for ever: what was slept counts."""
     code = (
         TOOLS["freezegun"]
         + "from adh_auth.rotation import attempt\nattempt.PAUSES = (0.01, 0.02)\nwith moved: call()\n"
     )
     sandbox.expire()
     sandbox.fail_next(None, status=503)
-    (told,) = _told(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
-    assert told.startswith("RefreshFailed")
+    (printed,) = _lines_printed_by(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
+    assert printed.startswith("RefreshFailed")
     assert sandbox.counts.refresh_calls == 3
 
 
 def test_a_lock_that_is_held_under_a_frozen_clock(sandbox: Sandbox, token_file: Path) -> None:
-    """The wait for it ends by what was slept, too; the same for a save."""
+    """The wait for the lock counts what was slept, too; so does that of a save."""
     code = TOOLS["freezegun"] + "with moved: call(Auth(lock_timeout=0.3))\n"
     sandbox.expire()
     with TokenFile(token_file).locked(PATIENCE):
-        (told,) = _told(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
-    assert told.startswith("LockTimeout")
+        (printed,) = _lines_printed_by(CALLS["requests"] + CALL + LATER + code, sandbox, token_file)
+    assert printed.startswith("LockTimeout")
 
 
-# Interrupts, and what is left of an object.
+# Interrupts and garbage.
 
 
 @pytest.mark.parametrize("what", ["wait", "start"])
 def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
-    """A signal handler that raises while a job is waited for, or started, leaves no thread that never ends."""
+    """A signal handler that raises while a job is started, or waited for, leaves no thread that hangs."""
     if what == "start" and sys.version_info[:2] == (3, 14):
-        # There an interrupt between a `with` and its body leaves threading's own lock taken: threads of
-        # nobody but threading hang alike.
+        # There an interrupt between a `with` and its body leaves threading's own lock taken.
         pytest.skip("needs a Python whose own threads survive an interrupted start: run it on 3.13 or 3.15")
     code = f"""
 import random, signal, threading, time
@@ -559,19 +563,20 @@ while time.monotonic() < end:
         except Strike: strikes += 1
     if {what!r} == "wait": thread.start()
     tries = 0
-    while not thread._started.is_set() and tries < 20: tries += 1; time.sleep(0.001)  # it was interrupted before there was a thread
+    # It may have been interrupted before there was a thread.
+    while not thread._started.is_set() and tries < 20: tries += 1; time.sleep(0.001)
     thread.join(5) if thread._started.is_set() else None
     stuck += thread.is_alive()
     if stuck: break
 print(strikes > 100, stuck)
 """
     with child(code) as process:
-        told, errors = process.communicate(timeout=PATIENCE)
-    assert told == "True 0\n", errors
+        printed, errors = process.communicate(timeout=PATIENCE)
+    assert printed == "True 0\n", errors
 
 
 def test_a_wait_on_its_edge() -> None:
-    """A job that is settled is not waited for; one that is not says that it goes on."""
+    """A settled job is not waited for; the error of a wait for another says that the job goes on."""
     job = Job()
     with pytest.raises(RefreshFailed, match="goes on"):
         job.wait(0)
@@ -584,7 +589,7 @@ def test_a_wait_on_its_edge() -> None:
 def test_an_object_is_freed_without_the_collector(
     sandbox: Sandbox, arguments: dict[str, Any], client: EveryClient
 ) -> None:
-    """An auth object for each request leaves no circle behind, after a rotation neither."""
+    """An auth object for each request leaves no reference cycle, not even after a rotation."""
     gc.collect()
     gc.disable()
     try:
@@ -596,7 +601,7 @@ def test_an_object_is_freed_without_the_collector(
         auth._core._job.join()
         del auth
         if client.name.endswith("task"):
-            gc.collect(0)  # the event loop's own circles held the task
+            gc.collect(0)  # the event loop's own reference cycles held the task
         assert alive() is None
     finally:
         gc.enable()

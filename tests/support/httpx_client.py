@@ -14,9 +14,7 @@ __all__ = ["Twin"]
 
 
 class Twin:
-    """One client of either kind behind the same calls, so that a test is written once and runs as its twin,
-    too.
-    """
+    """One client of either kind behind the same calls: a test is written once, and runs sync and async."""
 
     def __init__(self, kind: str, family: Family, auth: Any) -> None:
         self.kind = kind
@@ -24,7 +22,7 @@ class Twin:
         self.auth = auth
 
     def run(self, work: Callable[[Any], Any], **options: Any) -> Any:
-        """`work` is a coroutine function of a client whose methods are awaited."""
+        """Return what `work` returns: a coroutine function of a client whose methods are awaited."""
         if self.kind == "sync":
             with self.family.module.Client(**{"auth": self.auth, "timeout": PATIENCE, **options}) as client:
                 return anyio.run(work, _Awaitable(client))
@@ -38,7 +36,7 @@ class Twin:
         return anyio.run(main, backend=self.kind)
 
     def hook(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`work`, a coroutine function, as an event hook of the client; awaits nothing but what `read` gives."""
+        """Return `work`, a coroutine function that awaits nothing but `read`, as an event hook."""
         if self.kind != "sync":
             return work
 
@@ -52,7 +50,7 @@ class Twin:
         return hook
 
     async def read(self, response: Any) -> bytes:
-        """The body, in a hook of either kind."""
+        """Return the body, in a hook of either kind."""
         return bytes(response.read() if self.kind == "sync" else await response.aread())
 
     async def refresh(self) -> Any:

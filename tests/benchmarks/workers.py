@@ -1,4 +1,4 @@
-"""Processes that do one thing each at the same instant."""
+"""Worker processes that do one thing each at the same instant."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from .server import SPAWN
 
-#: Seconds from the order to the instant: until then every process has read its order and sleeps.
+#: Seconds from the order to the instant: enough for every process to read its order.
 NOTICE = 0.15
 
 
 class Done(NamedTuple):
-    """What one process has done: a status or an error's name, seconds, seconds of processor, MiB of memory."""
+    """What one process has done: a status or an error's name, seconds, CPU seconds, MiB of memory."""
 
     outcome: str
     seconds: float
@@ -26,29 +26,29 @@ class Done(NamedTuple):
     memory: float
 
 
-class Crew:
-    """The processes, ready."""
+class Workers:
+    """The processes, started and waiting for orders."""
 
     def __init__(self, pipes: Sequence[Connection]) -> None:
         self._pipes = pipes
 
     def together(self, count: int, kind: str, detail: str = "") -> list[Done]:
-        """The first `count` of them do `kind` at the same instant."""
+        """Let the first `count` of them do `kind` at the same instant, and return what each has done."""
         at = time.monotonic() + NOTICE
         for pipe in self._pipes[:count]:
             pipe.send((kind, detail, at))
         return [pipe.recv() for pipe in self._pipes[:count]]
 
     def prepare(self, count: int, kind: str) -> None:
-        """The same one after the other, for what nobody measures: connections, imports."""
+        """Let them do it one after the other, for what is not measured: connections, imports."""
         for pipe in self._pipes[:count]:
             pipe.send((kind, "", 0.0))
             pipe.recv()
 
 
 @contextmanager
-def crew_of(count: int, url: str, path: Path, client: str = "") -> Iterator[Crew]:
-    """So many new processes on one token file, reaped at the end. `client`: a peer instead of ours."""
+def start_workers(count: int, url: str, path: Path, client: str = "") -> Iterator[Workers]:
+    """Start `count` processes on one token file; reap them at the end. `client`: a peer instead of ours."""
     pairs = [SPAWN.Pipe() for _ in range(count)]
     processes = [
         SPAWN.Process(target=_work, args=(there, url, str(path), client), daemon=True) for _, there in pairs
@@ -58,7 +58,7 @@ def crew_of(count: int, url: str, path: Path, client: str = "") -> Iterator[Crew
             process.start()
         for here, _ in pairs:
             here.recv()
-        yield Crew([here for here, _ in pairs])
+        yield Workers([here for here, _ in pairs])
     finally:
         for here, _ in pairs:
             with suppress(OSError):
@@ -86,7 +86,7 @@ def _work(pipe: Connection, url: str, path: str, client: str) -> None:
     if not client:
         start("")
     works: dict[str, Callable[[str], requests.Response]] = {
-        # A peer reads the file when it is built: each herd is one of processes that have just started.
+        # A peer reads the file when it is built: each herd needs new sessions.
         "start": start,
         "get": lambda detail: sessions["signed in"].get(url + "/api/auth/me", timeout=60),
         "get with": lambda token: sessions["plain"].get(
