@@ -150,7 +150,7 @@ def test_what_is_pasted_may_be_any_bytes(name: str, env: dict[str, str]) -> None
     """A paste that the locale can't read is no address, and no traceback."""
     codes, errors = _run(name, env, "login --paste --no-browser", input=b"\x81\xff\n")
     assert codes == [1]
-    assert b"that is no address that a sign-in ends on" in errors
+    assert b"that is not the URL that a sign-in ends on" in errors
 
 
 def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:

@@ -143,5 +143,5 @@ def test_a_frozen_command_line_runs_every_command(
     for command in ("status", "token", "me", "refresh", "revoke"):
         run(command)
     assert "--overwrite" in run("sandbox", "--token-file", str(tmp_path), code=1)
-    assert "no address that a sign-in ends on" in run("login", "--no-browser", "--paste", code=1)
+    assert "not the URL that a sign-in ends on" in run("login", "--no-browser", "--paste", code=1)
     assert json.loads(run("demo", "--seconds", "3", "--json"))["good"]

@@ -50,7 +50,6 @@ IMPURE = {"os", "socket", "threading"}
 EXCEPTIONS: set[str] = {
     "rotation.status -> store.file_checks",
     "rotation.status -> store.token_file",
-    "sign_in.flow -> cli.terminal",
     "store.base -> rotation.active_tokens",
 }
 

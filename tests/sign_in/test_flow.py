@@ -33,8 +33,9 @@ from adh_auth import (
     TokenFileError,
     login,
 )
-from adh_auth.sign_in.callback import Callback, Listener, _Handler, listen_address_of
-from adh_auth.sign_in.flow import _as_a_sentence
+from adh_auth.sign_in.callback import Callback
+from adh_auth.sign_in.listener import Listener, _Handler, listen_address_of
+from adh_auth.sign_in.page import as_sentence
 from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
@@ -183,7 +184,7 @@ def test_signed_in_though_nobody_greets(
     """Trouble with the greeting is no failure of the sign-in."""
     sandbox.fail_next(on="me", status=503)
     login(**session)
-    assert "Signed in; who as could not be asked" in capsys.readouterr().out
+    assert "Signed in, but the user could not be fetched" in capsys.readouterr().out
 
 
 # What goes wrong.
@@ -470,7 +471,7 @@ def test_an_error_becomes_a_sentence(message: str, text: str) -> None:
     """On the page it begins with a capital, unless it begins with an address or a file's name: another
     spelling is another name.
     """
-    assert _as_a_sentence(message) == text
+    assert as_sentence(message) == text
 
 
 def test_the_page_leaves_addresses_as_they_are(
@@ -552,14 +553,14 @@ def test_the_page_is_on_its_way_before_the_port_is_closed(
 
     answer = _Handler._answer
 
-    def answer_late(visitor: _Handler, status: int, page: bytes) -> None:
+    def answer_late(handler: _Handler, status: int, body: bytes) -> None:
         if awaited.wait(PATIENCE):
-            answer(visitor, status, page)
+            answer(handler, status, body)
 
     monkeypatch.setattr(_Handler, "_answer", answer_late)
     with ThreadPoolExecutor(1) as pool:
         with Listener(redirect_uri) as listener:
-            listener._desk.shown = Shown()
+            listener._exchange.shown = Shown()
             page = pool.submit(visit, redirect_uri + "?code=c&state=s")
             listener.wait(PATIENCE)
             listener.show(good=True, text="")
@@ -669,7 +670,7 @@ def test_the_command_speaks_json_though_nobody_greets(
         said, told = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"] is None
-    assert "who as could not be asked" in told
+    assert "the user could not be fetched" in told
 
 
 def test_a_browser_does_not_mix_with_json(environment: dict[str, str], redirect_uri: str) -> None:
@@ -697,7 +698,7 @@ def test_a_pasted_address_and_json(sandbox: Sandbox, environment: dict[str, str]
         command.stdin.close()
         command.stdin = None
         assert (
-            "Paste that address here: " in command.stderr.read()
+            "Paste that URL here: " in command.stderr.read()
         )  # communicate() would miss what came along with the address
         said, _ = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
@@ -813,8 +814,8 @@ def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str)
         said, complaint = command.communicate("c0de-of-mine\n", timeout=PATIENCE)
         assert command.returncode == 1
     assert complaint == (
-        "adh-auth: that is no address that a sign-in ends on: it has no code. The token file was left as it was; "
-        f"start again, and paste the whole address, like {example}\n"
+        "adh-auth: that is not the URL that a sign-in ends on: it has no code. The token file was left as it was; "
+        f"start again, and paste the whole URL, like {example}\n"
     )
     assert "c0de-of-mine" not in said
 
