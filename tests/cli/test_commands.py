@@ -532,7 +532,7 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = types.ModuleType("adh_auth.cli.login_command")
     stand_in.login_command = lambda args: got.update(vars(args)) or 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "adh_auth.cli.login_command", stand_in)
-    monkeypatch.setattr(main, "_let_warnings_be_lines", lambda: None)
+    monkeypatch.setattr(main, "_print_warnings_as_lines", lambda: None)
     assert main.main(["login", "--paste"]) == 0
     assert (got["redirect_uri"], got["scope"]) == (
         "http://localhost:8765/callback",

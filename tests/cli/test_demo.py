@@ -28,7 +28,7 @@ def sums(output: str) -> dict[str, int]:
     """The numbers at the end."""
     found = dict(
         re.findall(
-            r"^(requests|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
+            r"^(calls|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
             output,
             re.MULTILINE,
         )
@@ -64,7 +64,7 @@ def gone(pids: set[int]) -> bool:
 def working(process: subprocess.Popen[str]) -> str:
     """Wait for the first line about work that is done."""
     assert process.stdout is not None
-    return next(line for line in process.stdout if "requests:" in line)
+    return next(line for line in process.stdout if "calls:" in line)
 
 
 def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
     assert told["failures"] == told["refresh tokens used twice"] == 0
     assert told["rotations"] >= 1
     assert told["expiries met"] >= 1
-    assert told["requests"] > len(KINDS)
-    lines = [line for line in said.stdout.splitlines() if "requests:" in line]
+    assert told["calls"] > len(KINDS)
+    lines = [line for line in said.stdout.splitlines() if "calls:" in line]
     assert 2 <= len(lines) <= 4, "about one a second"
     assert all(re.search(rf"\b{kind} \d", lines[-1]) for kind in KINDS)
     assert "What you have just seen" in said.stdout
@@ -162,7 +162,7 @@ def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
-    assert sums(rest)["requests"] == 0
+    assert sums(rest)["calls"] == 0
     assert list(tmp_path.iterdir()) == []
 
 
