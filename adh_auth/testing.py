@@ -30,10 +30,10 @@ from types import TracebackType
 from typing import Any
 
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
-from .sandbox.ledger import Call, Counts, Ledger
 from .sandbox.routes import Routes
+from .sandbox.server import Server
 from .sandbox.settings import SandboxSettings
-from .sandbox.wire import Server
+from .sandbox.state import Call, Counts, Ledger
 from .store import disk
 
 __all__ = ["Call", "Counts", "Hold", "Sandbox"]

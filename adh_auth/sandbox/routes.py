@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from .faults import Fault, Faults
-from .ledger import Ledger, Refusal
+from .server import Reply, Request, json_reply
 from .settings import SandboxSettings
-from .wire import Reply, Request, json_reply
+from .state import Ledger, Refusal
 
 START = "/api/oauth/signin/start"
 _NAMED = {
