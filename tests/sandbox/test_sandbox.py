@@ -768,11 +768,11 @@ def test_refresh_seconds(sandbox: Sandbox, caller: Caller) -> None:
         ({"drop": "after", "retry_after": 1}, "give its status too"),
         ({"delay": 1.0, "body": b""}, "give its status too"),
         ({"status": 101}, "200 to 599"),
-        ({"status": 500, "body": "text"}, "body is bytes"),
+        ({"status": 500, "body": "text"}, "body must be bytes"),
         ({"delay": -1.0}, "delay"),
         ({"delay": math.inf}, "delay"),
-        ({"drop": "sometimes"}, "drop is one of"),
-        ({"status": 500, "on": "login"}, "on is one of"),
+        ({"drop": "sometimes"}, "drop must be one of"),
+        ({"status": 500, "on": "login"}, "on must be one of"),
         ({"status": 500, "count": 0}, "count"),
         ({"status": 500, "count": 1.5}, "count"),
         ({"status": 500, "headers": {"X": "a\r\nb"}}, "control character"),
@@ -838,7 +838,7 @@ def test_hold_nobody_reaches(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("arguments", [{"on": "login"}, {"at": "midway"}])
 def test_hold_arguments(arguments: dict[str, str]) -> None:
     """A hold at a place that does not exist would never be reached, and is refused."""
-    with pytest.raises(ValueError, match="is one of"):
+    with pytest.raises(ValueError, match="must be one of"):
         Sandbox().hold_next(**arguments)
 
 
