@@ -112,34 +112,30 @@ class Authorization:
             "request_id": verdict.request_id,
             "token_file": str(self.settings.file.path),
         }
-        if verdict.kind == "refused":
-            return ReauthorizationRequired(
-                f"the code was refused ({verdict.reason}): it was used already, is older than 60 s, or was "
-                f"issued for another redirect URI than {self.redirect_uri}. {FILE_UNCHANGED}; start again",
-                **facts,
-            )
-        if verdict.kind == "misconfigured":
-            return ConfigurationError(
-                f"the server refuses this client ({verdict.reason}). {FILE_UNCHANGED}; "
-                "check ADH_CLIENT_ID and ADH_CLIENT_SECRET",
-                **facts,
-            )
         if verdict.kind == "again":
-            return RefreshFailed(
-                f"the exchange of the code failed: {verdict.reason}. {FILE_UNCHANGED}; try again later",
-                **facts,
-                status=verdict.status,
-                retry_after=verdict.retry_after,
-            )
-        return AdhAuthError(
-            f"the exchange was refused ({verdict.reason}). {FILE_UNCHANGED}; {self._next_step(verdict.code)}",
-            **facts,
-        )
+            facts.update(status=verdict.status, retry_after=verdict.retry_after)
+        error, what, next_step = self._failure(verdict)
+        return error(f"{what}. {FILE_UNCHANGED}; {next_step}", **facts)
 
-    def _next_step(self, code: str | None) -> str:
-        if code == "invalid_verifier":
-            return "the code belongs to another sign-in: start again"
-        return f"is {self.redirect_uri} registered for the app exactly as it is written here?"
+    def _failure(self, verdict: Verdict) -> tuple[type[AdhAuthError], str, str]:
+        """Return the class of the error, what happened, and the next step."""
+        reason = verdict.reason
+        if verdict.kind == "refused":
+            what = (
+                f"the code was refused ({reason}): it was used already, is older than 60 s, or was issued "
+                f"for another redirect URI than {self.redirect_uri}"
+            )
+            return ReauthorizationRequired, what, "start again"
+        if verdict.kind == "misconfigured":
+            what = f"the server refuses this client ({reason})"
+            return ConfigurationError, what, "check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
+        if verdict.kind == "again":
+            return RefreshFailed, f"the exchange of the code failed: {reason}", "try again later"
+        if verdict.code == "invalid_verifier":
+            next_step = "the code belongs to another sign-in: start again"
+        else:
+            next_step = f"is {self.redirect_uri} registered for the app exactly as it is written here?"
+        return AdhAuthError, f"the exchange was refused ({reason})", next_step
 
     def timed_out(self, seconds: float) -> AdhAuthError:
         """Return the error for a browser that did not come back within `seconds`."""

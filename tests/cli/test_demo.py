@@ -114,7 +114,7 @@ def test_a_program_on_a_terminal_gets_no_table() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
-    """The table is drawn over itself and shows every process; the cursor comes back; colours obey NO_COLOR."""
+    """The table is redrawn and shows every process; the cursor comes back; colours obey NO_COLOR."""
     code, seen = on_a_terminal("demo", "--seconds", "2.5", env={"NO_COLOR": no_color, "COLUMNS": "160"})
     assert code == 0
     assert seen.count(f"\x1b[{3 + len(KINDS)}A") > 5
@@ -135,9 +135,7 @@ def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
 
 @NEEDS_PROC
 def test_ctrl_c_cleans_up_and_prints_the_totals(tmp_path: Path) -> None:
-    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its totals, with
-    130, and with nothing left behind.
-    """
+    """Two Ctrl-C, to the whole group, end it with its totals and 130; nothing is left behind."""
     with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         working(process)
         workers = children(process.pid)

@@ -1,4 +1,4 @@
-"""The command line in odd surroundings: streams that are missing or broken, warnings as errors, odd locales."""
+"""The command line in odd surroundings: missing or broken streams, warnings as errors, odd locales."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def _closing(descriptors: tuple[int, ...]) -> Callable[[], None] | None:
     return close if descriptors else None
 
 
-def _run(name: str, env: dict[str, str], *commands: str, input: bytes = b"") -> tuple[list[int], bytes]:  # noqa: A002
+def _run(name: str, env: dict[str, str], *commands: str, stdin: bytes = b"") -> tuple[list[int], bytes]:
     """Return the exit code of each command, and stderr."""
     options, before, variables, closed = SURROUNDINGS[name]
     result = Path(env["ADH_TOKEN_FILE"]).with_name("codes.json")
     arguments = json.dumps([command.split() for command in commands])
     done = subprocess.run(
         [sys.executable, *options, "-c", "import sys\n" + before + _MAIN, arguments, str(result)],
-        input=input,
+        input=stdin,
         capture_output=True,
         timeout=2 * PATIENCE,
         env=environment({**env, **variables}),
@@ -139,20 +139,20 @@ def test_the_demo_works(name: str, env: dict[str, str]) -> None:
 def test_a_reply_is_saved(name: str, sandbox: Sandbox, env: dict[str, str]) -> None:
     """`adh-auth save` takes bytes, whatever the locale."""
     reply = json.dumps({**sandbox.sign_in(), "name": "日本"}, ensure_ascii=False).encode()
-    assert _run(name, env, "save", input=reply)[0] == [0]
+    assert _run(name, env, "save", stdin=reply)[0] == [0]
     assert json.loads(Path(env["ADH_TOKEN_FILE"]).read_bytes())["name"] == "日本"
 
 
 @pytest.mark.parametrize("name", ["the C locale", "a code page", "warnings are errors"])
 def test_what_is_pasted_may_be_any_bytes(name: str, env: dict[str, str]) -> None:
     """A paste that the locale can't decode is no URL, and no traceback."""
-    codes, errors = _run(name, env, "login --paste --no-browser", input=b"\x81\xff\n")
+    codes, errors = _run(name, env, "login --paste --no-browser", stdin=b"\x81\xff\n")
     assert codes == [1]
     assert b"that is not the URL that a sign-in ends on" in errors
 
 
 def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:
-    """What C code writes to descriptor 1 or 2 goes to the null device, not to the file that is opened next."""
+    """What C code writes to descriptor 1 or 2 goes to the null device, not to the next file."""
     code = """
 import os, sys
 from adh_auth.common import console

@@ -220,7 +220,7 @@ def test_error_shapes(sandbox: Sandbox, caller: Caller, shape: str, expected: di
 
 
 def test_header_shape(sandbox: Sandbox, caller: Caller) -> None:
-    """The fourth shape is an empty body and RFC 6750's header; errors that are no such 401 keep their body."""
+    """The fourth shape is an empty body and RFC 6750's header; other errors keep their body."""
     token = sandbox.sign_in()["access_token"]
     sandbox.expire()
     sandbox.error_shape = "header"
@@ -732,7 +732,8 @@ def test_drop_midway_without_a_body(sandbox: Sandbox, caller: Caller) -> None:
     sandbox.fail_next(drop="midway", on="revoke")
     payload = json.dumps(caller.client("", token="adh_rt_any")).encode()
     with connect(sandbox) as connection:
-        head = f"POST /api/auth/revoke HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+        head = "POST /api/auth/revoke HTTP/1.1\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(payload)}\r\n\r\n"
         connection.sendall(head.encode() + payload)
         with connection.makefile("rb") as stream:
             received = stream.read()
@@ -1044,7 +1045,7 @@ def test_code_life_is_checked() -> None:
 
 
 def test_token_file(sandbox: Sandbox, caller: Caller, tmp_path: Path) -> None:
-    """The token file is an exchange reply as it came, readable by its owner only, and replaced in one piece."""
+    """The token file is an exchange reply as it came, private, and replaced atomically."""
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     first = path.read_bytes()
     sandbox.write_token_file(path)
@@ -1074,7 +1075,8 @@ def test_it(adh_sandbox, tmp_path):
     assert adh_sandbox.token_file.parent == tmp_path
     assert os.environ["ADH_TOKEN_FILE"] == str(adh_sandbox.token_file)
     token = json.loads(adh_sandbox.token_file.read_text())["access_token"]
-    request = urllib.request.Request(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers={"Authorization": "Bearer " + token})
+    headers = {"Authorization": "Bearer " + token}
+    request = urllib.request.Request(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers=headers)
     with urllib.request.urlopen(request) as response:
         assert response.status == 200
 """
@@ -1085,7 +1087,8 @@ def test_fixture(tmp_path: Path) -> None:
     server.
     """
     (tmp_path / "test_user.py").write_text(PLUGIN_TEST)
-    check = "import sys, adh_auth.pytest_plugin; sys.exit('adh_auth.testing' in sys.modules or 'http.server' in sys.modules)"
+    check = "import sys, adh_auth.pytest_plugin; "
+    check += "sys.exit(bool({'adh_auth.testing', 'http.server'} & set(sys.modules)))"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

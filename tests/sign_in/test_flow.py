@@ -9,13 +9,16 @@ import re
 import shlex
 import signal
 import socket
+import socketserver
 import stat
 import sys
 import threading
+import time
 import traceback
 import webbrowser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -34,7 +37,7 @@ from adh_auth import (
     login,
 )
 from adh_auth.sign_in.callback import Callback
-from adh_auth.sign_in.listener import Listener, _Handler, listen_address_of
+from adh_auth.sign_in.listener import Listener, listen_address_of
 from adh_auth.sign_in.page import as_sentence
 from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
@@ -478,7 +481,7 @@ def test_the_page_leaves_urls_as_they_are(
 
 
 def test_only_a_callback_is_taken_for_one(session: dict[str, Any], browser: Browser) -> None:
-    """A request for the icon or without a code, another method, and a silent connection don't end the sign-in."""
+    """Requests for the icon or without a code, another method, a silent connection don't end the sign-in."""
 
     def browse(url: str) -> requests.Response:
         uri = urlsplit(session["redirect_uri"])
@@ -532,28 +535,27 @@ def test_the_page_is_on_its_way_before_the_port_is_closed(
     redirect_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program may end right after a sign-in: it first waits until the browser has its page."""
-    awaited = threading.Event()
+    order: list[str] = []
+    end_headers, shutdown = BaseHTTPRequestHandler.end_headers, socketserver.BaseServer.shutdown
 
-    class Shown(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            awaited.set()
-            return super().wait(timeout)
+    def end_headers_late(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.2)  # without the wait, the port is closed meanwhile
+        order.append("page")
+        end_headers(handler)
 
-    answer = _Handler._answer
+    def shut_down(server: socketserver.BaseServer) -> None:
+        order.append("closed")
+        shutdown(server)
 
-    def answer_late(handler: _Handler, status: int, body: bytes) -> None:
-        if awaited.wait(PATIENCE):
-            answer(handler, status, body)
-
-    monkeypatch.setattr(_Handler, "_answer", answer_late)
+    monkeypatch.setattr(BaseHTTPRequestHandler, "end_headers", end_headers_late)
+    monkeypatch.setattr(socketserver.BaseServer, "shutdown", shut_down)
     with ThreadPoolExecutor(1) as pool:
         with Listener(redirect_uri) as listener:
-            listener._exchange.shown = Shown()
             page = pool.submit(visit, redirect_uri + "?code=c&state=s")
             listener.wait(PATIENCE)
             listener.show(good=True, text="")
-        assert awaited.is_set()
         assert page.result(PATIENCE).status_code == 200
+    assert order[0] == "page"
 
 
 def test_a_callback_shows_no_secret() -> None:
@@ -572,6 +574,8 @@ def test_where_to_listen() -> None:
 
 
 # The command line.
+
+DENIED = "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
 
 
 @pytest.fixture
@@ -702,10 +706,7 @@ def test_a_command_that_fails_says_nothing_in_json(
         visit(_url_in(command.stderr))
         said, rest = command.communicate(timeout=PATIENCE)
         assert (command.returncode, said) == (1, "")
-    assert (
-        rest.strip()
-        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
-    )
+    assert rest.strip() == DENIED
 
 
 @pytest.mark.parametrize("closed", [1, 2])
@@ -736,10 +737,7 @@ def test_a_command_that_fails(
         visit(_url_in(command.stdout))
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 1
-    assert (
-        complaint
-        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was\n"
-    )
+    assert complaint == DENIED + "\n"
     assert token_file.read_bytes() == before
 
 
@@ -798,8 +796,8 @@ def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str)
         said, complaint = command.communicate("c0de-of-mine\n", timeout=PATIENCE)
         assert command.returncode == 1
     assert complaint == (
-        "adh-auth: that is not the URL that a sign-in ends on: it has no code. The token file was left as it was; "
-        f"start again, and paste the whole URL, like {example}\n"
+        "adh-auth: that is not the URL that a sign-in ends on: it has no code. "
+        f"The token file was left as it was; start again, and paste the whole URL, like {example}\n"
     )
     assert "c0de-of-mine" not in said
 
