@@ -1,4 +1,4 @@
-"""The pytest fixture `adh_sandbox`. Nothing else is loaded until a test asks for it."""
+"""The pytest fixture `adh_sandbox`. The sandbox is imported when a test asks for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def adh_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A running local ADH with a signed-in token file (`.token_file`); the environment points this library at
-    both.
+    """A running `Sandbox` with a signed-in token file (`.token_file`).
+
+    The environment variables of this library point at both.
     """
     from .testing import Sandbox
 

@@ -1,23 +1,32 @@
-"""A local ADH over real sockets, for tests: yours and this library's own.
+"""A local ADH over real sockets, for your tests and for this library's own.
 
     from adh_auth.testing import Sandbox
 
     with Sandbox() as sandbox:
         sandbox.write_token_file("tokens.json")
-        auth = AdhAuth("tokens.json", base_url=sandbox.url, client_id=sandbox.client_id, client_secret=sandbox.client_secret)
+        client = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret}
+        auth = AdhAuth("tokens.json", base_url=sandbox.url, **client)
         sandbox.expire()                                    # the next call meets a 401 token_expired
         requests.get(f"{sandbox.url}/api/auth/me", auth=auth)
         assert sandbox.counts.reused == 0
 
-It is as strict as the real server must be assumed to be: a refresh token works once, and one that comes back
-revokes the whole session. The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`, every
-path under `/api/` answers a live access token:
+It is as strict as the real server must be assumed to be: a refresh token works once, and one that is sent
+again revokes the whole session. The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`,
+every path under `/api/` answers a live access token:
 
     /api/redirect?to=URL&status=302     a redirect to any URL
     /api/stream?chunks=3                "chunk 0\\n", "chunk 1\\n", … each in a chunk of its own
     /api/status/503                     that status
     /api/cookie?name=value              the echo, and a cookie
-    /api/anything/else                  an echo: method, path, query, headers, and length, sha256 and text of the body
+    /api/anything/else                  an echo: method, path, query, headers; the body's length, sha256, text
+
+The folder ``sandbox`` holds its parts, and imports nothing of the library:
+
+    settings   what a test may set
+    state      sessions, tokens, codes, counts: every rule of the server
+    faults     faults and holds to come
+    routes     the endpoints
+    server     HTTP over sockets
 """
 
 import json
@@ -30,10 +39,10 @@ from types import TracebackType
 from typing import Any
 
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
-from .sandbox.ledger import Call, Counts, Ledger
 from .sandbox.routes import Routes
+from .sandbox.server import Server
 from .sandbox.settings import SandboxSettings
-from .sandbox.wire import Server
+from .sandbox.state import Call, Counts, State
 from .store import disk
 
 __all__ = ["Call", "Counts", "Hold", "Sandbox"]
@@ -44,9 +53,10 @@ _HOST = "127.0.0.1"
 class Sandbox(SandboxSettings):
     """A local ADH in threads of this process; a context manager, or `start()` and `stop()`.
 
-    What is given here may be set anew while it runs, except `port` and `ssl_context`; times are in seconds:
+    Every argument but `port` and `ssl_context` is an attribute that may be set while it runs. Times are in
+    seconds:
 
-    port              0 takes a free one; kept from then on, so that a stopped sandbox comes back where it was
+    port              0 takes a free one, and keeps it: a stopped sandbox starts again at the same URL
     token_life        of the access tokens issued from now on
     grace             how long a spent refresh token is answered with its successor instead of a revocation
     error_shape       of error replies: "code", "nested", "oauth", or "header" for a 401 without a body
@@ -84,15 +94,18 @@ class Sandbox(SandboxSettings):
         )
         self._port = port
         self._ssl_context = ssl_context
-        self._ledger = Ledger(self)
+        self._ledger = State(self)
         self._faults = Faults()
         self._routes = Routes(self, self._ledger, self._faults)
         self._server: Server | None = None
 
-    # Running it.
+    # Start and stop.
 
     def start(self) -> "Sandbox":
-        """Listen; sessions and counts of an earlier run are kept."""
+        """Listen, and return the sandbox. Sessions and counts of an earlier run are kept.
+
+        Raises `OSError` for a port in use, `RuntimeError` if it is running already.
+        """
         if self._server is not None:
             raise RuntimeError("the sandbox is running already")
         self._server = Server((_HOST, self._port), self._routes.answer, self._ssl_context)
@@ -102,7 +115,7 @@ class Sandbox(SandboxSettings):
         return self
 
     def stop(self) -> None:
-        """Close the port and every connection, held and delayed calls included."""
+        """Close the port and every connection, with held and delayed calls."""
         if self._server is not None:
             self._faults.close()
             self._server.stop()
@@ -118,46 +131,50 @@ class Sandbox(SandboxSettings):
 
     @property
     def url(self) -> str:
-        """The base URL; known from the first `start()` on."""
+        """The base URL. Raises `RuntimeError` before the first `start()`."""
         if not self._port:
             raise RuntimeError("the sandbox has no port yet: start it first")
         return f"{'http' if self._ssl_context is None else 'https'}://{_HOST}:{self._port}"
 
     def environment(self, token_file: str | os.PathLike[str]) -> dict[str, str]:
-        """The environment variables that point this library at the sandbox."""
+        """Return the environment variables that point this library at the sandbox."""
         return {
             "ADH_BASE_URL": self.url,
             "ADH_CLIENT_ID": self.client_id,
             "ADH_CLIENT_SECRET": self.client_secret,
-            "ADH_TOKEN_FILE": os.path.abspath(token_file),  # the variable takes no other
+            "ADH_TOKEN_FILE": os.path.abspath(token_file),  # the variable takes no relative path
         }
 
     # Sessions.
 
     def sign_in(self, scope: str = "profile:read discussions:read") -> dict[str, Any]:
-        """Start a session without a browser; the reply of the exchange as it would come over the wire."""
+        """Start a session without a browser, and return the reply of the exchange."""
         return self._ledger.sign_in(scope)
 
     def write_token_file(self, path: str | os.PathLike[str]) -> Path:
-        """Start a session and save its reply as a token file, in one piece and readable by its owner only."""
+        """Start a session, save its reply as a token file, and return the path.
+
+        The file is replaced atomically, and readable by its owner only.
+        """
         self.token_file = Path(path)
         _write_private(self.token_file, json.dumps(self.sign_in()).encode())
         return self.token_file
 
     def expire(self) -> None:
-        """Every access token issued until now has expired."""
+        """Let every access token issued until now be expired."""
         self._ledger.expire()
 
     def revoke(self) -> None:
-        """Every session is revoked: `invalid_grant` for its refresh tokens, `invalid_token` for its access
-        tokens.
+        """Revoke every session.
+
+        Its refresh tokens are answered with `invalid_grant`, its access tokens with `invalid_token`.
         """
         self._ledger.revoke_all()
 
-    # Trouble.
+    # Faults.
 
     def deny_next(self, count: int = 1) -> None:
-        """The user says no to the next `count` sign-ins: back with `error=access_denied`."""
+        """Deny the next `count` sign-ins: the browser comes back with `error=access_denied`."""
         self._ledger.deny(count)
 
     def fail_next(
@@ -172,26 +189,29 @@ class Sandbox(SandboxSettings):
         drop: str | None = None,
         delay: float = 0.0,
     ) -> None:
-        """The next `count` calls go wrong, or all until `heal()` if that is None; later faults queue behind
-        earlier ones.
+        """Let the next `count` calls fail, or all until `heal()` if that is None.
 
         on       "refresh", "exchange", "revoke", "me", or "api" for any other path
-        status   answer that instead of doing anything, with `retry_after` (seconds or an HTTP date), `headers` and `body`
-        drop     close the connection "before" anything happened, "after" the server committed, or "midway" in the reply
+        status   answer that instead of doing anything, with `retry_after` (seconds or an HTTP date),
+                 `headers` and `body`
+        drop     close the connection "before" anything happened, "after" the server committed, or
+                 "midway" in the reply
         delay    seconds to wait before the reply, after the commit
+
+        Later faults queue behind earlier ones. Raises `ValueError` for arguments that contradict each other.
         """
         check_plan(on, count)
         self._faults.plan(on, count, planned_fault(status, retry_after, headers, body, drop, delay))
 
     def heal(self) -> None:
-        """Forget all faults that are still to come."""
+        """Drop all faults that are still to come."""
         self._faults.heal()
 
     def hold_next(self, *, on: str = "refresh", at: str = "after") -> Hold:
-        """The next call to `on` stands still "before" or "after" its commit until it is released."""
+        """Hold the next call to `on` "before" or "after" its commit, until the hold is released."""
         return self._faults.hold(on, at)
 
-    # What happened.
+    # Observe.
 
     @property
     def counts(self) -> Counts:
@@ -204,8 +224,8 @@ class Sandbox(SandboxSettings):
         return self._ledger.log()
 
     def __repr__(self) -> str:
-        place = self.url if self._port else "not started"
-        return f"<Sandbox {place} {self.counts}>"
+        url = self.url if self._port else "not started"
+        return f"<Sandbox {url} {self.counts}>"
 
 
 def _write_private(path: Path, content: bytes) -> None:
@@ -214,7 +234,7 @@ def _write_private(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        # Windows renames nothing onto a file that somebody has open for a moment.
+        # Windows refuses to rename onto a file that another process has open.
         disk.patiently(lambda: os.replace(temporary, path))
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the settings, the proxies or the session of whoever runs it."""
+    """No test sees the settings, the proxies or the session of the user who runs it."""
     for name in ("ADH_TOKEN_FILE", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name in (

@@ -1,28 +1,24 @@
-"""``adh-auth login``."""
+"""``adh-auth login``: sign in with the browser."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING
 
 from ..clients.settings import resolve
 from ..errors import AdhAuthError
 from ..rotation.status import pair_facts
-from .terminal import echo_json, stdout_on_stderr
-
-if TYPE_CHECKING:
-    pass
-
 from ..sign_in.flow import login
-from ..sign_in.user import signed_in_user
+from ..sign_in.user import fetch_signed_in_user
+from ..tokens import Tokens
+from .terminal import echo, echo_json, stdout_on_stderr
 
 __all__ = ["login_command"]
 
 
 def login_command(args: argparse.Namespace) -> int:
-    """``adh-auth login``. Raises `AdhAuthError`."""
+    """Sign in, and return 0. Raises `AdhAuthError`."""
     with stdout_on_stderr() if args.json else nullcontext():
         tokens = login(
             args.token_file,
@@ -33,13 +29,16 @@ def login_command(args: argparse.Namespace) -> int:
             open_browser=not args.no_browser,
             paste=args.paste,
             timeout=args.timeout,
+            echo=echo,
         )
     if args.json:
-        settings, user = (
-            resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url),
-            None,
-        )
-        with suppress(AdhAuthError):  # as in the greeting: the session is there whatever this call says
-            user = signed_in_user(settings, None)
-        echo_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
+        _echo_facts(args, tokens)
     return 0
+
+
+def _echo_facts(args: argparse.Namespace, tokens: Tokens) -> None:
+    settings = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url)
+    user = None
+    with suppress(AdhAuthError):  # the session is on disk, whatever this call returns
+        user = fetch_signed_in_user(settings, None)
+    echo_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})

@@ -1,4 +1,4 @@
-"""``adh-auth sandbox``: a local ADH for a shell, until Ctrl-C."""
+"""``adh-auth sandbox``: a local ADH for a shell, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["sandbox_command"]
 
 
 def sandbox_command(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve until Ctrl-C or SIGTERM, and return 0.
 
-    Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that is there already.
+    Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that exists already.
     """
-    with _folder(args.token_file) as folder, _running(args.port, args.token_life) as sandbox:
+    with _temporary_folder(args.token_file) as folder, _running(args.port, args.token_life) as sandbox:
         file = TokenFile(args.token_file or os.path.join(folder, "tokens.json"))
         try:
-            _write(file, sandbox, overwrite=args.overwrite)
+            _write_session(file, sandbox, overwrite=args.overwrite)
             _show(sandbox, file, args.json)
             _wait()
         except KeyboardInterrupt:
             pass
-        _sum_up(sandbox, args.json)
+        _show_counts(sandbox, args.json)
     return 0
 
 
-def _folder(token_file: str | None) -> Any:
+def _temporary_folder(token_file: str | None) -> Any:
     if token_file is not None:
         return nullcontext("")
     return tempfile.TemporaryDirectory(prefix="adh-sandbox-", ignore_cleanup_errors=True)
@@ -49,14 +49,15 @@ def _folder(token_file: str | None) -> Any:
 @contextmanager
 def _running(port: int, token_life: float) -> Iterator[Sandbox]:
     sandbox = Sandbox(port=port, token_life=token_life)
-    trouble = None
+    problem = None
     try:
         sandbox.start()
-    except OSError as refused:
-        trouble = refused.strerror or type(refused).__name__
-    if trouble is not None:
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    if problem is not None:
         raise AdhAuthError(
-            f"the sandbox can't listen on port {port}: {trouble}. Name another --port, or none for one that is free"
+            f"the sandbox can't listen on port {port}: {problem}. Name another --port, or none for one that "
+            "is free"
         )
     try:
         yield sandbox
@@ -64,11 +65,11 @@ def _running(port: int, token_life: float) -> Iterator[Sandbox]:
         sandbox.stop()
 
 
-def _write(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
+def _write_session(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(file.path):
-        # It may be a real session, which nothing brings back.
+        # It may hold a real session, which would be lost (rule 8).
         raise file.error(
-            "is there already", "Name another --token-file, or add --overwrite if what it holds may be lost"
+            "exists already", "Name another --token-file, or add --overwrite if what it holds may be lost"
         )
     reply = sandbox.sign_in()
     file.save_mapping(reply, Tokens.from_response(reply))
@@ -76,11 +77,10 @@ def _write(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> None:
 
 def _show(sandbox: Sandbox, file: TokenFile, as_json: bool) -> None:
     environment = sandbox.environment(file.path)
-    if as_json:  # in a line: a program reads one while this goes on
+    if as_json:  # in one line: a program reads it while this command runs on
         facts = {"url": sandbox.url, "token_file": str(file.path), "token_life": sandbox.token_life}
         return echo_json({**facts, "environment": environment}, indent=None)
-    # cmd.exe takes all between its quotes for the value, blanks and `&` included, and knows no comment but
-    # `rem`.
+    # cmd.exe takes all between its quotes for the value, spaces and `&` included. Its only comment is `rem`.
     comment, assign = ("rem", 'set "{}={}"') if sys.platform == "win32" else ("#", "export {}={}")
     echo(f"{comment} A local ADH runs at {sandbox.url}. Paste this into another shell:")
     for name, value in environment.items():
@@ -102,14 +102,13 @@ def _wait() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sum_up(sandbox: Sandbox, as_json: bool) -> None:
+def _show_counts(sandbox: Sandbox, as_json: bool) -> None:
     counts = sandbox.counts
     if as_json:
         return echo_json(asdict(counts), indent=None)
     echo()
-    echo(
-        f"requests                   {counts.requests}, of which {counts.unauthorized} were answered with a 401"
-    )
+    answered = f"{counts.requests}, of which {counts.unauthorized} were answered with a 401"
+    echo(f"requests                   {answered}")
     echo(f"sign-ins                   {counts.exchanges}")
     echo(f"rotations                  {counts.rotations}")
     echo(f"refreshes refused          {counts.refused}")

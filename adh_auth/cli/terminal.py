@@ -1,6 +1,4 @@
-"""How the commands speak: lines for people, JSON for programs, colours and a redrawn table on a terminal
-only.
-"""
+"""Output of the commands: lines for people, JSON for programs, colours and redrawing on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,15 +11,16 @@ from typing import Any, TextIO
 
 from ..common.console import a_reader_may_go
 
-__all__ = ["colourful", "echo", "echo_json", "paint", "redraws", "stdout_on_stderr"]
+__all__ = ["echo", "echo_json", "paint", "stdout_on_stderr", "supports_redraw"]
 
+#: SGR parameters of ECMA-48.
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
 def echo(text: str = "", end: str = "\n") -> None:
-    """Write a line to stdout, at once: whoever reads a pipe wants it now.
+    """Write a line to stdout and flush it, for a program that reads it from a pipe.
 
-    Raises `OSError`, `BrokenPipeError` among them.
+    Raises `OSError`; `BrokenPipeError` where the reader has closed the pipe.
     """
     if sys.stdout is not None:  # None in a program without a console
         with a_reader_may_go():
@@ -36,14 +35,15 @@ def echo_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
 
 @contextmanager
 def stdout_on_stderr() -> Iterator[None]:
-    """What goes to stdout meanwhile comes out on stderr, so that the JSON that follows stands alone."""
+    """Send to stderr what is written to stdout meanwhile, so that stdout holds only the JSON that follows."""
     if sys.__stdout__ is None:
         yield
         return
     # The descriptor, not sys.stdout: Chrome writes "Opening in existing browser session." to the stdout that
     # it inherits.
-    kept, stdout = os.dup(sys.stdout.fileno()), sys.stdout.fileno()
-    _point(stdout, sys.stderr)
+    stdout = sys.stdout.fileno()
+    kept = os.dup(stdout)
+    _redirect(stdout, sys.stderr)
     try:
         yield
     finally:
@@ -51,34 +51,26 @@ def stdout_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _point(descriptor: int, stream: TextIO | None) -> None:
+def _redirect(descriptor: int, stream: TextIO | None) -> None:
     target = os.open(os.devnull, os.O_WRONLY) if stream is None else os.dup(stream.fileno())
     os.dup2(target, descriptor)
     os.close(target)
 
 
-def colourful(stream: TextIO) -> bool:
-    """Whether colours are welcome: on a terminal, unless ``NO_COLOR`` is set (no-color.org) or ``TERM`` is
-    dumb.
-    """
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def paint(text: str, colour: str | None) -> str:
+    """Return the text for stdout, in that colour where stdout shows colours."""
+    if colour is None or not text or sys.stdout is None or not _supports_colour(sys.stdout):
+        return text
+    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 
 
-def redraws(stream: TextIO) -> bool:
-    """Whether lines that were written can be written over."""
-    # The old console of Windows shows escape sequences as they are; the terminal that replaced it sets
-    # WT_SESSION.
+def supports_redraw(stream: TextIO) -> bool:
+    """Return whether lines of the stream can be written over: a terminal that knows escape sequences."""
+    # The old console of Windows shows escape sequences as they are; Windows Terminal sets WT_SESSION.
     knows_escapes = sys.platform != "win32" or "WT_SESSION" in os.environ
     return stream.isatty() and os.environ.get("TERM") != "dumb" and knows_escapes
 
 
-def paint(text: str, colour: str | None) -> str:
-    """The text for stdout, in that colour where colours are welcome."""
-    if (
-        colour is None
-        or not text
-        or sys.stdout is None
-        or not (colourful(sys.stdout) and redraws(sys.stdout))
-    ):
-        return text
-    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
+def _supports_colour(stream: TextIO) -> bool:
+    # NO_COLOR: no-color.org
+    return supports_redraw(stream) and not os.environ.get("NO_COLOR")

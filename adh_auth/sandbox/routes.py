@@ -1,4 +1,4 @@
-"""The endpoints of the sandbox: a request in, a reply out, and a fault in between if one was asked for."""
+"""The endpoints of the sandbox: a request in, a reply out, and a fault in between if one is planned."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from .faults import Fault, Faults
-from .ledger import Ledger, Refusal
+from .server import Reply, Request, json_reply
 from .settings import SandboxSettings
-from .wire import Reply, Request, json_reply
+from .state import Refusal, State
 
 START = "/api/oauth/signin/start"
 _NAMED = {
@@ -42,11 +42,11 @@ _GRANT_TYPES = {"exchange": "authorization_code", "refresh": "refresh_token"}
 
 
 class Routes:
-    """Finds the endpoint of a request, lets faults and holds have their way, and keeps count."""
+    """Finds the endpoint of a request, applies faults and holds, and counts."""
 
-    def __init__(self, settings: SandboxSettings, ledger: Ledger, faults: Faults) -> None:
+    def __init__(self, settings: SandboxSettings, state: State, faults: Faults) -> None:
         self._settings = settings
-        self._ledger = ledger
+        self._state = state
         self._faults = faults
         self._endpoints: dict[str, Callable[[Request], Reply]] = {
             "start": self._start,
@@ -59,20 +59,21 @@ class Routes:
         }
 
     def answer(self, request: Request) -> Reply:
+        """Return the reply to a request."""
         on = _endpoint(request.path)
         self._count_arrival(on)
         reply = self._with_fault(on, request, self._faults.take(on))
         sent = None if reply.cut else reply.status
         if on in _WITH_TOKEN and sent == 401:
-            self._ledger.count("unauthorized")
-        self._ledger.record(request.method, request.path, sent)
+            self._state.count("unauthorized")
+        self._state.record(request.method, request.path, sent)
         return reply
 
     def _count_arrival(self, on: str) -> None:
         if on == "refresh":
-            self._ledger.count("refresh_calls")
+            self._state.count("refresh_calls")
         elif on in _WITH_TOKEN:
-            self._ledger.count("requests")
+            self._state.count("requests")
 
     def _with_fault(self, on: str, request: Request, fault: Fault) -> Reply:
         self._faults.pass_by(on, "before")
@@ -87,15 +88,15 @@ class Routes:
         if fault.status is not None:
             return _planned_reply(fault.status, fault)
         if fault.drop == "before":
-            return Reply(503)  # never sent
-        return self._undisturbed(on, request)
+            return Reply(503)  # dropped, never sent
+        return self._without_fault(on, request)
 
-    def _undisturbed(self, on: str, request: Request) -> Reply:
+    def _without_fault(self, on: str, request: Request) -> Reply:
         try:
             if request.method not in _METHODS.get(on, (request.method,)):
                 raise Refusal(405, "method_not_allowed", f"Use {_METHODS[on][0]}.")
             if on in _WITH_TOKEN:
-                self._ledger.check(_bearer(request))
+                self._state.check(_bearer(request))
             return self._endpoints[on](request)
         except Refusal as refusal:
             return self._refused(refusal, on)
@@ -103,35 +104,34 @@ class Routes:
     def _refused(self, refusal: Refusal, on: str) -> Reply:
         shape = self._settings.error_shape
         if shape == "header" and not (on in _WITH_TOKEN and refusal.status == 401):
-            # RFC 6750 has this header for the 401 of a bearer token; other errors need a body to say
-            # anything.
+            # RFC 6750 has this header for the 401 of a bearer token only. Other errors need a body.
             shape = "code"
         return _error(refusal, shape)
 
-    # The endpoints, in the order in which a client meets them.
+    # The endpoints, in the order in which a client calls them.
 
     def _start(self, request: Request) -> Reply:
         query = dict(parse_qsl(request.query))
         self._check_start(query)
-        if self._ledger.take_denial():
+        if self._state.take_denial():
             return _back(query, error="access_denied")
         return _back(
-            query, code=self._ledger.authorize(query["code_challenge"], query["redirect_uri"], query["scope"])
+            query, code=self._state.authorize(query["code_challenge"], query["redirect_uri"], query["scope"])
         )
 
     def _exchange(self, request: Request) -> Reply:
         payload = self._payload(request, "exchange")
         return json_reply(
-            200, self._ledger.exchange(payload["code"], payload["redirect_uri"], payload["code_verifier"])
+            200, self._state.exchange(payload["code"], payload["redirect_uri"], payload["code_verifier"])
         )
 
     def _refresh(self, request: Request) -> Reply:
         payload = self._payload(request, "refresh")
         self._faults.sleep(self._settings.refresh_seconds)
-        return json_reply(200, self._ledger.rotate(payload["refresh_token"]))
+        return json_reply(200, self._state.rotate(payload["refresh_token"]))
 
     def _revoke(self, request: Request) -> Reply:
-        self._ledger.revoke(self._payload(request, "revoke")["token"])
+        self._state.revoke(self._payload(request, "revoke")["token"])
         return Reply(204)
 
     def _me(self, _: Request) -> Reply:
@@ -153,13 +153,12 @@ class Routes:
             tuple(("Set-Cookie", _printable(f"{key}={value}; Path=/")) for key, value in cookies),
         )
 
-    # What they check.
+    # Checks.
 
     def _check_start(self, query: Mapping[str, str]) -> None:
         if query.get("client_id") != self._settings.client_id:
             raise Refusal(401, "invalid_client", "The client is unknown.")
-        # Before this check nobody may be sent to the redirect_uri: it could belong to anyone (RFC 6749
-        # section 4.1.2.1).
+        # RFC 6749 section 4.1.2.1: an unregistered redirect_uri gets no redirect, it may be an attacker's.
         if query.get("redirect_uri") not in self._settings.redirect_uris:
             raise _invalid("redirect_uri")
         for name, value in (("response_type", "code"), ("code_challenge_method", "S256")):

@@ -1,4 +1,4 @@
-"""What a test may set on the sandbox, also while it runs."""
+"""The settings of the sandbox. A test may change them while it runs."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _SECONDS = frozenset({"token_life", "code_life", "grace", "refresh_seconds"})
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class SandboxSettings:
-    """Times are in seconds. A wrong value is refused when it is set, not when the next request meets it."""
+    """Times are in seconds. Setting a wrong value raises `ValueError` at once, not in the next request."""
 
     client_id: str
     client_secret: str
@@ -31,8 +31,8 @@ class SandboxSettings:
 
 def _check(name: str, value: Any) -> None:
     if name in _SECONDS and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is a number of seconds, 0 or more, not {value!r}")
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     if name == "error_shape" and value not in ERROR_SHAPES:
-        raise ValueError(f"error_shape is one of {', '.join(ERROR_SHAPES)}, not {value!r}")
+        raise ValueError(f"error_shape must be one of {', '.join(ERROR_SHAPES)}, not {value!r}")
     if name == "redirect_uris" and isinstance(value, str):
-        raise ValueError("redirect_uris is a list of URIs, not a single string")
+        raise ValueError("redirect_uris must be a list of URIs, not a single string")

@@ -1,7 +1,6 @@
-"""One sign-in as a value: the address for the browser, the check of what comes back, the exchange, what a
-refusal means.
+"""One sign-in as a value: the URL for the browser, the check of the callback, the exchange, its errors.
 
-No I/O.
+Authorization code with PKCE (RFC 7636), as the ADH guide has it. No I/O.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from ..oauth.origin import origin_of
 from ..oauth.replies import Verdict
 from .callback import Callback
 
-__all__ = ["KEPT", "Authorization"]
+__all__ = ["FILE_UNCHANGED", "Authorization"]
 
-#: Said with every failure.
-KEPT = "The token file was left as it was"
+#: Part of every error of a sign-in (rule 8).
+FILE_UNCHANGED = "The token file was left as it was"
 
 
 @dataclass(frozen=True)
 class Authorization:
-    """One sign-in: its verifier and state are made for it and end with it.
+    """One sign-in, with a verifier and a state of its own.
 
     Raises `ConfigurationError` when it is built.
     """
@@ -43,59 +42,57 @@ class Authorization:
     state: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.redirect_uri, str)
-            or origin_of(self.redirect_uri) is None
-            or "#" in self.redirect_uri
-        ):
+        uri = self.redirect_uri
+        if not isinstance(uri, str) or origin_of(uri) is None or "#" in uri:
             raise ConfigurationError(
-                "redirect_uri must be an address like http://localhost:8765/callback", setting="redirect_uri"
+                "redirect_uri must be a URL like http://localhost:8765/callback", setting="redirect_uri"
             )
         if not isinstance(self.scope, str) or not self.scope.split():
             raise ConfigurationError(
-                'scope must be a text like "profile:read discussions:read"', setting="scope"
+                'scope must be a string like "profile:read discussions:read"', setting="scope"
             )
 
-    def address(self) -> str:
-        """Where the browser goes."""
-        challenge = (
-            urlsafe_b64encode(sha256(self.verifier.reveal().encode("ascii")).digest())
-            .rstrip(b"=")
-            .decode("ascii")
-        )
+    def url(self) -> str:
+        """Return the URL that the browser starts on. It holds the state, and no other secret."""
         query = {
             "client_id": self.settings.client_id,
             "redirect_uri": self.redirect_uri,
             "response_type": "code",
             "scope": " ".join(self.scope.split()),
             "state": self.state.reveal(),
-            "code_challenge": challenge,
+            "code_challenge": self._challenge(),
             "code_challenge_method": "S256",
         }
         return f"{self.settings.base_url}{AUTHORIZE_PATH}?{urlencode(query)}"
 
-    def code_in(self, callback: Callback) -> Secret:
-        """The code that the browser brought back. Raises `AdhAuthError`."""
-        # The platform does not document what a denial brings back: one without a state tells nobody anything,
-        # and ends the sign-in.
-        if not (callback.state is None and callback.error) and not _same(callback.state, self.state):
+    def _challenge(self) -> str:
+        digest = sha256(self.verifier.reveal().encode("ascii")).digest()
+        return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+    def code_from(self, callback: Callback) -> Secret:
+        """Return the code of the callback. Raises `AdhAuthError` for a wrong state and for an error."""
+        # What a denial brings back is not documented. An error without a state can only end this sign-in,
+        # so it is not refused for the state.
+        is_bare_error = callback.state is None and callback.error
+        if not is_bare_error and not _same(callback.state, self.state):
             raise AdhAuthError(
-                "the browser came back with the wrong state: that address belongs to another sign-in, or somebody tried to slip you "
-                f"theirs. {KEPT}; start again"
+                "the browser came back with the wrong state: that URL belongs to another sign-in, or is an "
+                f"attempt to sign you in as another user. {FILE_UNCHANGED}; start again"
             )
         if callback.error == "access_denied":
             raise AdhAuthError(
-                f"the sign-in was denied in the browser (access_denied). {KEPT}", code=callback.error
+                f"the sign-in was denied in the browser (access_denied). {FILE_UNCHANGED}",
+                code=callback.error,
             )
         if callback.error or callback.code is None:
             raise AdhAuthError(
-                f"the server ended the sign-in: {callback.error or 'it gave no code'}. {KEPT}",
+                f"the server ended the sign-in: {callback.error or 'it returned no code'}. {FILE_UNCHANGED}",
                 code=callback.error,
             )
         return callback.code
 
     def exchange(self, code: Secret) -> EndpointCall:
-        """The call that trades the code for the first pair."""
+        """Return the call that trades the code for the first pair."""
         return EndpointCall(
             self.settings.base_url + EXCHANGE_PATH,
             {
@@ -108,60 +105,58 @@ class Authorization:
             },
         )
 
-    def refusal(self, verdict: Verdict) -> AdhAuthError:
-        """The error for an exchange that gave no pair: each documented failure, and all others."""
+    def error_for(self, verdict: Verdict) -> AdhAuthError:
+        """Return the error for an exchange without a pair: each documented failure, and all others."""
         facts: dict[str, Any] = {
             "code": verdict.code,
             "request_id": verdict.request_id,
             "token_file": str(self.settings.file.path),
         }
-        if verdict.kind == "refused":
-            return ReauthorizationRequired(
-                f"the code was refused ({verdict.reason}): it was used already, is older than 60 s, or was issued for another redirect "
-                f"URI than {self.redirect_uri}. {KEPT}; start again",
-                **facts,
-            )
-        if verdict.kind == "misconfigured":
-            advice = "check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
-            return ConfigurationError(
-                f"the server refuses this client ({verdict.reason}). {KEPT}; {advice}", **facts
-            )
         if verdict.kind == "again":
             facts.update(status=verdict.status, retry_after=verdict.retry_after)
-            return RefreshFailed(
-                f"the exchange of the code failed: {verdict.reason}. {KEPT}; try again later", **facts
+        error, what, next_step = self._failure(verdict)
+        return error(f"{what}. {FILE_UNCHANGED}; {next_step}", **facts)
+
+    def _failure(self, verdict: Verdict) -> tuple[type[AdhAuthError], str, str]:
+        """Return the class of the error, what happened, and the next step."""
+        reason = verdict.reason
+        if verdict.kind == "refused":
+            what = (
+                f"the code was refused ({reason}): it was used already, is older than 60 s, or was issued "
+                f"for another redirect URI than {self.redirect_uri}"
             )
+            return ReauthorizationRequired, what, "start again"
+        if verdict.kind == "misconfigured":
+            what = f"the server refuses this client ({reason})"
+            return ConfigurationError, what, "check ADH_CLIENT_ID and ADH_CLIENT_SECRET"
+        if verdict.kind == "again":
+            return RefreshFailed, f"the exchange of the code failed: {reason}", "try again later"
+        if verdict.code == "invalid_verifier":
+            next_step = "the code belongs to another sign-in: start again"
+        else:
+            next_step = f"is {self.redirect_uri} registered for the app exactly as it is written here?"
+        return AdhAuthError, f"the exchange was refused ({reason})", next_step
+
+    def timed_out(self, seconds: float) -> AdhAuthError:
+        """Return the error for a browser that did not come back within `seconds`."""
+        # A redirect URI that is not registered shows in the browser only.
         return AdhAuthError(
-            f"the exchange was refused ({verdict.reason}). {KEPT}; {self._advice(verdict.code)}", **facts
+            f"the browser did not come back to {self.redirect_uri} within {seconds:g} s. If it showed an "
+            "error: this redirect URI has to be registered for the app exactly as it is written here. "
+            f"{FILE_UNCHANGED}"
         )
 
-    def _advice(self, code: str | None) -> str:
-        if code == "invalid_verifier":
-            return "the code belongs to another sign-in: start again"
-        return f"is {self.redirect_uri} registered for the app exactly as it is written here?"
-
-    def nobody_came(self, seconds: float) -> AdhAuthError:
-        """The error for a browser that never came back.
-
-        A redirect URI that is not registered shows in the browser only.
-        """
-        return AdhAuthError(
-            f"nobody came back to {self.redirect_uri} within {seconds:g} s. If the browser showed an error: this redirect URI has to be "
-            f"registered for the app exactly as it is written here. {KEPT}"
-        )
-
-    def no_code(self) -> AdhAuthError:
-        """The error for what was pasted and is no such address; often it is the code alone, which comes
-        without the state.
-        """
+    def wrong_paste(self) -> AdhAuthError:
+        """Return the error for a pasted line that is no callback URL; often it is the code alone."""
         example = f"{self.redirect_uri}{'&' if '?' in self.redirect_uri else '?'}code=…&state=…"
         return AdhAuthError(
-            f"that is no address that a sign-in ends on: it has no code. {KEPT}; start again, and paste the whole address, like {example}"
+            f"that is not the URL that a sign-in ends on: it has no code. {FILE_UNCHANGED}; start again, "
+            f"and paste the whole URL, like {example}"
         )
 
 
 def _same(given: Secret | None, expected: Secret) -> bool:
-    # In constant time, and as bytes: compare_digest takes no text beyond ASCII.
+    # In constant time. As bytes: compare_digest raises a TypeError for a str beyond ASCII.
     return given is not None and hmac.compare_digest(
         given.reveal().encode("utf-8", "replace"), expected.reveal().encode("ascii")
     )

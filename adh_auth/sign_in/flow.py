@@ -1,6 +1,6 @@
-"""Sign in with the browser: authorization code with PKCE (RFC 7636), as the ADH guide has it.
+"""Sign in with the browser: `adh_auth.login`, which ``adh-auth login`` calls.
 
-`adh_auth.login` and ``adh-auth login``.
+Nothing of the old session is touched before the new pair is there (rule 8).
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..cli.terminal import echo
-from ..clients.settings import Settings, resolve
+from ..clients.settings import resolve
 from ..common.secret import Secret
 from ..common.text import one_line
 from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
 from ..oauth import endpoint, replies
 from ..rotation.status import describe
 from ..store import disk, file_checks
-from ..store.file_checks import problem_with_rewriting
 from ..store.messages import writing
 from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
-from .authorization import KEPT, Authorization
-from .callback import Callback, Listener
+from .authorization import FILE_UNCHANGED, Authorization
+from .callback import Callback
+from .listener import Listener
+from .page import as_sentence
+from .user import greeting
 
 if TYPE_CHECKING:
     import requests
-
-from .user import greeting
 
 __all__ = ["login"]
 
@@ -53,58 +55,51 @@ def login(
     paste: bool = False,
     timeout: float = 300.0,
     refresh_via: requests.Session | None = None,
+    echo: Callable[[str], object] = print,
 ) -> Tokens:
-    """Sign in with the browser, write the token file, and give the pair.
+    """Sign in with the browser, write the token file, and return the pair.
 
     `token_file`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
-    `redirect_uri`: registered for the app, exactly as it is given here; its port is listened on meanwhile.
-    `scope`: what to ask for, separated by blanks.
-    `open_browser`: False only prints the address, for a machine without a browser.
-    `paste`: ask for the address that the browser ends on, instead of listening for it.
-    `timeout`: seconds to wait for the browser to come back. The prompt of `paste` waits for as long as it
-    takes.
+    `redirect_uri`: registered for the app, exactly as it is given here; login listens on its port.
+    `scope`: what to ask for, separated by spaces.
+    `open_browser`: False only shows the URL, for a machine without a browser.
+    `paste`: ask for the URL that the browser ends on, instead of listening for it.
+    `timeout`: seconds to wait for the browser to come back. The prompt of `paste` has no limit.
     `refresh_via`: a `requests.Session` that carries the calls to the API instead of a client of our own.
+    `echo`: called with each line for the user: the URL, then who is signed in. No line holds a token.
 
-    Raises `AdhAuthError`, in one line that says what went wrong and what to do: `ConfigurationError` for a
+    Raises `AdhAuthError`, in one line that says what happened and what to do: `ConfigurationError` for a
     setting or a port in use, `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an
-    endpoint in trouble, `TokenFileError`. The old token file is untouched then.
+    endpoint that can't be reached or fails, `TokenFileError`. The old token file is untouched then.
     """
     settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
-    attempt = Authorization(settings, redirect_uri, scope)
+    if echo is print:
+        echo = partial(print, flush=True)  # a pipe is buffered: the URL would come out when the program ends
+    authorization = Authorization(settings, redirect_uri, scope)
+    flow = _BrowserFlow(authorization, open_browser, refresh_via, echo)
     seconds = _checked(timeout)
-    trouble = None
+    failure = None
     try:
-        _prove_room(settings)
-        tokens = (
-            _pasted(attempt, open_browser, refresh_via)
-            if paste
-            else _listened(attempt, open_browser, seconds, refresh_via)
-        )
+        _check_writable(settings.file)
+        tokens = flow.by_paste() if paste else flow.by_listener(seconds)
     except AdhAuthError as error:
-        trouble = fresh_copy(error)  # without the frames that the code and the tokens went through
-    if trouble is not None:
-        raise trouble
+        failure = fresh_copy(error)  # without the frames, which hold the code and the tokens
+    if failure is not None:
+        raise failure
     echo(one_line(f"{greeting(settings, refresh_via)} {settings.file.path}: {describe(tokens, time.time())}"))
     return tokens
 
 
-def _checked(seconds: float) -> float:
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not (math.isfinite(seconds) and seconds > 0)
-    ):
+def _checked(timeout: float) -> float:
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not (math.isfinite(timeout) and timeout > 0):
         raise ConfigurationError("timeout must be a number of seconds above 0", setting="timeout")
-    return float(seconds)
+    return float(timeout)
 
 
-def _prove_room(settings: Settings) -> None:
-    """Find out that the file can't be written before somebody signs in for nothing.
-
-    Raises `TokenFileError`.
-    """
-    file = settings.file
+def _check_writable(file: TokenFile) -> None:
+    """Raise `TokenFileError` if the file can't be written, before a person signs in for nothing."""
     with writing(str(file.path), "can't be written"):
         obstacle = _obstacle(file)
     if obstacle:
@@ -116,116 +111,105 @@ def _obstacle(file: TokenFile) -> str | None:
     disk.make_folder(target)
     try:
         disk.read_regular(str(file.path))
-    except file_checks.Unfit:  # a folder, a device, a stranger's
+    except file_checks.Unfit:  # a folder, a device, a file of another user's
         raise
     except OSError:
-        pass  # what is missing, or can't be read, can be replaced all the same
-    return problem_with_rewriting(target)
+        pass  # a file that is missing or unreadable can be replaced all the same
+    return file_checks.problem_with_rewriting(target)
 
 
-def _listened(
-    attempt: Authorization, open_browser: bool, seconds: float, via: requests.Session | None
-) -> Tokens:
-    """Wait for the browser, and tell it how it went."""
-    with Listener(attempt.redirect_uri) as listener:
-        _send_to_browser(attempt, open_browser)
-        callback = listener.wait(seconds)
+@dataclass(frozen=True)
+class _BrowserFlow:
+    """One sign-in under way: how its URL reaches the user, and who carries its calls."""
+
+    authorization: Authorization
+    open_browser: bool
+    client: requests.Session | None
+    echo: Callable[[str], object]
+
+    def by_listener(self, seconds: float) -> Tokens:
+        """Wait for the browser to come back, and show there how the sign-in ended."""
+        with Listener(self.authorization.redirect_uri) as listener:
+            self._show_url()
+            callback = listener.wait(seconds)
+            try:
+                if callback is None:
+                    raise self.authorization.timed_out(seconds)
+                tokens = self._finish(callback)
+            except AdhAuthError as error:
+                listener.show(good=False, text=as_sentence(error.message))
+                raise
+            listener.show(good=True, text="You can close this page and go back to your program.")
+            return tokens
+
+    def by_paste(self) -> Tokens:
+        """Ask for the URL that the browser ended on."""
+        self._show_url()
+        redirect_uri = one_line(self.authorization.redirect_uri)
+        self.echo(f"The browser ends on a URL that begins with {redirect_uri} and may be unable to show it.")
+        callback = Callback.from_url(_ask("Paste that URL here: "))
+        if callback is None:
+            raise self.authorization.wrong_paste()
+        return self._finish(callback)
+
+    def _show_url(self) -> None:
+        url = self.authorization.url()
+        if self.open_browser:
+            # In a thread: webbrowser.open returns from a browser in the terminal only when that is closed,
+            # and the callback has to be taken meanwhile.
+            threading.Thread(target=_open, args=(url,), name="adh-auth browser", daemon=True).start()
+            self.echo("Opening the browser to sign in. If none appears, open this URL:")
+        else:
+            self.echo("Open this URL in a browser to sign in:")
+        self.echo(f"\n    {url}\n")
+
+    def _finish(self, callback: Callback) -> Tokens:
+        """Check, exchange, write."""
+        fresh = self._exchange(self.authorization.code_from(callback))
+        self.authorization.settings.file.save_mapping(dict(fresh.mapping), fresh.tokens)
+        return fresh.tokens
+
+    def _exchange(self, code: Secret) -> Stored:
+        sent_at = time.time()
+        verdict = replies.classify(self._post(code), sent_at)
+        if verdict.kind != "pair":
+            raise self.authorization.error_for(verdict)
+        problem = None
         try:
-            if callback is None:
-                raise attempt.nobody_came(seconds)
-            tokens = _finish(attempt, callback, via)
-        except AdhAuthError as error:
-            listener.show(good=False, text=_as_a_sentence(error.message))
-            raise
-        listener.show(good=True, text="You can close this page and go back to your program.")
-        return tokens
+            return Stored(Tokens.from_response(verdict.mapping, now=sent_at), verdict.mapping)
+        except MalformedTokens as malformed:
+            problem = malformed.message
+        raise RefreshFailed(
+            f"the reply to the exchange is unusable: {problem}. {FILE_UNCHANGED}; try again later",
+            status=verdict.status,
+        )
+
+    def _post(self, code: Secret) -> endpoint.EndpointReply:
+        from ..clients.requests_transport import post
+
+        problem = None
+        try:
+            # Once: the server takes a second use of a code for theft, and may end the session that the first
+            # one started.
+            return post(self.authorization.exchange(code), EXCHANGE_DEADLINE, self.client, {})
+        except endpoint.Unreachable as unreachable:
+            problem = unreachable.reason
+        base_url = self.authorization.settings.base_url
+        raise RefreshFailed(
+            f"{base_url} can't be reached to exchange the code ({problem}). {FILE_UNCHANGED}; try again later"
+        )
 
 
-def _as_a_sentence(message: str) -> str:
-    """An error's message for the page."""
-    first = message.partition(" ")[0].rstrip(".,:;")
-    # In capitals, an address or a file's name would be another one.
-    begun = message if any(mark in first for mark in "./\\:@") else message[:1].upper() + message[1:]
-    return begun if begun.endswith("?") else f"{begun}."
-
-
-def _pasted(attempt: Authorization, open_browser: bool, via: requests.Session | None) -> Tokens:
-    """Ask for the address that the browser ended on."""
-    _send_to_browser(attempt, open_browser)
-    echo(
-        f"The browser ends on an address that begins with {one_line(attempt.redirect_uri)} and may be unable to show it."
-    )
-    callback = _callback_in(_ask("Paste that address here: "))
-    if callback is None:
-        raise attempt.no_code()
-    return _finish(attempt, callback, via)
-
-
-def _send_to_browser(attempt: Authorization, open_browser: bool) -> None:
-    address = attempt.address()
-    if open_browser:
-        # In a thread: a browser in the terminal comes back when it is closed, and has to be listened to
-        # meanwhile.
-        threading.Thread(target=_open, args=(address,), name="adh-auth browser", daemon=True).start()
-        echo("Opening the browser to sign in. If none appears, open this address:")
-    else:
-        echo("Open this address in a browser to sign in:")
-    echo(f"\n    {address}\n")
-
-
-def _open(address: str) -> None:
-    with suppress(Exception):  # no browser: the address was printed
-        webbrowser.open(address)
+def _open(url: str) -> None:
+    with suppress(Exception):  # no browser: the URL was shown
+        webbrowser.open(url)
 
 
 def _ask(prompt: str) -> Secret:
-    """A line from the user.
-
-    A notebook is saved with what is typed into it, so it is asked there as for a password.
-    """
+    """Return a line from the user, without the quotes of a copied URL."""
     try:
+        # A notebook is saved with what is typed into it, so it asks there as for a password.
         text = getpass.getpass(prompt) if "ipykernel" in sys.modules else input(prompt)
     except (EOFError, RuntimeError):  # RuntimeError: a program without a console has no stdin
         text = ""
     return Secret(text.strip().strip("'\"<>"))
-
-
-def _callback_in(address: Secret) -> Callback | None:
-    _, _, query = address.reveal().partition("?")
-    return Callback.from_query(query.partition("#")[0])
-
-
-def _finish(attempt: Authorization, callback: Callback, via: requests.Session | None) -> Tokens:
-    """Check, exchange, write."""
-    fresh = _exchanged(attempt, attempt.code_in(callback), via)
-    attempt.settings.file.save_mapping(dict(fresh.mapping), fresh.tokens)
-    return fresh.tokens
-
-
-def _exchanged(attempt: Authorization, code: Secret, via: requests.Session | None) -> Stored:
-    asked_at = time.time()
-    verdict = replies.classify(_carried(attempt, code, via), asked_at)
-    if verdict.kind != "pair":
-        raise attempt.refusal(verdict)
-    trouble = None
-    try:
-        return Stored(Tokens.from_response(verdict.mapping, now=asked_at), verdict.mapping)
-    except MalformedTokens as malformed:
-        trouble = malformed.message
-    raise RefreshFailed(
-        f"the reply to the exchange is of no use: {trouble}. {KEPT}; try again later", status=verdict.status
-    )
-
-
-def _carried(attempt: Authorization, code: Secret, via: requests.Session | None) -> endpoint.EndpointReply:
-    from ..clients.requests_transport import post
-
-    trouble = None
-    try:
-        # Once: a second use of a code is taken for theft, and may end the session that the first one started.
-        return post(attempt.exchange(code), EXCHANGE_DEADLINE, via, {})
-    except endpoint.Unreachable as unreachable:
-        trouble = unreachable.reason
-    raise RefreshFailed(
-        f"{attempt.settings.base_url} can't be reached to exchange the code ({trouble}). {KEPT}; try again later"
-    )

@@ -1,10 +1,14 @@
-"""The signed-in user: ``GET /api/auth/me``."""
+"""The signed-in user: ``GET /api/auth/me``, with a token that is refreshed on the way if it has expired."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..clients.settings import Settings
+from ..common.text import printable
 from ..errors import AdhAuthError
+from ..oauth.endpoint import ME_PATH
+from ..oauth.replies import error_code
 from ..store.remedies import login_command_line
 
 if TYPE_CHECKING:
@@ -12,61 +16,41 @@ if TYPE_CHECKING:
 
     from ..for_requests import AdhAuth
 
+__all__ = ["fetch_signed_in_user", "fetch_user", "greeting"]
 
-from typing import TYPE_CHECKING
-
-from ..clients.settings import Settings
-from ..oauth import endpoint
-
-if TYPE_CHECKING:
-    import requests
-
-
-def user_in(response: requests.Response, auth: AdhAuth) -> dict[str, Any]:
-    from ..common.text import printable
-    from ..oauth.replies import error_code
-
-    if response.status_code == 200:
-        try:
-            user = response.json()
-        except ValueError:
-            user = None
-        if isinstance(user, dict):
-            return user
-    # requests has decoded the body, whatever its headers say of an encoding.
-    code = error_code({"www-authenticate": response.headers.get("www-authenticate", "")}, response.content)
-    facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
-    step = (
-        f"You may have to {login_command_line(auth.token_file)}"
-        if response.status_code == 401
-        else "Is the base URL right? If so, try again later"
-    )
-    raise AdhAuthError(
-        f"{response.url} answered HTTP {response.status_code}{f' ({facts})' if facts else ''} and no user. {step}"
-    )
-
-
-#: Seconds to connect, and between two pieces of the answer of `/api/auth/me`.
+#: Seconds to connect, and between two pieces of the reply, where a person waits for a greeting only.
 GREETING_TIMEOUT = (5.0, 10.0)
 
 
-def greeting(settings: Settings, via: requests.Session | None) -> str:
-    """Greets by ``GET /api/auth/me``.
+def fetch_user(
+    auth: AdhAuth, base_url: str, *, timeout: tuple[float, float], client: requests.Session | None = None
+) -> dict[str, Any]:
+    """Return the user that the API names.
 
-    The session is there by now, so that no trouble with this call is a failure of the sign-in.
+    `timeout`: seconds to connect, and between two pieces of the reply. `client` carries the call instead of
+    requests itself. Raises `AdhAuthError`.
     """
-    try:
-        user = signed_in_user(settings, via)
-    except AdhAuthError as error:
-        return f"Signed in; who as could not be asked: {error.message}."
-    name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), "a user without a name")
-    return f"Hello {name}, you are signed in."
-
-
-def signed_in_user(settings: Settings, via: requests.Session | None) -> dict[str, Any]:
     import requests
 
     from ..clients.failure_reason import describe_failure
+
+    problem = None
+    try:
+        response = (client or requests).get(base_url + ME_PATH, auth=auth, timeout=timeout)
+    except AdhAuthError:
+        raise
+    except requests.RequestException as error:
+        problem = describe_failure(error)
+    # Raised out here: as its context, the client's error would keep frames that hold the token.
+    if problem is not None:
+        raise AdhAuthError(
+            f"{base_url} can't be reached ({problem}). The session is as it was; try again later"
+        )
+    return _user_in(response, auth.token_file)
+
+
+def fetch_signed_in_user(settings: Settings, client: requests.Session | None) -> dict[str, Any]:
+    """Return the user of the session that was just written. Raises `AdhAuthError`."""
     from ..for_requests import AdhAuth
 
     secret = settings.client_secret.reveal()
@@ -75,17 +59,42 @@ def signed_in_user(settings: Settings, via: requests.Session | None) -> dict[str
         client_id=settings.client_id,
         client_secret=secret,
         base_url=settings.base_url,
-        refresh_via=via,
+        refresh_via=client,
     )
-    trouble = None
+    return fetch_user(auth, settings.base_url, timeout=GREETING_TIMEOUT, client=client)
+
+
+def greeting(settings: Settings, client: requests.Session | None) -> str:
+    """Return a sentence that names the user.
+
+    The session is on disk by now, so an error of this call is no failure of the sign-in.
+    """
     try:
-        response = (via or requests).get(
-            settings.base_url + endpoint.ME_PATH, auth=auth, timeout=GREETING_TIMEOUT
-        )
-    except AdhAuthError:
-        raise
-    except requests.RequestException as error:
-        trouble = describe_failure(error)
-    if trouble is not None:
-        raise AdhAuthError(f"{settings.base_url} can't be reached ({trouble})")
-    return user_in(response, auth)
+        user = fetch_signed_in_user(settings, client)
+    except AdhAuthError as error:
+        return f"Signed in, but the user could not be fetched: {error.message}."
+    name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), "a user without a name")
+    return f"Hello {name}, you are signed in."
+
+
+def _user_in(response: requests.Response, token_file: str) -> dict[str, Any]:
+    if response.status_code == 200 and (user := _json_object(response)) is not None:
+        return user
+    # requests has decoded the body, whatever its headers say of an encoding.
+    code = error_code({"www-authenticate": response.headers.get("www-authenticate", "")}, response.content)
+    facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
+    answer = f"HTTP {response.status_code}{f' ({facts})' if facts else ''}"
+    next_step = (
+        f"You may have to {login_command_line(token_file)}"
+        if response.status_code == 401
+        else "Is the base URL right? If so, try again later"
+    )
+    raise AdhAuthError(f"{response.url} answered {answer} without a user. {next_step}")
+
+
+def _json_object(response: requests.Response) -> dict[str, Any] | None:
+    try:
+        value = response.json()
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

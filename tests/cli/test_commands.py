@@ -1,4 +1,4 @@
-"""The commands, their exit codes, and what they must not say."""
+"""The commands: what they print, their exit codes, and what they must not print."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from typing import Any
 
 import pytest
 
-from adh_auth import TokenFile
+from adh_auth import TokenFile, Tokens
+from adh_auth.cli import login_command
+from adh_auth.cli.commands import COMMANDS
+from adh_auth.cli.parser import new_parser
+from adh_auth.cli.terminal import echo
 from adh_auth.testing import Sandbox
 
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
 from ..support.processes import PATIENCE
 
-COMMANDS = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "sandbox")
+NAMES = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "sandbox")
 REPLY = {
     "access_token": "adh_first",
     "refresh_token": "adh_rt_first",
@@ -38,14 +42,14 @@ def env(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
     return sandbox.environment(token_file)
 
 
-def test_the_help_tells_every_command() -> None:
-    """`--help` is for a stranger: every command is in it, and it ends well."""
+def test_the_help_names_every_command() -> None:
+    """`--help` is where a new user starts: it names every command, and exits with 0."""
     said = adh("--help")
     assert said.returncode == 0
-    assert all(f"\n    {name} " in said.stdout for name in COMMANDS)
+    assert all(f"\n    {name} " in said.stdout for name in NAMES)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_command_has_an_example(name: str) -> None:
     """Every command's help shows how it is called."""
     said = adh(name, "--help")
@@ -55,7 +59,9 @@ def test_each_command_has_an_example(name: str) -> None:
 
 def test_the_help_loads_no_client() -> None:
     """Help answers at once: nothing that a command needs is loaded for it."""
-    code = "import sys; from adh_auth.cli import main; main.main(['--help']); print({'requests','httpx','filelock','anyio','json'} & set(sys.modules))"
+    unwanted = {"requests", "httpx", "filelock", "anyio", "json"}
+    code = "import sys; from adh_auth.cli import main; main.main(['--help']); "
+    code += f"print({unwanted!r} & set(sys.modules))"
     said = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
@@ -82,7 +88,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated() -> None:
         assert "hush" not in said.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_command_speaks_json(name: str) -> None:
     """A program can call any of them: `--json` is in every command's help."""
     assert "--json" in adh(name, "--help").stdout
@@ -100,8 +106,8 @@ NEED_A_SESSION = ("status", "token", "me", "refresh", "revoke")
     ids=" ".join,
 )
 def test_an_error_is_one_line_and_1(arguments: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
-    """A missing file is told in one line that names it in its own spelling, without a traceback, to people
-    and programs alike.
+    """A missing file is an error in one line that names it in its own spelling, without a traceback; with
+    `--json`, too.
     """
     missing = tmp_path / "Some Folder" / "Missing.json"
     said = adh(*arguments, "--token-file", str(missing), env=env)
@@ -176,7 +182,7 @@ def test_save_keeps_the_expiry_of_a_token_file(tmp_path: Path) -> None:
     ],
 )
 def test_save_refuses_what_is_no_reply(data: str, reason: str, token_file: Path) -> None:
-    """Anything but a token reply is told apart, and the session that is there stays byte for byte."""
+    """Anything but a token reply is refused with its reason, and the old session stays byte for byte."""
     before = token_file.read_bytes()
     said = adh("save", "--token-file", str(token_file), input=data)
     assert (said.returncode, said.stdout) == (1, "")
@@ -216,24 +222,24 @@ def test_token_prints_a_good_token_without_a_call(
     assert sandbox.counts.requests == sandbox.counts.refresh_calls == 0
 
 
-def test_token_tells_a_program_its_expiry(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
+def test_token_as_json_has_the_expiry(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
     """`token --json` holds the access token with its type and times, and nothing of the refresh token."""
     reply = {**sandbox.sign_in(), "expires_at": time.time() + 3600}
     token_file.write_text(json.dumps(reply))
-    told = json.loads(adh("token", "--json", env=env).stdout)
-    assert told.pop("seconds_left") == pytest.approx(3600, abs=PATIENCE)
-    assert told == {
+    facts = json.loads(adh("token", "--json", env=env).stdout)
+    assert facts.pop("seconds_left") == pytest.approx(3600, abs=PATIENCE)
+    assert facts == {
         "access_token": reply["access_token"],
         "token_type": "Bearer",
         "expires_at": reply["expires_at"],
     }
 
 
-def test_token_tells_a_program_that_no_expiry_is_known(env: dict[str, str], token_file: Path) -> None:
+def test_token_as_json_has_null_for_an_unknown_expiry(env: dict[str, str], token_file: Path) -> None:
     """Where no expiry is stored the times are null, not missing."""
-    told = json.loads(adh("token", "--json", env=env).stdout)
-    assert told["access_token"] == TokenFile(token_file).load().access_token
-    assert (told["expires_at"], told["seconds_left"]) == (None, None)
+    facts = json.loads(adh("token", "--json", env=env).stdout)
+    assert facts["access_token"] == TokenFile(token_file).load().access_token
+    assert (facts["expires_at"], facts["seconds_left"]) == (None, None)
 
 
 @pytest.mark.parametrize("left", [-60, 10])
@@ -276,7 +282,7 @@ def test_token_prints_nothing_when_the_session_is_dead(sandbox: Sandbox, env: di
 
 
 def test_me_prints_the_user(env: dict[str, str], sandbox: Sandbox) -> None:
-    """`me` tells who is signed in, through an expiry too, as lines or as JSON."""
+    """`me` prints who is signed in, through an expiry too, as lines or as JSON."""
     sandbox.expire()
     assert "sandbox@example.com" in adh("me", env=env).stdout
     assert json.loads(adh("me", "--json", env=env).stdout)["id"] == "usr_sandbox"
@@ -286,10 +292,10 @@ def test_me_prints_the_user(env: dict[str, str], sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("body", "status"), [(b"<html>portal</html>", 200), (b"[]", 200), (b"{}", 503), (b"", 404)]
 )
-def test_me_tells_an_answer_that_is_no_user(
+def test_me_refuses_a_reply_without_a_user(
     body: bytes, status: int, env: dict[str, str], sandbox: Sandbox
 ) -> None:
-    """An answer without a user is an error in one line."""
+    """A reply without a user is an error in one line that names the status."""
     sandbox.fail_next(on="me", status=status, body=body)
     said = adh("me", env=env)
     assert said.returncode == 1
@@ -305,8 +311,8 @@ def test_an_unreachable_api_is_one_line(env: dict[str, str], sandbox: Sandbox) -
 
 
 def test_refresh_forces_one(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
-    """`refresh` trades the token whatever the clock says; `--base-url` and `--client-id` stand in for the
-    environment.
+    """`refresh` trades the token whatever the clock says; `--base-url` and `--client-id` replace the
+    environment variables.
     """
     before = tokens_in(token_file)
     arguments = (
@@ -332,17 +338,17 @@ def test_revoke_ends_the_session_and_removes_the_file(
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
 
 
-def test_revoke_tells_a_program_what_is_gone(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
+def test_revoke_as_json_names_the_file(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:
     """`revoke --json` names the file that is removed."""
     said = adh("revoke", "--json", env=env)
     assert json.loads(said.stdout) == {"token_file": str(token_file), "revoked": True}
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
 
 
-def test_revoke_tells_a_program_nothing_that_is_not_so(
+def test_revoke_as_json_is_silent_where_it_failed(
     env: dict[str, str], sandbox: Sandbox, token_file: Path
 ) -> None:
-    """If the server can't be told, stdout stays empty and the file stays."""
+    """If the server can't be reached, stdout stays empty and the file stays."""
     sandbox.stop()
     said = adh("revoke", "--json", env=env)
     assert (said.returncode, said.stdout, token_file.exists()) == (1, "", True)
@@ -352,9 +358,7 @@ def test_revoke_tells_a_program_nothing_that_is_not_so(
 def test_no_output_but_that_of_token_holds_a_secret(
     env: dict[str, str], sandbox: Sandbox, token_file: Path
 ) -> None:
-    """Whatever is run, in the order of a session's life, for people and for programs, neither token ever
-    shows.
-    """
+    """No command shows a token, in the order of a session's life, as lines and as JSON."""
     secrets: set[str] = {env["ADH_CLIENT_SECRET"]}
     said: list[str] = []
     calls: list[tuple[str, ...]] = [
@@ -380,7 +384,7 @@ def test_no_output_but_that_of_token_holds_a_secret(
 def test_token_shows_the_access_token_alone(
     form: tuple[str, ...], env: dict[str, str], token_file: Path
 ) -> None:
-    """Not even `token`, whose business a secret is, shows the refresh token or the client secret."""
+    """`token` shows neither the refresh token nor the client secret."""
     said = adh("token", *form, env=env)
     shown = {
         secret
@@ -390,13 +394,13 @@ def test_token_shows_the_access_token_alone(
     assert shown == {TokenFile(token_file).load().access_token}
 
 
-# the machinery around
+# what holds for every command
 
 
 def test_ctrl_c_is_130_and_the_refresh_is_finished(
     env: dict[str, str], sandbox: Sandbox, token_file: Path
 ) -> None:
-    """An interrupted refresh writes what it got before the process ends, and says so instead of a traceback."""
+    """An interrupted refresh writes the new pair before the process ends, and prints no traceback."""
     before = tokens_in(token_file)
     with sandbox.hold_next() as hold, started("refresh", env=env) as process:
         hold.wait()
@@ -440,7 +444,7 @@ def test_an_ascii_terminal_gets_its_lines(env: dict[str, str], tmp_path: Path, t
 
 
 def test_the_librarys_warnings_are_single_lines(env: dict[str, str], token_file: Path) -> None:
-    """What the library warns and logs is told once, without a line of source code under it."""
+    """What the library warns of and logs is printed once, without a line of source code under it."""
     token_file.chmod(0o644)
     said = adh("refresh", env=env)
     assert said.returncode == 0
@@ -464,7 +468,7 @@ def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path) -> None:
-    """The printed lines point a shell at a working ADH; its end is 0, tells the counts and leaves no
+    """The printed lines point a shell at a working ADH; it exits with 0, prints the counts and leaves no
     temporary folder.
     """
     with started("sandbox", env={"TMPDIR": str(tmp_path)}) as process:
@@ -479,17 +483,17 @@ def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_sandbox_tells_a_program_where_it_is(number: signal.Signals, tmp_path: Path) -> None:
+def test_sandbox_as_json_prints_the_environment(number: signal.Signals, tmp_path: Path) -> None:
     """A line of JSON comes at once and suffices for `me`; a second one, with the counts, comes at the end,
     and nothing else.
     """
     with started("sandbox", "--json", "--token-life", "10", env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        assert sorted(told) == ["environment", "token_file", "token_life", "url"]
-        env = told["environment"]
+        facts = json.loads(process.stdout.readline())
+        assert sorted(facts) == ["environment", "token_file", "token_life", "url"]
+        env = facts["environment"]
         assert sorted(env) == ["ADH_BASE_URL", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_TOKEN_FILE"]
-        assert (told["url"], told["token_file"], told["token_life"]) == (
+        assert (facts["url"], facts["token_file"], facts["token_life"]) == (
             env["ADH_BASE_URL"],
             env["ADH_TOKEN_FILE"],
             10,
@@ -524,29 +528,28 @@ def test_sandbox_says_that_a_port_is_in_use(sandbox: Sandbox) -> None:
 
 def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sign-in gets every option under its name, with the defaults that the guide's example app has."""
-    import types
-
-    from adh_auth.cli import main
-
     got: dict[str, Any] = {}
-    stand_in = types.ModuleType("adh_auth.cli.login_command")
-    stand_in.login_command = lambda args: got.update(vars(args)) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "adh_auth.cli.login_command", stand_in)
-    monkeypatch.setattr(main, "_let_warnings_be_lines", lambda: None)
-    assert main.main(["login", "--paste"]) == 0
-    assert (got["redirect_uri"], got["scope"]) == (
-        "http://localhost:8765/callback",
-        "profile:read discussions:read",
-    )
-    assert (got["no_browser"], got["paste"], got["timeout"], got["token_file"], got["base_url"]) == (
-        False,
-        True,
-        300.0,
-        None,
-        None,
-    )
+
+    def login(token_file: str | None, **options: Any) -> Tokens:
+        got.update(options, token_file=token_file)
+        return Tokens("adh_a", "adh_rt_r")
+
+    monkeypatch.setattr(login_command, "login", login)
+    args = new_parser().parse_args(["login", "--paste"])
+    assert COMMANDS["login"].run(args) == 0
+    assert got == {
+        "token_file": None,
+        "client_id": None,
+        "base_url": None,
+        "redirect_uri": "http://localhost:8765/callback",
+        "scope": "profile:read discussions:read",
+        "open_browser": True,
+        "paste": True,
+        "timeout": 300.0,
+        "echo": echo,
+    }
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     """`--version` names the program and its version."""
     assert adh("--version").stdout.startswith("adh-auth 0.")

@@ -1,6 +1,4 @@
-"""The demo: what a stranger sees, what it leaves behind, and that it tells the truth when something goes
-wrong.
-"""
+"""The demo: what a new user sees, what it leaves behind, and that it reports a failure as one."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ KINDS = ("requests", "requests", "httpx", "asyncio", *(("httpx2",) if find_spec(
 NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc: run it on Linux")
 
 
-def sums(output: str) -> dict[str, int]:
-    """The numbers at the end."""
+def totals(output: str) -> dict[str, int]:
+    """Return the numbers at the end."""
     found = dict(
         re.findall(
-            r"^(requests|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
+            r"^(calls|failures|expiries met|rotations|refresh tokens used twice)\b.*?(\d+)$",
             output,
             re.MULTILINE,
         )
@@ -64,21 +62,21 @@ def gone(pids: set[int]) -> bool:
 def working(process: subprocess.Popen[str]) -> str:
     """Wait for the first line about work that is done."""
     assert process.stdout is not None
-    return next(line for line in process.stdout if "requests:" in line)
+    return next(line for line in process.stdout if "calls:" in line)
 
 
 def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
-    """In three seconds a token of two expires: nobody fails, nothing is used twice, each line tells every
-    process, no folder stays.
+    """In three seconds a token of two expires: no call fails, no refresh token is used twice, each line names
+    every process, no folder stays.
     """
     said = adh("demo", "--seconds", "3", env={"TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"})
     assert (said.returncode, said.stderr) == (0, "")
-    told = sums(said.stdout)
-    assert told["failures"] == told["refresh tokens used twice"] == 0
-    assert told["rotations"] >= 1
-    assert told["expiries met"] >= 1
-    assert told["requests"] > len(KINDS)
-    lines = [line for line in said.stdout.splitlines() if "requests:" in line]
+    facts = totals(said.stdout)
+    assert facts["failures"] == facts["refresh tokens used twice"] == 0
+    assert facts["rotations"] >= 1
+    assert facts["expiries met"] >= 1
+    assert facts["calls"] > len(KINDS)
+    lines = [line for line in said.stdout.splitlines() if "calls:" in line]
     assert 2 <= len(lines) <= 4, "about one a second"
     assert all(re.search(rf"\b{kind} \d", lines[-1]) for kind in KINDS)
     assert "What you have just seen" in said.stdout
@@ -88,18 +86,18 @@ def test_every_process_works_and_nothing_is_lost(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_program_gets_one_object(tmp_path: Path) -> None:
-    """`--json` writes the sums and what each process did as one object, and nothing besides."""
+    """`--json` writes the totals and what each process did as one object, and nothing else."""
     said = adh("demo", "--json", "--seconds", "3", env={"TMPDIR": str(tmp_path)})
     assert (said.returncode, said.stderr) == (0, "")
-    told = json.loads(said.stdout)
-    assert (told["good"], told["failures"], told["reused"], told["troubles"]) == (True, 0, 0, [])
-    assert told["rotations"] >= 1
-    assert told["expiries"] >= 1
-    assert 3 <= told["seconds"] < 3 + PATIENCE
-    assert [process["client"] for process in told["processes"]] == list(KINDS)
+    facts = json.loads(said.stdout)
+    assert (facts["good"], facts["failures"], facts["reused"], facts["troubles"]) == (True, 0, 0, [])
+    assert facts["rotations"] >= 1
+    assert facts["expiries"] >= 1
+    assert 3 <= facts["seconds"] < 3 + PATIENCE
+    assert [process["client"] for process in facts["processes"]] == list(KINDS)
     for name in ("requests", "failures", "expiries"):
-        assert sum(process[name] for process in told["processes"]) == told[name]
-    assert 1 <= sum(process["rotations"] for process in told["processes"]) <= told["rotations"]
+        assert sum(process[name] for process in facts["processes"]) == facts[name]
+    assert 1 <= sum(process["rotations"] for process in facts["processes"]) <= facts["rotations"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,7 +114,7 @@ def test_a_program_on_a_terminal_gets_no_table() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
-    """The table is drawn over itself and shows every process; the cursor comes back; colours obey NO_COLOR."""
+    """The table is redrawn and shows every process; the cursor comes back; colours obey NO_COLOR."""
     code, seen = on_a_terminal("demo", "--seconds", "2.5", env={"NO_COLOR": no_color, "COLUMNS": "160"})
     assert code == 0
     assert seen.count(f"\x1b[{3 + len(KINDS)}A") > 5
@@ -136,25 +134,23 @@ def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
 
 
 @NEEDS_PROC
-def test_ctrl_c_cleans_up_and_tells_the_sums(tmp_path: Path) -> None:
-    """A Ctrl-C of the terminal, which goes to the whole group, and another, end the demo with its sums, with
-    130, and with nothing left behind.
-    """
+def test_ctrl_c_cleans_up_and_prints_the_totals(tmp_path: Path) -> None:
+    """Two Ctrl-C, to the whole group, end it with its totals and 130; nothing is left behind."""
     with started("demo", "--seconds", "60", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         working(process)
-        crew = children(process.pid)
+        workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
-    assert sums(rest)["failures"] == 0
-    assert len(crew) == len(KINDS)
-    assert gone(crew)
+    assert totals(rest)["failures"] == 0
+    assert len(workers) == len(KINDS)
+    assert gone(workers)
     assert list(tmp_path.iterdir()) == []
 
 
 @NEEDS_PROC
-def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
+def test_ctrl_c_before_a_process_is_ready(tmp_path: Path) -> None:
     """Interrupted while its processes start, it ends them as well."""
     with started("demo", env={"TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         assert process.stdout is not None
@@ -162,13 +158,13 @@ def test_ctrl_c_before_anybody_is_ready(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
-    assert sums(rest)["requests"] == 0
+    assert totals(rest)["calls"] == 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long
 def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
-    """Interrupted before anybody was ready, the demo ends with 130 and the sums of nothing."""
+    """Interrupted before a process was ready, the demo ends with 130 and totals of 0."""
     with socket.create_server(("127.0.0.1", 0)) as bell:
         # httpx is loaded after the handlers of the demo are in place; it rings, and is never ready.
         port = bell.getsockname()[1]
@@ -182,12 +178,12 @@ def test_a_program_gets_its_object_after_ctrl_c_too(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             said, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (130, "")
-    told = json.loads(said)
-    assert (told["good"], told["requests"], told["seconds"], told["troubles"]) == (True, 0, 0, [])
+    facts = json.loads(said)
+    assert (facts["good"], facts["requests"], facts["seconds"], facts["troubles"]) == (True, 0, 0, [])
 
 
 @NEEDS_PROC
-def test_a_process_of_the_crew_that_is_killed_is_a_failure(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_a_failure(tmp_path: Path) -> None:
     """The end is 1 and names the process that did not do its work."""
     with started("demo", "--seconds", "3", env={"TMPDIR": str(tmp_path)}) as process:
         working(process)
@@ -200,31 +196,29 @@ def test_a_process_of_the_crew_that_is_killed_is_a_failure(tmp_path: Path) -> No
 
 
 @NEEDS_PROC
-def test_the_crew_ends_with_its_parent() -> None:
+def test_the_processes_end_with_their_parent() -> None:
     """A demo that is killed leaves no process at work."""
     with started("demo", "--seconds", "60") as process:
         working(process)
-        crew = children(process.pid)
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
-        assert len(crew) == len(KINDS)
-        assert gone(crew)
+        assert len(workers) == len(KINDS)
+        assert gone(workers)
 
 
 @pytest.mark.long
-def test_a_client_that_can_not_be_loaded_is_told(tmp_path: Path) -> None:
-    """A process that dies before it is ready is a failure with its own last words, not a hang and not a
-    success.
-    """
+def test_a_client_that_can_not_be_loaded_is_a_failure(tmp_path: Path) -> None:
+    """A process that ends before it is ready is a failure with the last line of its stderr, and no hang."""
     (tmp_path / "httpx.py").write_text("raise RuntimeError('no such luck')")
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     said = adh("demo", "--seconds", "1", env={"PYTHONPATH": path})
     assert said.returncode == 1
     assert said.stdout.count("no such luck") == 2, "httpx, and asyncio with httpx"
     said = adh("demo", "--json", "--seconds", "1", env={"PYTHONPATH": path})
-    told = json.loads(said.stdout)
-    assert (said.returncode, told["good"]) == (1, False)
-    assert sum("no such luck" in trouble for trouble in told["troubles"]) == 2
+    facts = json.loads(said.stdout)
+    assert (said.returncode, facts["good"]) == (1, False)
+    assert sum("no such luck" in problem for problem in facts["troubles"]) == 2
 
 
 @pytest.mark.long

@@ -1,6 +1,4 @@
-"""The command line in odd surroundings: streams that are missing or refuse, warnings that are errors, locales
-that know little.
-"""
+"""The command line in odd surroundings: missing or broken streams, warnings as errors, odd locales."""
 
 from __future__ import annotations
 
@@ -82,14 +80,14 @@ def _closing(descriptors: tuple[int, ...]) -> Callable[[], None] | None:
     return close if descriptors else None
 
 
-def _run(name: str, env: dict[str, str], *commands: str, input: bytes = b"") -> tuple[list[int], bytes]:  # noqa: A002
-    """How each command ended, and what came out on stderr."""
+def _run(name: str, env: dict[str, str], *commands: str, stdin: bytes = b"") -> tuple[list[int], bytes]:
+    """Return the exit code of each command, and stderr."""
     options, before, variables, closed = SURROUNDINGS[name]
     result = Path(env["ADH_TOKEN_FILE"]).with_name("codes.json")
     arguments = json.dumps([command.split() for command in commands])
     done = subprocess.run(
         [sys.executable, *options, "-c", "import sys\n" + before + _MAIN, arguments, str(result)],
-        input=input,
+        input=stdin,
         capture_output=True,
         timeout=2 * PATIENCE,
         env=environment({**env, **variables}),
@@ -110,7 +108,7 @@ def env(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
 
 @every_surrounding
 def test_every_command_ends_as_it_should(name: str, env: dict[str, str]) -> None:
-    """With the exit code that it has elsewhere, and without a traceback; what a refresh got is on disk."""
+    """Each command has its usual exit code and no traceback."""
     codes, errors = _run(name, env, *(command for command, _ in COMMANDS))
     assert dict(zip(COMMANDS, codes, strict=True)) == {(command, code): code for command, code in COMMANDS}
     assert b"Traceback" not in errors
@@ -119,7 +117,7 @@ def test_every_command_ends_as_it_should(name: str, env: dict[str, str]) -> None
 
 @every_surrounding
 def test_a_warning_costs_no_refresh(name: str, env: dict[str, str]) -> None:
-    """Whatever becomes of what it says, the new pair is on disk, valid and private."""
+    """Whether or not the warning can be printed, the new pair is on disk, valid and private."""
     file = Path(env["ADH_TOKEN_FILE"])
     file.chmod(0o644)  # which is worth a warning
     before = json.loads(file.read_bytes())
@@ -131,7 +129,7 @@ def test_a_warning_costs_no_refresh(name: str, env: dict[str, str]) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["no console", "no streams", "warnings are errors"])
 def test_the_demo_works(name: str, env: dict[str, str]) -> None:
-    """Its processes are started and reaped without any stream of ours."""
+    """The demo starts and reaps its processes without any standard stream."""
     assert _run(name, env, "demo --seconds 1") == ([0], b"")
 
 
@@ -141,23 +139,25 @@ def test_the_demo_works(name: str, env: dict[str, str]) -> None:
 def test_a_reply_is_saved(name: str, sandbox: Sandbox, env: dict[str, str]) -> None:
     """`adh-auth save` takes bytes, whatever the locale."""
     reply = json.dumps({**sandbox.sign_in(), "name": "日本"}, ensure_ascii=False).encode()
-    assert _run(name, env, "save", input=reply)[0] == [0]
+    assert _run(name, env, "save", stdin=reply)[0] == [0]
     assert json.loads(Path(env["ADH_TOKEN_FILE"]).read_bytes())["name"] == "日本"
 
 
 @pytest.mark.parametrize("name", ["the C locale", "a code page", "warnings are errors"])
 def test_what_is_pasted_may_be_any_bytes(name: str, env: dict[str, str]) -> None:
-    """A paste that the locale can't read is no address, and no traceback."""
-    codes, errors = _run(name, env, "login --paste --no-browser", input=b"\x81\xff\n")
+    """A paste that the locale can't decode is no URL, and no traceback."""
+    codes, errors = _run(name, env, "login --paste --no-browser", stdin=b"\x81\xff\n")
     assert codes == [1]
-    assert b"that is no address that a sign-in ends on" in errors
+    assert b"that is not the URL that a sign-in ends on" in errors
 
 
 def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:
-    """What some code of C writes to descriptor 1 or 2 lands nowhere, and not in the file that was opened
-    next.
-    """
-    code = "import os, sys\nfrom adh_auth.common import console\nwith console.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    """What C code writes to descriptor 1 or 2 goes to the null device, not to the next file."""
+    code = """
+import os, sys
+from adh_auth.common import console
+with console.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))
+"""
     said = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(),

@@ -18,18 +18,18 @@ from ..support.cli import environment
 from ..support.clients import needs
 from ..support.processes import PATIENCE, ROOT
 
-#: Modules that no command needs: the program's other ways in.
-OTHER_WAYS_IN = {"adh_auth.__main__", "adh_auth.pytest_plugin"}
+#: Modules that no command imports: other entry points.
+OTHER_ENTRY_POINTS = {"adh_auth.__main__", "adh_auth.pytest_plugin"}
 
 
 def test_every_module_is_imported_by_name(tmp_path: Path) -> None:
-    """Whoever follows the imports from the entry point comes to every module: none is named by a string only."""
+    """The imports from the entry point lead to every module: none is named by a string only."""
     script = tmp_path / "adh-auth.py"
     script.write_text("from adh_auth.cli.main import main\nmain()\n")
     finder = ModuleFinder(path=[str(ROOT)])  # nothing but this package: the rest is what freezers know well
     finder.run_script(str(script))
     found = {name for name in finder.modules if name.partition(".")[0] == "adh_auth"}
-    assert found == _modules() - OTHER_WAYS_IN
+    assert found == _modules() - OTHER_ENTRY_POINTS
 
 
 def _modules() -> set[str]:
@@ -66,10 +66,9 @@ def test_no_module_is_imported_only_for_type_checkers(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_demo_of_a_frozen_program_starts_itself(tmp_path: Path) -> None:
-    """Its executable is no Python and knows no `-c`: the demo's processes are the same program, called
-    otherwise.
-    """
-    code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); from adh_auth.cli.main import main; sys.exit(main())"
+    """Its executable takes no `-c`: the processes of the demo are the same program with `--worker`."""
+    code = "import sys; sys.frozen, sys.executable = True, sys.argv.pop(1); "
+    code += "from adh_auth.cli.main import main; sys.exit(main())"
     program = tmp_path / "adh-auth"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$0" "$@"\n')
     program.chmod(0o700)
@@ -143,5 +142,5 @@ def test_a_frozen_command_line_runs_every_command(
     for command in ("status", "token", "me", "refresh", "revoke"):
         run(command)
     assert "--overwrite" in run("sandbox", "--token-file", str(tmp_path), code=1)
-    assert "no address that a sign-in ends on" in run("login", "--no-browser", "--paste", code=1)
+    assert "not the URL that a sign-in ends on" in run("login", "--no-browser", "--paste", code=1)
     assert json.loads(run("demo", "--seconds", "3", "--json"))["good"]

@@ -42,7 +42,7 @@ def test_a_class_brings_no_commands_and_no_servers(name: str) -> None:
     assert not brought & {"asyncio", "concurrent.futures", "multiprocessing", "http.server", "argparse"}
 
 
-#: A first rotation, with a note of each module that is looked for in the thread of a job.
+#: A first rotation that prints each module that is imported in the thread of a job.
 FIRST_ROTATION = """
 import os, sys, threading
 import {client}
@@ -63,7 +63,8 @@ import urllib.error, urllib.request
 def app(environ, start):
     headers = {"Authorization": environ["HTTP_AUTHORIZATION"]}
     try:
-        urllib.request.urlopen(urllib.request.Request(os.environ["ADH_BASE_URL"] + environ["PATH_INFO"], headers=headers)).close()
+        url = os.environ["ADH_BASE_URL"] + environ["PATH_INFO"]
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers)).close()
     except urllib.error.HTTPError as refused:
         start("401 Unauthorized", [("Content-Type", "application/json")])
         with refused: return [refused.read()]
@@ -99,7 +100,8 @@ def test_a_rotation_imports_nothing(how: str, outcome: str, sandbox: Sandbox, to
     """
     name = how.partition(",")[0]
     build, call = CALLS[how]
-    call = f"url = os.environ['ADH_BASE_URL'] + '/api/auth/me'\ntry:\n    exec({call!r})\n    print(answer.status_code)\n"
+    call = f"try:\n    exec({call!r})\n    print(answer.status_code)\n"
+    call = f"url = os.environ['ADH_BASE_URL'] + '/api/auth/me'\n{call}"
     call += "except Exception as error:\n    print(type(error).__name__)"
     sandbox.expire()
     if outcome == "refused":
@@ -110,9 +112,9 @@ def test_a_rotation_imports_nothing(how: str, outcome: str, sandbox: Sandbox, to
         sandbox.fail_next(status=503, headers={"Retry-After": "40"})
     code = FIRST_ROTATION.format(client=CLIENTS[name], name=name, build=build, call=call)
     with child(code, sandbox.environment(token_file)) as process:
-        told, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=PATIENCE)
     expected = {"rotated": "200", "refused": "ReauthorizationRequired"}.get(outcome, "RefreshFailed")
-    assert told.split() == [expected], errors
+    assert output.split() == [expected], errors
 
 
 def test_the_face_alone_loads_nothing() -> None:
@@ -120,9 +122,14 @@ def test_the_face_alone_loads_nothing() -> None:
     assert {name for name in _brings("import adh_auth") if name.startswith("adh_auth")} == {"adh_auth"}
 
 
-def test_a_client_that_is_not_installed_is_told_with_its_extra() -> None:
-    """httpx2 comes with an extra: whoever has not installed that reads what to install."""
-    code = "import sys\nsys.modules['httpx2'] = None\ntry: from adh_auth import AdhHttpx2Auth\nexcept ModuleNotFoundError as error: print(error, error.name)"
+def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
+    """httpx2 comes with an extra: without it, the error names what to install."""
+    code = """
+import sys
+sys.modules["httpx2"] = None
+try: from adh_auth import AdhHttpx2Auth
+except ModuleNotFoundError as error: print(error, error.name)
+"""
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert told == 'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]" httpx2\n'
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output == 'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]" httpx2\n'

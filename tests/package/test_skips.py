@@ -1,4 +1,4 @@
-"""Whoever runs the tests reads what was skipped, and how to run it."""
+"""The summary of a test run: what was skipped, and how to run it."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_error_shapes(sandbox: Sandbox, caller: Caller, shape: str, expected: di
 
 
 def test_header_shape(sandbox: Sandbox, caller: Caller) -> None:
-    """The fourth shape is an empty body and RFC 6750's header; errors that are no such 401 keep their body."""
+    """The fourth shape is an empty body and RFC 6750's header; other errors keep their body."""
     token = sandbox.sign_in()["access_token"]
     sandbox.expire()
     sandbox.error_shape = "header"
@@ -247,7 +247,7 @@ def test_rotation(sandbox: Sandbox, caller: Caller) -> None:
 
 
 def test_token_names(sandbox: Sandbox) -> None:
-    """Tokens look like the platform's, and the exchange reply has the scope that was asked for."""
+    """Tokens have the form of the platform's, and the exchange reply has the scope that was asked for."""
     reply = sandbox.sign_in(scope="integrations:manage")
     assert reply["access_token"].startswith("adh_")
     assert reply["refresh_token"].startswith("adh_rt_")
@@ -258,24 +258,24 @@ def test_kills_old_access(sandbox: Sandbox, caller: Caller) -> None:
     """If set, a rotation ends the earlier access tokens of its session and of no other, with a code that is
     not `token_expired`.
     """
-    old, neighbour = sandbox.sign_in(), sandbox.sign_in()
+    old, other = sandbox.sign_in(), sandbox.sign_in()
     sandbox.kills_old_access = True
     fresh = caller.refresh(old["refresh_token"]).json
     assert caller.me(old["access_token"]).json["code"] == "invalid_token"
-    assert caller.me(fresh["access_token"]).status == caller.me(neighbour["access_token"]).status == 200
+    assert caller.me(fresh["access_token"]).status == caller.me(other["access_token"]).status == 200
 
 
 def test_reuse_revokes_the_session(sandbox: Sandbox, caller: Caller) -> None:
     """A refresh token that comes a second time costs the whole session, its newest pair included, and no
     other session.
     """
-    old, neighbour = sandbox.sign_in(), sandbox.sign_in()
+    old, other = sandbox.sign_in(), sandbox.sign_in()
     fresh = caller.refresh(old["refresh_token"]).json
     reused = caller.refresh(old["refresh_token"])
     assert (reused.status, reused.json["code"]) == (400, "invalid_grant")
     assert caller.me(fresh["access_token"]).json["code"] == "invalid_token"
     assert caller.refresh(fresh["refresh_token"]).json["code"] == "invalid_grant"
-    assert caller.refresh(neighbour["refresh_token"]).status == 200
+    assert caller.refresh(other["refresh_token"]).status == 200
     assert sandbox.counts == Counts(
         requests=1, unauthorized=1, refresh_calls=4, rotations=2, refused=2, reused=1
     )
@@ -437,7 +437,7 @@ def test_sign_in(sandbox: Sandbox, caller: Caller) -> None:
     ],
 )
 def test_start_is_checked(caller: Caller, name: str, value: str) -> None:
-    """A sign-in that lacks something is told so, and goes nowhere."""
+    """A sign-in with a missing or wrong parameter is a 400 and no redirect."""
     answer = caller.start(**{name: value})
     assert (answer.status, answer.json["code"], answer.json["field"]) == (400, "invalid_request", name)
 
@@ -498,7 +498,7 @@ def test_code_used_twice(caller: Caller) -> None:
 
 
 def test_echo(sandbox: Sandbox, caller: Caller) -> None:
-    """Any other path tells what arrived, without the token."""
+    """Any other path echoes what arrived, without the token."""
     token = sandbox.sign_in()["access_token"]
     headers = {"Authorization": f"Bearer {token}", "X-Thing": "Some"}
     answer = caller.call("PATCH", "/api/any/thing?a=1&b=%20", b"hello", headers)
@@ -517,7 +517,7 @@ def test_echo(sandbox: Sandbox, caller: Caller) -> None:
 
 @pytest.mark.parametrize("body", [b"\xff\x00", b"x" * 65_536, b"x" * 9_000_000])
 def test_echo_of_odd_bodies(sandbox: Sandbox, caller: Caller, body: bytes) -> None:
-    """A body that is no text, or 64 KiB and more, is measured but not repeated."""
+    """A body that is not UTF-8, or has 64 KiB and more, is measured but not echoed."""
     reply = caller.get("/api/upload", sandbox.sign_in()["access_token"], "PUT", body).json
     assert (reply["body"], reply["length"], reply["sha256"]) == (
         None,
@@ -606,7 +606,7 @@ def test_elsewhere(caller: Caller, path: str) -> None:
     ],
 )
 def test_broken_framing(sandbox: Sandbox, head: bytes) -> None:
-    """A body that cannot be told from what follows is a 400, and the connection ends."""
+    """A body with broken framing is a 400, and the connection ends."""
     with connect(sandbox) as connection:
         connection.sendall(b"POST /api/thing HTTP/1.1\r\nHost: x\r\n" + head)
         with connection.makefile("rb") as stream:
@@ -617,7 +617,7 @@ def test_broken_framing(sandbox: Sandbox, head: bytes) -> None:
 
 
 def test_failing_refresh(sandbox: Sandbox, caller: Caller) -> None:
-    """A planned failure spends nothing, and the calls behind it go well."""
+    """A planned failure spends nothing, and the next calls succeed."""
     reply = sandbox.sign_in()
     sandbox.fail_next(2, status=503, retry_after=0.5, headers={"X-Thing": "Some"})
     first, second, third = (caller.refresh(reply["refresh_token"]) for _ in range(3))
@@ -732,7 +732,8 @@ def test_drop_midway_without_a_body(sandbox: Sandbox, caller: Caller) -> None:
     sandbox.fail_next(drop="midway", on="revoke")
     payload = json.dumps(caller.client("", token="adh_rt_any")).encode()
     with connect(sandbox) as connection:
-        head = f"POST /api/auth/revoke HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+        head = "POST /api/auth/revoke HTTP/1.1\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(payload)}\r\n\r\n"
         connection.sendall(head.encode() + payload)
         with connection.makefile("rb") as stream:
             received = stream.read()
@@ -753,7 +754,7 @@ def test_delay_comes_after_the_commit(sandbox: Sandbox, others: ThreadPoolExecut
 
 
 def test_refresh_seconds(sandbox: Sandbox, caller: Caller) -> None:
-    """The refresh endpoint takes the time that it was given."""
+    """The refresh endpoint takes `refresh_seconds`."""
     sandbox.refresh_seconds = 0.05
     began = time.monotonic()
     caller.refresh("adh_rt_any")
@@ -768,18 +769,18 @@ def test_refresh_seconds(sandbox: Sandbox, caller: Caller) -> None:
         ({"drop": "after", "retry_after": 1}, "give its status too"),
         ({"delay": 1.0, "body": b""}, "give its status too"),
         ({"status": 101}, "200 to 599"),
-        ({"status": 500, "body": "text"}, "body is bytes"),
+        ({"status": 500, "body": "text"}, "body must be bytes"),
         ({"delay": -1.0}, "delay"),
         ({"delay": math.inf}, "delay"),
-        ({"drop": "sometimes"}, "drop is one of"),
-        ({"status": 500, "on": "login"}, "on is one of"),
+        ({"drop": "sometimes"}, "drop must be one of"),
+        ({"status": 500, "on": "login"}, "on must be one of"),
         ({"status": 500, "count": 0}, "count"),
         ({"status": 500, "count": 1.5}, "count"),
         ({"status": 500, "headers": {"X": "a\r\nb"}}, "control character"),
     ],
 )
 def test_contradictions(arguments: dict[str, Any], message: str) -> None:
-    """A fault that says nothing, contradicts itself or names what is not there is refused when it is planned."""
+    """A fault without an effect, with contradictions or for an unknown endpoint is refused when planned."""
     with pytest.raises(ValueError, match=message):
         Sandbox().fail_next(**arguments)
 
@@ -799,7 +800,7 @@ def test_hold_before(sandbox: Sandbox, others: ThreadPoolExecutor) -> None:
 
 
 def test_hold_after(sandbox: Sandbox, caller: Caller, others: ThreadPoolExecutor) -> None:
-    """A call that is held after its commit has spent its token, and the server goes on with others meanwhile."""
+    """A call that is held after its commit has spent its token; other calls go on meanwhile."""
     reply = sandbox.sign_in()
     with closing(Caller(sandbox)) as held, sandbox.hold_next() as hold:
         waiting = others.submit(held.refresh, reply["refresh_token"])
@@ -829,7 +830,7 @@ def test_hold_released_beforehand(sandbox: Sandbox, caller: Caller) -> None:
     assert hold.reached.is_set()
 
 
-def test_hold_nobody_reaches(sandbox: Sandbox) -> None:
+def test_hold_that_no_call_reaches(sandbox: Sandbox) -> None:
     """Waiting for a call that does not come ends with a `TimeoutError`."""
     with pytest.raises(TimeoutError, match="no call came"):
         sandbox.hold_next().wait(timeout=0.01)
@@ -838,7 +839,7 @@ def test_hold_nobody_reaches(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("arguments", [{"on": "login"}, {"at": "midway"}])
 def test_hold_arguments(arguments: dict[str, str]) -> None:
     """A hold at a place that does not exist would never be reached, and is refused."""
-    with pytest.raises(ValueError, match="is one of"):
+    with pytest.raises(ValueError, match="must be one of"):
         Sandbox().hold_next(**arguments)
 
 
@@ -847,7 +848,7 @@ def test_hold_arguments(arguments: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_stop_ends_held_calls(sandbox: Sandbox, others: ThreadPoolExecutor, at: str) -> None:
-    """`stop()` ends the calls that stand still; what had not been committed never is."""
+    """`stop()` ends the calls that are held; what had not been committed never is."""
     reply = sandbox.sign_in()
     with closing(Caller(sandbox)) as caller:
         hold = sandbox.hold_next(at=at)
@@ -1044,7 +1045,7 @@ def test_code_life_is_checked() -> None:
 
 
 def test_token_file(sandbox: Sandbox, caller: Caller, tmp_path: Path) -> None:
-    """The token file is an exchange reply as it came, readable by its owner only, and replaced in one piece."""
+    """The token file is an exchange reply as it came, private, and replaced atomically."""
     path = sandbox.write_token_file(tmp_path / "tokens.json")
     first = path.read_bytes()
     sandbox.write_token_file(path)
@@ -1074,7 +1075,8 @@ def test_it(adh_sandbox, tmp_path):
     assert adh_sandbox.token_file.parent == tmp_path
     assert os.environ["ADH_TOKEN_FILE"] == str(adh_sandbox.token_file)
     token = json.loads(adh_sandbox.token_file.read_text())["access_token"]
-    request = urllib.request.Request(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers={"Authorization": "Bearer " + token})
+    headers = {"Authorization": "Bearer " + token}
+    request = urllib.request.Request(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers=headers)
     with urllib.request.urlopen(request) as response:
         assert response.status == 200
 """
@@ -1085,7 +1087,8 @@ def test_fixture(tmp_path: Path) -> None:
     server.
     """
     (tmp_path / "test_user.py").write_text(PLUGIN_TEST)
-    check = "import sys, adh_auth.pytest_plugin; sys.exit('adh_auth.testing' in sys.modules or 'http.server' in sys.modules)"
+    check = "import sys, adh_auth.pytest_plugin; "
+    check += "sys.exit(bool({'adh_auth.testing', 'http.server'} & set(sys.modules)))"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

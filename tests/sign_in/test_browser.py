@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def redirect_uri(sandbox: Sandbox) -> str:
-    """One that is registered, with a port that was free a moment ago."""
+    """A registered one, with a free port."""
     uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri]
     return uri
@@ -32,7 +32,7 @@ def test_signs_in(sandbox: Sandbox, redirect_uri: str, tmp_path: Path) -> None:
     program, token_file = chromium.found(), tmp_path / "tokens.json"
     options = ("--no-browser", "--redirect-uri", redirect_uri, "--token-file", str(token_file))
     with started("login", *options, env=sandbox.environment(token_file)) as command:
-        page = chromium.page_of(program, _address_in(command.stdout))
+        page = chromium.page_of(program, _url_in(command.stdout))
         said, complaint = command.communicate(timeout=PATIENCE)
         assert (command.returncode, complaint) == (0, "")
     assert "You are signed in" in page
@@ -41,14 +41,14 @@ def test_signs_in(sandbox: Sandbox, redirect_uri: str, tmp_path: Path) -> None:
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_says_what_went_wrong(sandbox: Sandbox, redirect_uri: str, token_file: Path) -> None:
+def test_shows_an_error(sandbox: Sandbox, redirect_uri: str, token_file: Path) -> None:
     """A code that is too old: the page and the command say the same, and the old file is untouched."""
     program, before = chromium.found(), token_file.read_bytes()
     sandbox.code_life = 0.0
     with started(
         "login", "--no-browser", "--redirect-uri", redirect_uri, env=sandbox.environment(token_file)
     ) as command:
-        page = chromium.page_of(program, _address_in(command.stdout))
+        page = chromium.page_of(program, _url_in(command.stdout))
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 1
     assert "The sign-in did not work" in page
@@ -56,6 +56,6 @@ def test_says_what_went_wrong(sandbox: Sandbox, redirect_uri: str, token_file: P
     assert token_file.read_bytes() == before
 
 
-def _address_in(output: object) -> str:
+def _url_in(output: object) -> str:
     lines = iter(output.readline, "")  # type: ignore[attr-defined]
     return str(next(line.strip() for line in lines if line.strip().startswith("http")))

@@ -9,13 +9,16 @@ import re
 import shlex
 import signal
 import socket
+import socketserver
 import stat
 import sys
 import threading
+import time
 import traceback
 import webbrowser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -33,8 +36,9 @@ from adh_auth import (
     TokenFileError,
     login,
 )
-from adh_auth.sign_in.callback import Callback, Listener, _Handler, listen_address_of
-from adh_auth.sign_in.flow import _as_a_sentence
+from adh_auth.sign_in.callback import Callback
+from adh_auth.sign_in.listener import Listener, listen_address_of
+from adh_auth.sign_in.page import as_sentence
 from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
@@ -45,18 +49,18 @@ Script = Callable[[str], "requests.Response | None"]
 
 
 class Browser:
-    """What `webbrowser` opens: runs its script with the address, in the thread that opened it."""
+    """A stand-in for `webbrowser.open`: runs its script with the URL, in the thread that opened it."""
 
     def __init__(self) -> None:
         self.script: Script = visit
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.page: requests.Response | None = None
         self.done = threading.Event()
 
-    def open(self, address: str) -> bool:
-        self.addresses.append(address)
+    def open(self, url: str) -> bool:
+        self.urls.append(url)
         try:
-            self.page = self.script(address)
+            self.page = self.script(url)
         finally:
             self.done.set()
         return True
@@ -67,14 +71,14 @@ class Browser:
         return self.page.text
 
 
-def visit(address: str) -> requests.Response:
+def visit(url: str) -> requests.Response:
     """Follow the redirects to the end, as a browser does."""
-    return requests.get(address, timeout=PATIENCE)
+    return requests.get(url, timeout=PATIENCE)
 
 
-def back(address: str) -> str:
+def back(url: str) -> str:
     """Where the server sends the browser; without going there."""
-    return requests.get(address, timeout=PATIENCE, allow_redirects=False).headers["Location"]
+    return requests.get(url, timeout=PATIENCE, allow_redirects=False).headers["Location"]
 
 
 @pytest.fixture
@@ -86,7 +90,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
 
 @pytest.fixture
 def redirect_uri(sandbox: Sandbox) -> str:
-    """One that is registered, with a port that was free a moment ago."""
+    """A registered one, with a free port."""
     uri = f"http://localhost:{free_port()}/callback"
     sandbox.redirect_uris = [uri, "https://app.example/callback"]
     return uri
@@ -105,9 +109,7 @@ def test_signs_in(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The file is made, private, in a folder that is made too; browser and user are told, and nobody is shown
-    a token.
-    """
+    """The file and its folder are made, private; browser and user are greeted, and no token is shown."""
     session["token_file"] = tmp_path / "new" / "tokens.json"
     tokens = login(**session, scope="profile:read discussions:write")
     assert TokenFile(session["token_file"]).load() == tokens
@@ -129,7 +131,7 @@ def test_pkce_and_state_are_fresh(session: dict[str, Any], browser: Browser) -> 
     """
     login(**session)
     login(**session)
-    first, second = (parse_qs(urlsplit(address).query) for address in browser.addresses)
+    first, second = (parse_qs(urlsplit(url).query) for url in browser.urls)
     for name in ("state", "code_challenge"):
         assert first[name] != second[name]
         assert re.fullmatch(r"[A-Za-z0-9_-]{43}", first[name][0])
@@ -153,7 +155,7 @@ def test_replaces_the_session_and_keeps_unknown_keys(
 def test_wins_over_a_refresh_in_flight(
     sandbox: Sandbox, session: dict[str, Any], arguments: dict[str, Any], token_file: Path, browser: Browser
 ) -> None:
-    """The file is written under the lock: a refresh that is under way ends first, and the new session stands."""
+    """The file is written under the lock: a refresh under way ends first, and the new session stays."""
     with ThreadPoolExecutor(2) as pool, sandbox.hold_next() as hold:
         refresh = pool.submit(AdhAuth(**arguments).refresh)
         hold.wait(PATIENCE)
@@ -177,16 +179,16 @@ def test_carried_by_a_session(sandbox: Sandbox, session: dict[str, Any], browser
     assert seen == ["/api/oauth/signin/exchange", "/api/auth/me"]
 
 
-def test_signed_in_though_nobody_greets(
+def test_signed_in_without_a_greeting(
     sandbox: Sandbox, session: dict[str, Any], browser: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trouble with the greeting is no failure of the sign-in."""
+    """A failed call for the greeting is no failure of the sign-in."""
     sandbox.fail_next(on="me", status=503)
     login(**session)
-    assert "Signed in; who as could not be asked" in capsys.readouterr().out
+    assert "Signed in, but the user could not be fetched" in capsys.readouterr().out
 
 
-# What goes wrong.
+# Failures.
 
 
 def deny(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
@@ -194,30 +196,28 @@ def deny(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
 
 
 def wrong_state(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(re.sub(r"state=[^&]+", "state=another", address))
+    browser.script = lambda url: visit(re.sub(r"state=[^&]+", "state=another", url))
 
 
 def state_beyond_ascii(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(re.sub(r"state=[^&]+", "state=%C3%BC", back(address)))
+    browser.script = lambda url: visit(re.sub(r"state=[^&]+", "state=%C3%BC", back(url)))
 
 
 def no_state(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(re.sub(r"&state=[^&]+", "", back(address)))
+    browser.script = lambda url: visit(re.sub(r"&state=[^&]+", "", back(url)))
 
 
 def two_states(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(f"{back(address)}&state=another")
+    browser.script = lambda url: visit(f"{back(url)}&state=another")
 
 
 def odd_error(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(
-        re.sub(r"code=[^&]+", "error=<script>alert(1)</script>", back(address))
-    )
+    browser.script = lambda url: visit(re.sub(r"code=[^&]+", "error=<script>alert(1)</script>", back(url)))
 
 
 def code_used_twice(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
-    def spend_it_first(address: str) -> requests.Response:
-        callback = back(address)
+    def spend_it_first(url: str) -> requests.Response:
+        callback = back(url)
         code = parse_qs(urlsplit(callback).query)["code"][0]
         client = {"client_id": sandbox.client_id, "client_secret": sandbox.client_secret}
         proof = {"code": code, "redirect_uri": sandbox.redirect_uris[0], "code_verifier": "v" * 43}
@@ -236,17 +236,15 @@ def code_too_old(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
 
 
 def code_for_another_redirect(sandbox: Sandbox, session: dict[str, Any], browser: Browser) -> None:
-    def elsewhere(address: str) -> requests.Response:
-        location = back(re.sub(r"redirect_uri=[^&]+", "redirect_uri=https://app.example/callback", address))
+    def elsewhere(url: str) -> requests.Response:
+        location = back(re.sub(r"redirect_uri=[^&]+", "redirect_uri=https://app.example/callback", url))
         return visit(location.replace("https://app.example/callback", session["redirect_uri"]))
 
     browser.script = elsewhere
 
 
 def wrong_verifier(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda address: visit(
-        re.sub(r"code_challenge=[^&]+", f"code_challenge={'x' * 43}", address)
-    )
+    browser.script = lambda url: visit(re.sub(r"code_challenge=[^&]+", f"code_challenge={'x' * 43}", url))
 
 
 def wrong_secret(_: Sandbox, session: dict[str, Any], browser: Browser) -> None:
@@ -314,9 +312,7 @@ def test_each_failure_is_a_clear_line(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It says what happened, on one line and in the browser; the old file is untouched, and no secret is told
-    anywhere.
-    """
+    """The error is one line, and on the page; the old file is untouched, and no secret is shown anywhere."""
     caplog.set_level(logging.DEBUG, "adh_auth")
     before = token_file.read_bytes()
     arrange(sandbox, session, browser)
@@ -349,15 +345,15 @@ def _code_of(browser: Browser) -> str:
 
 def test_denied_without_a_state(session: dict[str, Any], browser: Browser) -> None:
     """What a denial brings back is not documented: one without a state ends the sign-in, too."""
-    browser.script = lambda address: visit(session["redirect_uri"] + "?error=access_denied")
+    browser.script = lambda url: visit(session["redirect_uri"] + "?error=access_denied")
     with pytest.raises(AdhAuthError, match="denied"):
         login(**session)
 
 
-def test_nobody_comes_back(session: dict[str, Any], token_file: Path, browser: Browser) -> None:
+def test_the_browser_does_not_come_back(session: dict[str, Any], token_file: Path, browser: Browser) -> None:
     """A redirect URI that is not registered shows in the browser only, so the time-out says so."""
     before = token_file.read_bytes()
-    browser.script = lambda address: None
+    browser.script = lambda url: None
     with pytest.raises(AdhAuthError, match=r"within 0\.05 s.*has to be registered"):
         login(**{**session, "timeout": 0.05})
     assert token_file.read_bytes() == before
@@ -365,11 +361,11 @@ def test_nobody_comes_back(session: dict[str, Any], token_file: Path, browser: B
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_port_in_use(session: dict[str, Any], browser: Browser, host: str) -> None:
-    """The port may be taken on either address of localhost: a browser could go to the stranger's."""
+    """The port may be taken on either address of localhost: a browser could reach the other program."""
     port = urlsplit(session["redirect_uri"]).port or 0
     with _taken(host, port), pytest.raises(ConfigurationError, match=f"port {port} .*in use"):
         login(**session)
-    assert browser.addresses == []
+    assert browser.urls == []
     login(**session)
 
 
@@ -385,10 +381,10 @@ def _taken(host: str, port: int) -> socket.socket:
     ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"],
 )
 def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser, uri: str) -> None:
-    """Any other redirect URI can only be pasted, and the error says so."""
+    """Any other redirect URI can only be pasted, and the error names the option."""
     with pytest.raises(ConfigurationError, match="--paste"):
         login(**{**session, "redirect_uri": uri})
-    assert browser.addresses == []
+    assert browser.urls == []
 
 
 @pytest.mark.parametrize(
@@ -408,23 +404,23 @@ def test_arguments_that_cannot_work(
     with pytest.raises(ConfigurationError) as raised:
         login(**{**session, argument: value})
     assert raised.value.setting == argument
-    assert browser.addresses == []
+    assert browser.urls == []
 
 
 def test_a_file_that_cannot_be_written(session: dict[str, Any], browser: Browser, tmp_path: Path) -> None:
-    """It is found out before the user is sent to the browser."""
+    """The error comes before the user is sent to the browser."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "tokens.json", tmp_path / "folder"):
         with pytest.raises(TokenFileError):
             login(**{**session, "token_file": path})
-    assert browser.addresses == []
+    assert browser.urls == []
 
 
 def test_a_lock_that_cannot_be_opened(
     session: dict[str, Any], browser: Browser, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is written under the lock: one that belongs to somebody else is found out before, too."""
+    """The file is written under the lock: one of another user's is found before the sign-in, too."""
     lock, access = f"{token_file}.lock", os.access
     Path(lock).touch()
     monkeypatch.setattr(
@@ -434,18 +430,18 @@ def test_a_lock_that_cannot_be_opened(
         TokenFileError, match=re.escape(f"can't be written: {lock} can't be written by this user (mode ")
     ):
         login(**session)
-    assert browser.addresses == []
+    assert browser.urls == []
 
 
 def test_a_file_that_cannot_be_written_in_the_end(
     session: dict[str, Any], browser: Browser, token_file: Path
 ) -> None:
-    """The new pair is lost then, and the error's frames, which had it in hand, are not handed on."""
+    """The new pair is lost then, and no frame of the error's traceback holds it."""
 
-    def browse(address: str) -> requests.Response:
+    def browse(url: str) -> requests.Response:
         token_file.unlink()
         token_file.mkdir()
-        return visit(address)
+        return visit(url)
 
     browser.script = browse
     with pytest.raises(TokenFileError) as raised:
@@ -462,18 +458,16 @@ def test_a_file_that_cannot_be_written_in_the_end(
         ("/home/ada/tokens.json is missing", "/home/ada/tokens.json is missing."),
         ("tokens.json, which was there, is gone", "tokens.json, which was there, is gone."),
         ("localhost:8765 is in use", "localhost:8765 is in use."),
-        ("nobody: really", "Nobody: really."),
+        ("refused: really", "Refused: really."),
         ("is it registered?", "Is it registered?"),
     ],
 )
 def test_an_error_becomes_a_sentence(message: str, text: str) -> None:
-    """On the page it begins with a capital, unless it begins with an address or a file's name: another
-    spelling is another name.
-    """
-    assert _as_a_sentence(message) == text
+    """On the page it begins with a capital, unless it begins with a URL or a file name."""
+    assert as_sentence(message) == text
 
 
-def test_the_page_leaves_addresses_as_they_are(
+def test_the_page_leaves_urls_as_they_are(
     sandbox: Sandbox, session: dict[str, Any], browser: Browser
 ) -> None:
     """An endpoint that can't be reached is named as the user wrote it."""
@@ -487,11 +481,9 @@ def test_the_page_leaves_addresses_as_they_are(
 
 
 def test_only_a_callback_is_taken_for_one(session: dict[str, Any], browser: Browser) -> None:
-    """A look at the icon, a bare visit, another method, and a connection that says nothing don't end or stop
-    the sign-in.
-    """
+    """Requests for the icon or without a code, another method, a silent connection don't end the sign-in."""
 
-    def browse(address: str) -> requests.Response:
+    def browse(url: str) -> requests.Response:
         uri = urlsplit(session["redirect_uri"])
         with socket.create_connection(("127.0.0.1", uri.port or 0)):
             for path in (
@@ -502,7 +494,7 @@ def test_only_a_callback_is_taken_for_one(session: dict[str, Any], browser: Brow
             ):
                 assert requests.get(f"http://{uri.netloc}{path}", timeout=PATIENCE).status_code == 404
             assert requests.post(session["redirect_uri"], timeout=PATIENCE).status_code == 501
-            return visit(address)
+            return visit(url)
 
     browser.script = browse
     login(**session)
@@ -510,10 +502,10 @@ def test_only_a_callback_is_taken_for_one(session: dict[str, Any], browser: Brow
 
 
 def test_a_callback_that_comes_twice(sandbox: Sandbox, session: dict[str, Any], browser: Browser) -> None:
-    """A browser that loads the page twice is told the same twice; the code is exchanged once."""
+    """A browser that loads the page twice gets the same page twice; the code is exchanged once."""
 
-    def twice(address: str) -> requests.Response:
-        callback = back(address)
+    def twice(url: str) -> requests.Response:
+        callback = back(url)
         with ThreadPoolExecutor(2) as pool, sandbox.hold_next(on="exchange") as hold:
             pages = [pool.submit(visit, callback) for _ in range(2)]
             hold.wait(PATIENCE)
@@ -529,7 +521,7 @@ def test_a_callback_that_comes_twice(sandbox: Sandbox, session: dict[str, Any], 
 
 
 def test_an_interrupted_sign_in_says_so_in_the_browser(redirect_uri: str) -> None:
-    """Whoever has come back already is told, and the port is free again."""
+    """A browser that waits for its page sees it, and the port is free again."""
     with ThreadPoolExecutor(1) as pool:
         with Listener(redirect_uri) as listener:
             page = pool.submit(visit, redirect_uri + "?code=c&state=s")
@@ -543,28 +535,27 @@ def test_the_page_is_on_its_way_before_the_port_is_closed(
     redirect_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program may end right after a sign-in: it first waits until the browser has its page."""
-    awaited = threading.Event()
+    order: list[str] = []
+    end_headers, shutdown = BaseHTTPRequestHandler.end_headers, socketserver.BaseServer.shutdown
 
-    class Shown(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            awaited.set()
-            return super().wait(timeout)
+    def end_headers_late(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.2)  # without the wait, the port is closed meanwhile
+        order.append("page")
+        end_headers(handler)
 
-    answer = _Handler._answer
+    def shut_down(server: socketserver.BaseServer) -> None:
+        order.append("closed")
+        shutdown(server)
 
-    def answer_late(visitor: _Handler, status: int, page: bytes) -> None:
-        if awaited.wait(PATIENCE):
-            answer(visitor, status, page)
-
-    monkeypatch.setattr(_Handler, "_answer", answer_late)
+    monkeypatch.setattr(BaseHTTPRequestHandler, "end_headers", end_headers_late)
+    monkeypatch.setattr(socketserver.BaseServer, "shutdown", shut_down)
     with ThreadPoolExecutor(1) as pool:
         with Listener(redirect_uri) as listener:
-            listener._desk.shown = Shown()
             page = pool.submit(visit, redirect_uri + "?code=c&state=s")
             listener.wait(PATIENCE)
             listener.show(good=True, text="")
-        assert awaited.is_set()
         assert page.result(PATIENCE).status_code == 200
+    assert order[0] == "page"
 
 
 def test_a_callback_shows_no_secret() -> None:
@@ -577,12 +568,14 @@ def test_a_callback_shows_no_secret() -> None:
 
 
 def test_where_to_listen() -> None:
-    """A redirect URI of its own address is listened on there alone; without a port it is http's."""
+    """An IP address is listened on alone, localhost on both; the default port is 80."""
     assert listen_address_of("http://[::1]:9/cb") == (("::1",), 9, "/cb")
     assert listen_address_of("http://localhost") == (("127.0.0.1", "::1"), 80, "/")
 
 
 # The command line.
+
+DENIED = "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
 
 
 @pytest.fixture
@@ -593,10 +586,10 @@ def environment(sandbox: Sandbox, token_file: Path) -> dict[str, str]:
 def test_the_command(
     sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
 ) -> None:
-    """`adh-auth login --no-browser` prints the address, waits for it to come back, and greets."""
+    """`adh-auth login --no-browser` prints the URL, waits for the browser to come back, and greets."""
     before = token_file.read_bytes()
     with started("login", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
-        assert "You are signed in" in visit(_address_in(command.stdout)).text
+        assert "You are signed in" in visit(_url_in(command.stdout)).text
         said, complaint = command.communicate(timeout=PATIENCE)
         assert (command.returncode, complaint) == (0, "")
     assert "Hello Sandbox User" in said
@@ -620,14 +613,12 @@ def test_the_command_opens_the_browser(
 def test_the_command_speaks_json(
     sandbox: Sandbox, environment: dict[str, str], redirect_uri: str, token_file: Path
 ) -> None:
-    """`--json` leaves stdout to one object, the pair's facts and the user; a person is told the address and
-    greeted on stderr.
-    """
+    """With `--json`, stdout has one object, the pair's facts and the user; URL and greeting are on stderr."""
     with started(
         "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
     ) as command:
-        visit(_address_in(command.stderr))
-        said, told = command.communicate(timeout=PATIENCE)
+        visit(_url_in(command.stderr))
+        said, stderr = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     facts, tokens = json.loads(said), TokenFile(token_file).load()
     assert facts["seconds_left"] == pytest.approx(3600, abs=PATIENCE)
@@ -648,57 +639,57 @@ def test_the_command_speaks_json(
             "user",
         ]
     )
-    assert "Hello Sandbox User" in told
+    assert "Hello Sandbox User" in stderr
     assert not [
         secret
         for secret in (tokens.access_token, tokens.refresh_token, sandbox.client_secret)
-        if secret in said + told
+        if secret in said + stderr
     ]
     assert_nothing_lost(sandbox, token_file)
 
 
-def test_the_command_speaks_json_though_nobody_greets(
+def test_the_command_speaks_json_without_a_greeting(
     sandbox: Sandbox, environment: dict[str, str], redirect_uri: str
 ) -> None:
-    """Trouble with the greeting is no failure of the sign-in: the user is null then."""
+    """A failed call for the greeting is no failure of the sign-in: the user is null then."""
     sandbox.fail_next(None, on="me", status=503)
     with started(
         "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
     ) as command:
-        visit(_address_in(command.stderr))
-        said, told = command.communicate(timeout=PATIENCE)
+        visit(_url_in(command.stderr))
+        said, stderr = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"] is None
-    assert "who as could not be asked" in told
+    assert "the user could not be fetched" in stderr
 
 
 def test_a_browser_does_not_mix_with_json(environment: dict[str, str], redirect_uri: str) -> None:
     """What a browser writes to its stdout (Chrome: "Opening in existing browser session.") goes to stderr as
     well.
     """
-    browser = f"{shlex.quote(sys.executable)} -c 'import sys, requests; print(\"Opening\", flush=True); requests.get(sys.argv[1])' %s"
+    code = 'import sys, requests; print("Opening", flush=True); requests.get(sys.argv[1])'
+    browser = f"{shlex.quote(sys.executable)} -c '{code}' %s"
     with started(
         "login", "--json", "--redirect-uri", redirect_uri, env={**environment, "BROWSER": browser}
     ) as command:
-        said, told = command.communicate(timeout=PATIENCE)
+        said, stderr = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"]["id"] == "usr_sandbox"
-    assert "\nOpening\n" in told
+    assert "\nOpening\n" in stderr
 
 
-def test_a_pasted_address_and_json(sandbox: Sandbox, environment: dict[str, str]) -> None:
+def test_a_pasted_url_and_json(sandbox: Sandbox, environment: dict[str, str]) -> None:
     """The prompt of `--paste` goes to stderr."""
     sandbox.redirect_uris = ["https://app.example/callback"]
     options = ("--no-browser", "--paste", "--redirect-uri", "https://app.example/callback")
     with started("login", "--json", *options, env=environment, stdin=-1) as command:
         assert command.stdin is not None
         assert command.stderr is not None
-        command.stdin.write(back(_address_in(command.stderr)))
+        command.stdin.write(back(_url_in(command.stderr)))
         command.stdin.close()
         command.stdin = None
-        assert (
-            "Paste that address here: " in command.stderr.read()
-        )  # communicate() would miss what came along with the address
+        # communicate() would miss what was buffered with the URL.
+        assert "Paste that URL here: " in command.stderr.read()
         said, _ = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert json.loads(said)["user"]["id"] == "usr_sandbox"
@@ -712,13 +703,10 @@ def test_a_command_that_fails_says_nothing_in_json(
     with started(
         "login", "--json", "--no-browser", "--redirect-uri", redirect_uri, env=environment
     ) as command:
-        visit(_address_in(command.stderr))
+        visit(_url_in(command.stderr))
         said, rest = command.communicate(timeout=PATIENCE)
         assert (command.returncode, said) == (1, "")
-    assert (
-        rest.strip()
-        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
-    )
+    assert rest.strip() == DENIED
 
 
 @pytest.mark.parametrize("closed", [1, 2])
@@ -732,10 +720,10 @@ def test_a_closed_stream_does_not_cost_the_sign_in(
     with started(
         *arguments, env={**environment, "BROWSER": browser}, preexec_fn=lambda: os.close(closed)
     ) as command:
-        said, told = command.communicate(timeout=PATIENCE)
+        said, stderr = command.communicate(timeout=PATIENCE)
         assert command.returncode == 0
     assert said == "" if closed == 1 else json.loads(said)["user"]["id"] == "usr_sandbox"
-    assert told == ""
+    assert stderr == ""
     assert token_file.read_bytes() != before
 
 
@@ -746,13 +734,10 @@ def test_a_command_that_fails(
     before = token_file.read_bytes()
     sandbox.deny_next()
     with started("login", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
-        visit(_address_in(command.stdout))
+        visit(_url_in(command.stdout))
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 1
-    assert (
-        complaint
-        == "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was\n"
-    )
+    assert complaint == DENIED + "\n"
     assert token_file.read_bytes() == before
 
 
@@ -760,7 +745,7 @@ def test_an_interrupted_command(environment: dict[str, str], redirect_uri: str, 
     """Ctrl-C ends the wait at once, with one line."""
     before = token_file.read_bytes()
     with started("login", "--no-browser", "--redirect-uri", redirect_uri, env=environment) as command:
-        _address_in(command.stdout)
+        _url_in(command.stdout)
         command.send_signal(signal.SIGINT)
         _, complaint = command.communicate(timeout=PATIENCE)
         assert command.returncode == 130
@@ -769,14 +754,12 @@ def test_an_interrupted_command(environment: dict[str, str], redirect_uri: str, 
 
 
 @pytest.mark.parametrize("redirect", ["http://localhost:8765/callback", "https://app.example/callback"])
-def test_a_pasted_address(
-    sandbox: Sandbox, environment: dict[str, str], redirect: str, token_file: Path
-) -> None:
-    """`--paste` listens nowhere, and takes the address that the browser ends on, whichever it is."""
+def test_a_pasted_url(sandbox: Sandbox, environment: dict[str, str], redirect: str, token_file: Path) -> None:
+    """`--paste` listens nowhere, and takes the URL that the browser ends on, whichever it is."""
     sandbox.redirect_uris = [redirect]
     options = ("--no-browser", "--paste", "--redirect-uri", redirect)
     with started("login", *options, env=environment, stdin=-1) as command:
-        answer = back(_address_in(command.stdout))
+        answer = back(_url_in(command.stdout))
         said, complaint = command.communicate(f"  '{answer}' \n", timeout=PATIENCE)
         assert (command.returncode, complaint) == (0, "")
     assert "Hello Sandbox User" in said
@@ -806,26 +789,26 @@ def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str
     ],
 )
 def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str) -> None:
-    """Whoever pastes the code alone is told what to paste, and the code is not repeated."""
+    """For a pasted code alone, the error names what to paste, and does not repeat the code."""
     with started(
         "login", "--no-browser", "--paste", "--redirect-uri", redirect, env=environment, stdin=-1
     ) as command:
         said, complaint = command.communicate("c0de-of-mine\n", timeout=PATIENCE)
         assert command.returncode == 1
     assert complaint == (
-        "adh-auth: that is no address that a sign-in ends on: it has no code. The token file was left as it was; "
-        f"start again, and paste the whole address, like {example}\n"
+        "adh-auth: that is not the URL that a sign-in ends on: it has no code. "
+        f"The token file was left as it was; start again, and paste the whole URL, like {example}\n"
     )
     assert "c0de-of-mine" not in said
 
 
-def _address_in(output: Any) -> str:
+def _url_in(output: Any) -> str:
     lines: Iterator[str] = iter(output.readline, "")
     return next(line.strip() for line in lines if line.strip().startswith("http"))
 
 
 def test_the_error_names_the_command(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
-    """`ReauthorizationRequired` tells the very command, with the token file in it."""
+    """`ReauthorizationRequired` names the whole command, with the token file in it."""
     sandbox.revoke()
     with pytest.raises(ReauthorizationRequired) as raised:
         AdhAuth(**arguments).refresh()

@@ -1,4 +1,4 @@
-"""A real, headless Chromium for the tests that want one; they are skipped with a word where there is none."""
+"""A headless Chromium for the tests that need one; without it they are skipped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLAGS = (
 
 
 def found() -> str:
-    """The program; skips the test where there is none."""
+    """Return the program; skip the test where there is none."""
     names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     path = next((path for name in names if name and (path := shutil.which(name))), None)
     if path is None:
@@ -37,7 +37,7 @@ def found() -> str:
 
 
 def run(program: str, *arguments: str) -> str:
-    """What it writes to stdout."""
+    """Return what it writes to stdout."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         return subprocess.run(
             [program, *FLAGS, f"--user-data-dir={profile}", *arguments],
@@ -48,13 +48,11 @@ def run(program: str, *arguments: str) -> str:
         ).stdout
 
 
-def page_of(program: str, address: str) -> str:
-    """The page that it ends on, as HTML."""
-    return run(program, "--dump-dom", address)
+def page_of(program: str, url: str) -> str:
+    """Return the page that it ends on, as HTML."""
+    return run(program, "--dump-dom", url)
 
 
-def picture_of(
-    program: str, address: str, path: str, size: tuple[int, int], flags: Iterable[str] = ()
-) -> None:
-    """A screenshot as a PNG file."""
-    run(program, f"--screenshot={path}", f"--window-size={size[0]},{size[1]}", *flags, address)
+def picture_of(program: str, url: str, path: str, size: tuple[int, int], flags: Iterable[str] = ()) -> None:
+    """Write a screenshot to `path`, a PNG file."""
+    run(program, f"--screenshot={path}", f"--window-size={size[0]},{size[1]}", *flags, url)

@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-m", "adh_auth"]
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, with the package on the import path."""
+    """Return this process's environment, with the package on the import path."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
@@ -25,7 +25,7 @@ def adh(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``adh-auth`` to its end."""
     options = {"capture_output": True, "stdin": None if "input" in options else subprocess.DEVNULL, **options}
-    return subprocess.run(  # noqa: PLW1510 - the exit code is what the tests look at
+    return subprocess.run(  # noqa: PLW1510 - the tests check the exit code
         [*COMMAND, *arguments], text=True, timeout=2 * PATIENCE, env=environment(env), **options
     )
 
@@ -42,7 +42,7 @@ def started(
 
 
 def on_a_terminal(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """The exit code, and what a terminal gets to see."""
+    """Return the exit code, and what was written to the terminal."""
     import pty
 
     terminal, end = pty.openpty()
@@ -57,21 +57,21 @@ def _drained(terminal: int) -> str:
     try:
         while chunk := os.read(terminal, 65536):
             seen += chunk
-    except OSError:  # EIO is how Linux says that nobody holds the other end any more
+    except OSError:  # EIO on Linux: the other end is closed
         pass
     os.close(terminal)
     return seen.decode()
 
 
 def one_line_of(process: subprocess.CompletedProcess[str]) -> str:
-    """The single line of an error."""
+    """Return the single line of an error."""
     assert process.stderr.startswith("adh-auth: ")
     assert process.stderr.count("\n") == 1
     return process.stderr
 
 
 def tokens_in(path: Path) -> set[str]:
-    """What no output may hold."""
+    """Return the tokens of the file, which no output may hold."""
     import json
 
     mapping = json.loads(path.read_bytes())

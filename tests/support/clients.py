@@ -1,4 +1,4 @@
-"""Every way a program may call: requests, httpx and httpx2, plain and from a task, behind one function."""
+"""Every client behind one function: requests, httpx and httpx2, sync and async."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ FAMILY = (Family("httpx", httpx, AdhHttpxAuth), Family("httpx2", httpx2, AdhHttp
 
 
 def modules() -> tuple[ModuleType, ...]:
-    """The clients."""
+    """Return the modules of the clients."""
     return (requests, httpx, httpx2)
 
 
 def needs(name: str, extra: str = "clients") -> Any:
-    """The package `name`; where there is none, the test is skipped, with the way to run it."""
+    """Return the package `name`; without it, skip the test and name the command that installs it."""
     how = f'pip install -e ".[{extra}]" && python -m pytest -m {extra}'
     return pytest.importorskip(name, reason=f"needs {name}: {how}")
 
 
 @dataclass(frozen=True)
 class EveryClient:
-    """One of them. `get` follows redirects, `options` go to the client itself."""
+    """One client. `get` follows redirects, its `options` go to the client itself."""
 
     name: str
     auth: Any

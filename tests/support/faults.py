@@ -1,6 +1,4 @@
-"""What the tests of faults share: waiting for a state that no event announces, and calls through a fresh
-client.
-"""
+"""For tests of faults: wait for a state without an event, calls through a new client, an aged session."""
 
 from __future__ import annotations
 
@@ -18,31 +16,31 @@ from adh_auth.testing import Sandbox
 
 from .processes import PATIENCE
 
-#: A script that makes one call and prints what it came to: the status, or the error's class, then its
-#: message.
+#: A script that makes one call and prints the status, or the class of the error and its message.
 ONE_CALL = """
 import os, requests
 from adh_auth import AdhAuth, TokenFile
 def call():
     try:
-        print(requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=AdhAuth(), timeout=60).status_code, flush=True)
+        url = os.environ["ADH_BASE_URL"] + "/api/auth/me"
+        print(requests.get(url, auth=AdhAuth(), timeout=60).status_code, flush=True)
     except Exception as error:
         print(type(error).__name__, error, flush=True)
 """
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread or process brings about."""
+    """Wait for a condition that another thread or process fulfils. Raises `TimeoutError`."""
     never = threading.Event()
     for _ in range(int(PATIENCE / 0.01)):
         if condition():
             return
         never.wait(0.01)
-    raise TimeoutError("it did not come to that")
+    raise TimeoutError("the condition was not fulfilled in time")
 
 
 def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: float) -> AdhAuth:
-    """An auth object of its own for the sandbox."""
+    """Return a new auth object for the sandbox."""
     path = Path(token_file or sandbox.token_file)
     return AdhAuth(
         path, client_id=sandbox.client_id, client_secret=sandbox.client_secret, base_url=sandbox.url, **more
@@ -50,14 +48,14 @@ def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None,
 
 
 def near_its_end(token_file: str | os.PathLike[str], seconds: float = 30.0) -> None:
-    """The session of the file, with so many seconds left and without a word about when its life began."""
+    """Leave the session of the file so many seconds, and remove the record of when its life began."""
     file = TokenFile(token_file)
     file.save(replace(file.load(), expires_at=time.time() + seconds))
     Path(f"{token_file}.record").unlink(missing_ok=True)
 
 
 def grown_older(token_file: str | os.PathLike[str], seconds: float) -> None:
-    """The session of the file as it will be in so many seconds."""
+    """Make the session of the file as old as it will be in so many seconds."""
     file = TokenFile(token_file)
     pair, record = file.load(), file.record()
     assert pair.expires_at is not None
@@ -67,5 +65,5 @@ def grown_older(token_file: str | os.PathLike[str], seconds: float) -> None:
 
 
 def get(sandbox: Sandbox, auth: AdhAuth) -> int:
-    """The status of a call that needs a live token."""
+    """Return the status of a call that needs a live token."""
     return requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE).status_code

@@ -11,21 +11,21 @@ import tempfile
 
 import pytest
 
-#: Put in front of a child's code.
+#: The start of a child's code.
 DROP = "from tests.support.privileges import drop\ndrop()\n"
 
 PR_CAPBSET_DROP = 24
 CAPABILITY_VERSION_3 = 0x20080522
-#: Reading and searching every folder. Whoever runs the tests as root may have the checkout, the Python or
-#: TMPDIR in a folder of another user's, where a child without this right can't import any more.
+#: Reading and searching every folder. Under root, the checkout, the Python or TMPDIR may lie in a folder of
+#: another user, where a child without this right can't import any more.
 CAP_DAC_READ_SEARCH = 2
 
-#: A user who is nobody here.
+#: A user id that no account has.
 STRANGER = 12345
 
 
 def _can_give_away() -> bool:
-    """Whether this user may make a file another's. Root of a container often may not."""
+    """Whether this user may give a file to another user. Root of a container often may not."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return False
     with tempfile.NamedTemporaryFile() as file:

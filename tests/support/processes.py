@@ -1,4 +1,4 @@
-"""Child processes that are always reaped, and what "nothing was lost" means."""
+"""Child processes that are always reaped, a free port, and the check that no session was lost."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def free_port() -> int:
-    """A port that nobody listens on.
+    """Return a port that no program listens on.
 
-    The system gives none of these to a connection, as it may do with one that was bound to port 0.
+    It is outside the range from which Linux takes ports for connections (32768 to 60999).
     """
     for port in random.sample(range(20000, 32000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -57,7 +57,7 @@ def child(
 
 @contextmanager
 def reaped(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Whatever happens meanwhile, it is gone afterwards, and its pipes are closed."""
+    """Kill and reap the process at the end, and close its pipes."""
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def reaped(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def assert_nothing_lost(sandbox: Sandbox, token_file: Path, *, reused: int = 0) -> None:
-    """A fresh client on the same file gets a 200, the server has seen no token twice, and the file is valid."""
+    """A new client on the same file gets a 200, the server has seen no token twice, the file is valid."""
     TokenFile(token_file).load()
     json.loads(token_file.read_bytes())
     auth = AdhAuth(

@@ -1,6 +1,4 @@
-"""A server of a test's own, for what no well-behaved server does: it keeps what it was sent, and answers byte
-by byte as it is told.
-"""
+"""A server for replies that the sandbox never gives: it keeps each request, and answers what a test says."""
 
 from __future__ import annotations
 
@@ -50,12 +48,12 @@ class Answer:
 
 
 def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     return Answer(status, {"Content-Type": "application/json", **headers}, json.dumps(value).encode())
 
 
 def rotating(seen: Seen) -> Answer:
-    """An API with one rotation: the old token is expired, the refresh gives the new pair."""
+    """Answer as an API with one rotation: the old token has expired, the refresh returns the new pair."""
     if seen.path == "/api/auth/refresh":
         return as_json(NEW)
     if seen.headers.get("authorization") == "Bearer " + NEW["access_token"]:  # type: ignore[operator]
@@ -100,7 +98,7 @@ class RawServer:
         self._thread.join()
 
     def to(self, path: str) -> list[Seen]:
-        """The requests to that path."""
+        """Return the requests to that path."""
         return [seen for seen in self.seen if seen.path == path]
 
 
@@ -145,4 +143,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = _any  # noqa: N815 - the base class names them so
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""What the server knows: sessions, their tokens, the codes that start them, and a count of all that happened.
+"""The state of the server: sessions, their tokens, the codes that start them, counts and a log.
 
 The real server's answer to a refresh token that comes twice is not documented. This one takes the strict
 reading (RFC 9700 section 4.14.2): the whole session is revoked, unless `grace` says otherwise.
@@ -18,18 +18,18 @@ from .settings import SandboxSettings
 
 TokenReply = dict[str, Any]
 
-# Enough for any test to look back on; a benchmark's millions of calls must not fill the memory.
+# Enough for any test. A benchmark's millions of calls would fill the memory.
 _LOG_LENGTH = 10_000
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the sandbox has seen so far; a snapshot that does not change any more."""
+    """What the sandbox has seen so far: a snapshot that does not change."""
 
     requests: int = 0
     """Calls that need an access token: `/api/auth/me` and every other API path."""
     unauthorized: int = 0
-    """How many of those were answered with a 401."""
+    """Those of them that were answered with a 401."""
     refresh_calls: int = 0
     """Calls to the refresh endpoint, the failed ones included."""
     rotations: int = 0
@@ -37,7 +37,7 @@ class Counts:
     refused: int = 0
     """`invalid_grant` answers of the refresh endpoint."""
     reused: int = 0
-    """Spent refresh tokens that were presented again. Anything but 0 would have cost a user the session."""
+    """Spent refresh tokens that were sent again. On a strict server each costs a user the session."""
     exchanges: int = 0
     """Codes that were exchanged for a first pair."""
     revocations: int = 0
@@ -46,18 +46,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Call:
-    """One answered call. The query is left out: a sign-in's code and state stand in it."""
+    """One answered call, without its query: that holds a sign-in's code and state."""
 
     method: str
     path: str
     status: int | None
-    """None if the connection was dropped instead."""
+    """None if the connection was dropped."""
     time: float
-    """On the clock of `time.monotonic()`, in seconds."""
+    """`time.monotonic()` at the reply, in seconds."""
 
 
 class Refusal(Exception):
-    """The server's no: an HTTP status and one of the API's error codes."""
+    """A request that the server refuses: an HTTP status and one of the API's error codes."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(status, code, message)
@@ -95,8 +95,8 @@ class _Code:
     session: _Session | None = None
 
 
-class Ledger:
-    """Every method is one step under one lock: it happens as a whole or is refused as a whole."""
+class State:
+    """Each method is one step under one lock: it takes effect as a whole, or raises `Refusal`."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
@@ -109,7 +109,7 @@ class Ledger:
         self._counts: dict[str, int] = dict.fromkeys(Counts.__dataclass_fields__, 0)
         self._log: deque[Call] = deque(maxlen=_LOG_LENGTH)
 
-    # What a test does to the server.
+    # For the test.
 
     def sign_in(self, scope: str) -> TokenReply:
         with self._lock:
@@ -137,7 +137,7 @@ class Ledger:
         with self._lock:
             return list(self._log)
 
-    # What a client does to it.
+    # For the endpoints.
 
     def take_denial(self) -> bool:
         with self._lock:
@@ -152,7 +152,7 @@ class Ledger:
         return code
 
     def exchange(self, code: str, redirect_uri: str, verifier: str) -> TokenReply:
-        """The first pair for a code.
+        """Return the first pair for a code.
 
         Any try spends the code; a second one revokes the session that the first started.
         """
@@ -170,7 +170,7 @@ class Ledger:
             return reply
 
     def rotate(self, refresh_token: str) -> TokenReply:
-        """A new pair for a refresh token that was never used; a used one revokes the session it belongs to."""
+        """Return a new pair for an unused refresh token. A used one revokes its session."""
         with self._lock:
             presented = self._refresh.get(refresh_token)
             now = time.monotonic()
@@ -182,14 +182,14 @@ class Ledger:
             self._refuse(presented)
 
     def revoke(self, refresh_token: str) -> None:
-        """End the session. A token nobody knows is no error (RFC 7009 section 2.2)."""
+        """End the session. An unknown token is no error (RFC 7009 section 2.2)."""
         with self._lock:
             self._counts["revocations"] += 1
             if known := self._refresh.get(refresh_token):
                 known.session.revoked = True
 
     def check(self, access_token: str) -> None:
-        """Let a live access token pass and refuse any other."""
+        """Raise `Refusal` unless the access token is live."""
         with self._lock:
             access = self._access.get(access_token)
             if access is None or access.killed or access.session.revoked:
@@ -205,7 +205,7 @@ class Ledger:
         with self._lock:
             self._log.append(Call(method, path, status, time.monotonic()))
 
-    # Steps of the above; the lock is held.
+    # Steps of the above. The caller holds the lock.
 
     def _open_session(self, scope: str) -> tuple[_Session, TokenReply]:
         session = _Session(scope)
@@ -259,6 +259,6 @@ class Ledger:
 
 
 def s256(verifier: str) -> str:
-    """The code challenge of a verifier (RFC 7636 section 4.2)."""
+    """Return the code challenge of a verifier (RFC 7636 section 4.2)."""
     digest = hashlib.sha256(verifier.encode()).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""Sockets and HTTP/1.1: requests in, replies out, connections that end when a fault or `stop()` says so."""
+"""HTTP/1.1 over sockets: reads requests, sends replies, ends connections for a fault and for `stop()`."""
 
 import contextlib
 import hashlib
@@ -18,16 +18,16 @@ from io import BufferedIOBase
 from typing import Any
 
 _LINE_LIMIT = 65_536
-# Larger bodies are read to the end, or the next request on the connection would start in the middle of them,
-# but not kept.
-_KEPT = 65_536
+# Bytes of a body that are kept. A larger one is still read to its end: the next request of the connection
+# starts there.
+_MAX_KEPT = 65_536
 _PIECE = 65_536
 _JOIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Body:
-    """A request's body, or what is worth knowing of a large one."""
+    """A request's body; of a large one the length and the hash only."""
 
     length: int
     sha256: str
@@ -48,25 +48,25 @@ class Request:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Reply:
-    """What to send. `pieces` instead of a body makes a chunked reply with a write for each piece."""
+    """What to send. `pieces` instead of a body make a chunked reply, with a write for each piece."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     pieces: tuple[bytes, ...] | None = None
     cut: str | None = None
-    """What is kept back, "all" of the reply or its second "half"; the connection is closed then."""
+    """What is not sent: "all" of the reply, or its second "half". The connection is closed then."""
 
 
 def json_reply(status: int, payload: Mapping[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    """Return a reply with a JSON object."""
     return Reply(status, (("Content-Type", "application/json"), *headers), json.dumps(payload).encode())
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for each connection, and a `stop()` that ends them all."""
+    """A server with a thread for each connection. `stop()` ends them all."""
 
-    # The default backlog of 5 turns a burst of processes into connections that are tried again a second
-    # later.
+    # With the default backlog of 5, a burst of processes waits a second for the retry of its SYN.
     request_queue_size = 256
     # On Windows the option lets a second server take a port in use (python/cpython#85307); elsewhere a
     # restart needs it.
@@ -105,8 +105,8 @@ class Server(ThreadingHTTPServer):
         connection, address = super().get_request()
         if self._ssl_context is None:
             return connection, address
-        # The handshake is left to the connection's own thread: a client that never finishes it would block
-        # all others.
+        # The handshake is left to the connection's own thread: here, a client that never finishes it would
+        # block all others.
         return self._ssl_context.wrap_socket(
             connection, server_side=True, do_handshake_on_connect=False
         ), address
@@ -126,15 +126,15 @@ class Server(ThreadingHTTPServer):
             self._connections.pop(threading.current_thread(), None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away, refuses the certificate or outlives stop() is no news.
+        # A client that goes away, refuses the certificate or outlives stop() is an OSError, and expected.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 def _end(connection: socket.socket) -> None:
-    # close() alone says nothing to the other side while a forked child holds a copy of the descriptor, and
-    # does not wake a thread that reads. SSLSocket.shutdown() would pull the TLS state out from under that
-    # thread, so the plain one is called.
+    # close() alone sends no FIN while a forked child holds a copy of the descriptor, and does not wake a
+    # thread that reads. SSLSocket.shutdown() drops the TLS object that this thread uses, so it is the plain
+    # one.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
@@ -169,8 +169,7 @@ class _Connection(BaseHTTPRequestHandler):
         if reply.cut == "half":
             self.wfile.write(_first_half(head, b"".join(pieces)))
             return
-        # One write for the head and the first piece: apart, they would be two packets and two wake-ups of the
-        # client.
+        # One write for the head and the first piece: apart, they are two packets and wake the client twice.
         first, *rest = pieces or [b""]
         self.wfile.write(head + first)
         for piece in rest:
@@ -193,7 +192,7 @@ class _Connection(BaseHTTPRequestHandler):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing: a request line may hold a code."""
+        """Log nothing: a request line may hold a code."""
 
 
 def _lower(pairs: list[tuple[str, str]]) -> dict[str, str]:
@@ -205,14 +204,14 @@ def _lower(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _read_body(stream: BufferedIOBase, headers: Mapping[str, str]) -> Body:
-    """`ValueError` if the framing is broken."""
+    """Return the body. Raises `ValueError` if the framing is broken."""
     digest, length, kept = hashlib.sha256(), 0, bytearray()
     for piece in _body_pieces(stream, headers):
         digest.update(piece)
         length += len(piece)
-        if length < _KEPT:
+        if length < _MAX_KEPT:
             kept += piece
-    return Body(length, digest.hexdigest(), bytes(kept) if length < _KEPT else None)
+    return Body(length, digest.hexdigest(), bytes(kept) if length < _MAX_KEPT else None)
 
 
 def _body_pieces(stream: BufferedIOBase, headers: Mapping[str, str]) -> Iterator[bytes]:
@@ -237,7 +236,7 @@ def _exactly(stream: BufferedIOBase, size: int) -> Iterator[bytes]:
     while size > 0:
         piece = stream.read(min(size, _PIECE))
         if not piece:
-            raise ConnectionAbortedError("the client went away in the middle of its body")
+            raise ConnectionAbortedError("the client closed the connection in the middle of its body")
         size -= len(piece)
         yield piece
 
@@ -251,7 +250,7 @@ def _pieces(reply: Reply, method: str) -> list[bytes]:
 
 
 def _first_half(head: bytes, body: bytes) -> bytes:
-    # Without a body only a broken head can show that something is missing.
+    # Without a body, only a broken head shows the client that something is missing.
     return head + body[: len(body) // 2] if body else head[: len(head) // 2]
 
 
