@@ -29,9 +29,9 @@ __all__ = [
     "ReauthorizationRequired",
     "RefreshFailed",
     "TokenFileError",
+    "error_for_client",
     "fresh_copy",
     "replaced_errors",
-    "twin",
 ]
 
 
@@ -179,7 +179,7 @@ class replaced_errors(Generic[Raised]):  # noqa: N801 - used like contextlib.sup
             del replacement, self._outer
 
 
-def twin(error: AdhAuthError, clients_base: type[Exception]) -> AdhAuthError:
+def error_for_client(error: AdhAuthError, clients_base: type[Exception]) -> AdhAuthError:
     """Return `error` as an instance of its own class and of `clients_base`.
 
     ``except`` clauses written for the client then catch it.

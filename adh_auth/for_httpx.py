@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from .clients.httpx_flow import HttpxFlow
 from .clients.httpx_compat import require_parts
+from .clients.httpx_flow import HttpxFlow
 
 __all__ = ["AdhHttpxAuth"]
 

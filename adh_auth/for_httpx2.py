@@ -11,8 +11,8 @@ except ModuleNotFoundError as missing:
         'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"
     ) from None
 
-from .clients.httpx_flow import HttpxFlow
 from .clients.httpx_compat import require_parts
+from .clients.httpx_flow import HttpxFlow
 
 __all__ = ["AdhHttpx2Auth"]
 

@@ -94,9 +94,9 @@ class Sandbox(SandboxSettings):
         )
         self._port = port
         self._ssl_context = ssl_context
-        self._ledger = State(self)
+        self._state = State(self)
         self._faults = Faults()
-        self._routes = Routes(self, self._ledger, self._faults)
+        self._routes = Routes(self, self._state, self._faults)
         self._server: Server | None = None
 
     # Start and stop.
@@ -149,7 +149,7 @@ class Sandbox(SandboxSettings):
 
     def sign_in(self, scope: str = "profile:read discussions:read") -> dict[str, Any]:
         """Start a session without a browser, and return the reply of the exchange."""
-        return self._ledger.sign_in(scope)
+        return self._state.sign_in(scope)
 
     def write_token_file(self, path: str | os.PathLike[str]) -> Path:
         """Start a session, save its reply as a token file, and return the path.
@@ -162,20 +162,20 @@ class Sandbox(SandboxSettings):
 
     def expire(self) -> None:
         """Let every access token issued until now be expired."""
-        self._ledger.expire()
+        self._state.expire()
 
     def revoke(self) -> None:
         """Revoke every session.
 
         Its refresh tokens are answered with `invalid_grant`, its access tokens with `invalid_token`.
         """
-        self._ledger.revoke_all()
+        self._state.revoke_all()
 
     # Faults.
 
     def deny_next(self, count: int = 1) -> None:
         """Deny the next `count` sign-ins: the browser comes back with `error=access_denied`."""
-        self._ledger.deny(count)
+        self._state.deny(count)
 
     def fail_next(
         self,
@@ -216,12 +216,12 @@ class Sandbox(SandboxSettings):
     @property
     def counts(self) -> Counts:
         """A snapshot of what the server has seen."""
-        return self._ledger.counts()
+        return self._state.counts()
 
     @property
     def log(self) -> list[Call]:
         """The latest 10,000 calls, in the order of their answers."""
-        return self._ledger.log()
+        return self._state.log()
 
     def __repr__(self) -> str:
         url = self.url if self._port else "not started"
@@ -235,7 +235,7 @@ def _write_private(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         # Windows refuses to rename onto a file that another process has open.
-        disk.patiently(lambda: os.replace(temporary, path))
+        disk.retry_while_busy(lambda: os.replace(temporary, path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

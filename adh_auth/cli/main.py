@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..common.console import a_reader_may_go, note, standard_streams
+from ..common.console import print_to_stderr, uniform_broken_pipe, usable_standard_streams
 from ..errors import AdhAuthError
 from .commands import COMMANDS
 from .parser import USAGE, new_parser
@@ -24,14 +24,14 @@ SUCCESS, FAILURE, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    with standard_streams():
+    with usable_standard_streams():
         return _guarded(argv)
 
 
 def _guarded(argv: Sequence[str] | None) -> int:
     try:
         code = _run(argv)
-        with a_reader_may_go():
+        with uniform_broken_pipe():
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -49,12 +49,12 @@ def _guarded(argv: Sequence[str] | None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = new_parser()
     try:
-        with a_reader_may_go():
+        with uniform_broken_pipe():
             args = parser.parse_args(argv)
     except SystemExit as exit_request:  # argparse has printed the help, or what is wrong with the usage
         return exit_request.code if isinstance(exit_request.code, int) else SUCCESS
     if args.command is None:
-        note(parser.format_help(), end="")
+        print_to_stderr(parser.format_help(), end="")
         return USAGE
     return _run_command(args)
 
@@ -83,7 +83,7 @@ def _print_warnings_as_lines() -> None:
 
 
 def _print_error(text: str) -> None:
-    note(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}")
+    print_to_stderr(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}")
 
 
 def _interrupt_message() -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..common.console import note
+from ..common.console import print_to_stderr
 from .commands import COMMANDS, Command
 
 __all__ = ["USAGE", "new_parser"]
@@ -53,7 +53,7 @@ def _add_command(commands: Any, name: str, command: Command) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the error. argparse before 3.12 raises where stderr can't be written."""
-        note(f"{self.format_usage()}{self.prog}: error: {message}")
+        print_to_stderr(f"{self.format_usage()}{self.prog}: error: {message}")
         raise SystemExit(USAGE)
 
 

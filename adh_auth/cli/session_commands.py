@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..clients.settings import resolve
-from ..common.console import note
+from ..common.console import print_to_stderr
 from ..common.text import one_line
 from ..errors import AdhAuthError, MalformedTokens
 from ..rotation.status import describe, pair_facts
@@ -125,7 +125,9 @@ def _read_reply(name: str) -> tuple[bytes, float]:
     """Return the reply, and the epoch seconds at which it was there at the latest. Raises `AdhAuthError`."""
     if name == "-":
         if sys.stdin.isatty():
-            note("Paste the reply of the exchange, then press Ctrl-D (Ctrl-Z and Enter on Windows).")
+            print_to_stderr(
+                "Paste the reply of the exchange, then press Ctrl-D (Ctrl-Z and Enter on Windows)."
+            )
         return _read_bounded(sys.stdin.buffer, "stdin"), time.time()
     problem = None
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from ..common.console import a_reader_may_go
+from ..common.console import uniform_broken_pipe
 
 __all__ = ["echo", "echo_json", "paint", "stdout_on_stderr", "supports_redraw"]
 
@@ -23,7 +23,7 @@ def echo(text: str = "", end: str = "\n") -> None:
     Raises `OSError`; `BrokenPipeError` where the reader has closed the pipe.
     """
     if sys.stdout is not None:  # None in a program without a console
-        with a_reader_may_go():
+        with uniform_broken_pipe():
             sys.stdout.write(text + end)
             sys.stdout.flush()
 

@@ -82,7 +82,7 @@ class BaseAuth:
         # A traceback that shows locals shows the arguments of every frame.
         del client_secret
         settings = resolve(**arguments)
-        self._check_carrier(refresh_via)
+        self._check_refresh_via(refresh_via)
         self._file = settings.file
         self._origin = settings.origin
         self._refresh_via = refresh_via
@@ -90,7 +90,7 @@ class BaseAuth:
         # environment is read from the environment of the process that loads it.
         self._arguments = {**arguments, "token_file": str(settings.file.path)}
         self._core = self._new_core(settings)
-        self._prepare(*settings.origin)
+        self._set_origin(*settings.origin)
 
     def _new_core(self, settings: Settings) -> Rotation:
         path = str(settings.file.path)
@@ -120,7 +120,7 @@ class BaseAuth:
         """
         job = self._core.refresh_now()
         job.wait(self._core.patience)
-        self._core.take(job)
+        self._core.use_outcome(job)
         return self.tokens
 
     def revoke(self) -> None:
@@ -168,11 +168,11 @@ class BaseAuth:
         """Send a call to an auth endpoint, within `seconds`. Raises `Unreachable`."""
         raise NotImplementedError
 
-    def _check_carrier(self, client: Any) -> None:
+    def _check_refresh_via(self, client: Any) -> None:
         """Raise `ConfigurationError` if `refresh_via` is not a client of the right library."""
         raise NotImplementedError
 
-    def _prepare(self, scheme: str, host: str, port: int) -> None:
+    def _set_origin(self, scheme: str, host: str, port: int) -> None:
         """Set the attributes by which a request to the API is recognised; `__init__` calls this once.
 
         Each class declares them in its body.
@@ -205,34 +205,34 @@ class BaseAuth:
         `post`: carries the refresh call instead of `_post`.
         """
         refreshed = False
-        budget = _Patience(self._patience(seconds))
+        budget = WaitBudget(self._seconds_to_wait(seconds))
         for _ in range(MAX_ROTATIONS):
             job = self._core.rotate(rejected, post)
             if job is None:
                 break
             job.wait(budget.left())
-            self._core.take(job)
+            self._core.use_outcome(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
     async def _wait_for_new_tokens_async(self, rejected: Secret, seconds: float | None = None) -> Rotated:
         """Do the same in a task."""
         refreshed = False
-        budget = _Patience(self._patience(seconds))
+        budget = WaitBudget(self._seconds_to_wait(seconds))
         for _ in range(MAX_ROTATIONS):
             job = self._core.rotate(rejected, without_thread=Job.run_in_a_task)
             if job is None:
                 break
             await job.wait_async(budget.left())
-            self._core.take(job)
+            self._core.use_outcome(job)
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
-    def _patience(self, seconds: float | None) -> float:
+    def _seconds_to_wait(self, seconds: float | None) -> float:
         return self._core.patience if seconds is None else min(seconds, self._core.patience)
 
 
-class _Patience:
+class WaitBudget:
     """Seconds that several waits share. The first wait gets them all, as a round number for its message."""
 
     def __init__(self, seconds: float) -> None:

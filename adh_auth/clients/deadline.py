@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..common.limits import REPLY_LIMIT
-from ..common.threads import OURS
+from ..common.threads import THREAD_NAME_PREFIX
 
 __all__ = ["CONNECT_TIMEOUT", "Deadline"]
 
@@ -35,7 +35,7 @@ class Deadline:
         self.over = False
         # Not a daemon: a sub-interpreter may have none. It never outlives the call.
         self._timer = threading.Timer(seconds, self._end)
-        self._timer.name = OURS + "deadline"
+        self._timer.name = THREAD_NAME_PREFIX + "deadline"
 
     def __enter__(self) -> Deadline:
         # No thread starts while the interpreter shuts down; then the client's own time-outs have to do.

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..common.secret import Secret
-from ..errors import AdhAuthError, ConfigurationError, twin
+from ..errors import AdhAuthError, ConfigurationError, error_for_client
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import DEFAULT_PORTS
 from ..oauth.replies import EXPIRED, error_code
@@ -64,7 +64,7 @@ class HttpxFlow(BaseAuth):
     _client: Any
     _has_loaded = False
 
-    def _prepare(self, scheme: str, host: str, port: int) -> None:
+    def _set_origin(self, scheme: str, host: str, port: int) -> None:
         # As a URL of the client has them: no brackets, and None for the scheme's own port.
         self._host = host
         self._scheme = scheme
@@ -81,7 +81,7 @@ class HttpxFlow(BaseAuth):
         """Refresh now, as `refresh` does, and return the pair in force. Waits without a thread."""
         job = self._core.refresh_now(without_thread=Job.run_in_a_task)
         await job.wait_async(self._core.patience)
-        self._core.take(job)
+        self._core.use_outcome(job)
         return self.tokens
 
     async def arevoke(self) -> None:
@@ -238,13 +238,13 @@ class HttpxFlow(BaseAuth):
         with suppress(AdhAuthError):
             job = self._core.ask(pair)
             if job is not None:
-                job.wait(self._patience(seconds))
+                job.wait(self._seconds_to_wait(seconds))
 
     async def _check_async(self, pair: ActiveTokens, seconds: float | None) -> None:
         with suppress(AdhAuthError):
             job = self._core.ask(pair, without_thread=Job.run_in_a_task)
             if job is not None:
-                await job.wait_async(self._patience(seconds))
+                await job.wait_async(self._seconds_to_wait(seconds))
 
     def _learn_from_hidden_401(self, error: BaseException | None) -> None:
         """Note for the next request what a 401 says that a hook, by raising `error`, kept from this flow."""
@@ -288,7 +288,7 @@ class HttpxFlow(BaseAuth):
         raise self._client_error(failure, request)
 
     def _client_error(self, error: AdhAuthError, request: Any) -> AdhAuthError:
-        raised = twin(error, self._client.HTTPError)
+        raised = error_for_client(error, self._client.HTTPError)
         raised.request = redacted(request)  # type: ignore[attr-defined]
         return raised
 
@@ -296,7 +296,7 @@ class HttpxFlow(BaseAuth):
         """Return the reply to a call of an auth endpoint. Raises `Unreachable`."""
         return Transport(self._client, self._refresh_via).post(call, seconds)
 
-    def _check_carrier(self, carrier: Any) -> None:
+    def _check_refresh_via(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):
             name = self._client.__name__
             raise ConfigurationError(

@@ -20,7 +20,7 @@ from requests.models import PreparedRequest, Response
 from urllib3.util import Timeout
 
 from ..common.secret import REDACTED, BearerHeader, Secret
-from ..errors import AdhAuthError, ConfigurationError, RefreshFailed, twin
+from ..errors import AdhAuthError, ConfigurationError, RefreshFailed, error_for_client
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import DEFAULT_PORTS
 from ..rotation.active_tokens import ActiveTokens
@@ -53,7 +53,7 @@ class RequestsAuth(BaseAuth):
     #: no thread, and the calls of one auth object go to one server.
     _last_tls_options: Mapping[str, Any] = MappingProxyType({})
 
-    def _prepare(self, scheme: str, host: str, port: int) -> None:
+    def _set_origin(self, scheme: str, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
         # requests has put a path behind the authority by now, so that no longer host name begins like this.
         explicit = f"{scheme}://{name}:{port}/"
@@ -207,7 +207,7 @@ class RequestsAuth(BaseAuth):
             mock = None
         return post(call, seconds, self._refresh_via, sent_with or self._last_tls_options, mock)
 
-    def _check_carrier(self, client: Any) -> None:
+    def _check_refresh_via(self, client: Any) -> None:
         if client is not None and not isinstance(client, requests.Session):
             kind = type(client).__name__
             raise ConfigurationError(
@@ -228,7 +228,7 @@ def _as_requests_error(
     error: AdhAuthError, request: PreparedRequest, response: Response | None = None
 ) -> AdhAuthError:
     """Return `error` as a `requests.RequestException` too, with `request` and `response` but no token."""
-    raised = twin(error, requests.RequestException)
+    raised = error_for_client(error, requests.RequestException)
     if response is not None:
         response.request = _redacted(request)
     vars(raised).update(request=_redacted(request), response=response)

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-__all__ = ["a_reader_may_go", "note", "standard_streams"]
+__all__ = ["print_to_stderr", "uniform_broken_pipe", "usable_standard_streams"]
 
 
-def note(text: str, end: str = "\n") -> None:
+def print_to_stderr(text: str, end: str = "\n") -> None:
     """Write a line to stderr. A failure is ignored: there is no stream left to report it on."""
     if sys.stderr is not None:
         with suppress(Exception):
@@ -20,7 +20,7 @@ def note(text: str, end: str = "\n") -> None:
 
 
 @contextmanager
-def a_reader_may_go() -> Iterator[None]:
+def uniform_broken_pipe() -> Iterator[None]:
     """Around a write to stdout: raise `BrokenPipeError` for a closed pipe, on every system."""
     try:
         yield
@@ -32,7 +32,7 @@ def a_reader_may_go() -> Iterator[None]:
 
 
 @contextmanager
-def standard_streams() -> Iterator[None]:
+def usable_standard_streams() -> Iterator[None]:
     """Around a command: make all three standard streams exist and take any text.
 
     A missing one (pythonw, ``adh-auth … >&-``) is replaced by the null device. That takes the descriptor that

@@ -11,23 +11,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["OURS", "is_anybody_else_alive", "keeps_alive", "signals_held", "survive_an_interrupted_start"]
+__all__ = [
+    "THREAD_NAME_PREFIX",
+    "has_other_live_threads",
+    "keeps_program_alive",
+    "make_start_interruptible",
+    "signals_deferred",
+]
 
 #: What the names of this library's threads begin with.
-OURS = "adh-auth "
+THREAD_NAME_PREFIX = "adh-auth "
 
 
-def is_anybody_else_alive() -> bool:
+def has_other_live_threads() -> bool:
     """Return whether a thread that is neither ours nor the main one keeps the program running."""
     others = (
         thread
         for thread in threading.enumerate()
-        if thread is not threading.main_thread() and not thread.name.startswith(OURS)
+        if thread is not threading.main_thread() and not thread.name.startswith(THREAD_NAME_PREFIX)
     )
     return any(thread.is_alive() and not thread.daemon for thread in others)
 
 
-def keeps_alive(thread: threading.Thread) -> bool:
+def keeps_program_alive(thread: threading.Thread) -> bool:
     """Return whether the thread keeps the program alive.
 
     A thread that Python did not start (a server's that embeds this interpreter) says it is a daemon, and is
@@ -40,7 +46,7 @@ def _is_dummy(thread: threading.Thread) -> bool:
     return type(thread).__name__ == "_DummyThread"
 
 
-def survive_an_interrupted_start(thread: threading.Thread) -> None:
+def make_start_interruptible(thread: threading.Thread) -> None:
     """Replace the event that `Thread.start` waits for by one that an interrupt can't break.
 
     An interrupt inside `threading.Event` can leave its lock taken: see `adh_auth.rotation.job.Job.wait`.
@@ -78,7 +84,7 @@ class _Started:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Around work with a spent token in hand: signal handlers run after it, as they may raise."""
     arrived: list[tuple[Any, Any]] = []
     handlers: dict[Any, Any] = {}

@@ -231,7 +231,7 @@ class Rotation:
             without_thread(job)
         return job
 
-    def take(self, job: Job) -> None:
+    def use_outcome(self, job: Job) -> None:
         """Use the pair that the job brought, where a file's times are too coarse to show that it changed."""
         outcome = job.outcome
         with self._guard:

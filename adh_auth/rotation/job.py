@@ -13,7 +13,12 @@ from typing import Any
 
 from ..common.notices import logger
 from ..common.secret import Secret
-from ..common.threads import OURS, keeps_alive, signals_held, survive_an_interrupted_start
+from ..common.threads import (
+    THREAD_NAME_PREFIX,
+    keeps_program_alive,
+    make_start_interruptible,
+    signals_deferred,
+)
 from ..errors import AdhAuthError, RefreshFailed, fresh_copy
 from ..tokens import Tokens, fingerprint
 from .context import RotationContext, Step, Transaction
@@ -72,8 +77,8 @@ class Job:
         return self._start_thread()
 
     def _start_thread(self) -> bool:
-        thread = threading.Thread(target=self._run, name=OURS + "rotation", daemon=False)
-        survive_an_interrupted_start(thread)
+        thread = threading.Thread(target=self._run, name=THREAD_NAME_PREFIX + "rotation", daemon=False)
+        make_start_interruptible(thread)
         self._thread = thread
         unfinished_jobs.add(self)
         try:
@@ -91,7 +96,7 @@ class Job:
         me = blocking_waiter(_wake_nothing)
         self._waiters.add(me)
         try:
-            with signals_held():
+            with signals_deferred():
                 self._run(until_settled=True)
         finally:
             self._leave(me)
@@ -250,7 +255,7 @@ class Job:
         maker = self._maker
         if maker is not None:
             waiting.append(maker)
-        return not self.settled and any(map(keeps_alive, waiting))
+        return not self.settled and any(map(keeps_program_alive, waiting))
 
     def join(self) -> None:
         """Wait for its thread; a paused job goes on here."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..common.clock import JobClock
 from ..common.notices import warn_loudly
-from ..common.threads import is_anybody_else_alive
+from ..common.threads import has_other_live_threads
 
 __all__ = ["OwnClock", "forget_jobs", "has_ended", "unfinished_jobs"]
 
@@ -71,7 +71,7 @@ class OwnClock(JobClock):
             return True
         if threading.main_thread().is_alive() or self._is_waited_for():
             return False
-        return not is_anybody_else_alive()
+        return not has_other_live_threads()
 
 
 def _finish_jobs() -> None:

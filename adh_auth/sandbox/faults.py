@@ -49,7 +49,7 @@ class Hold:
         self._released.set()
 
     # Without a docstring: the server calls it, a test does not.
-    def stand(self) -> None:
+    def block(self) -> None:
         self.reached.set()
         self._released.wait()
 
@@ -146,7 +146,7 @@ class Faults:
 
     def _hold(self, hold: Hold) -> None:
         if not self._closed.is_set():
-            hold.stand()
+            hold.block()
         with self._lock:
             self._active.discard(hold)
         if self._closed.is_set():

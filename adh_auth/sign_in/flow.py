@@ -111,7 +111,7 @@ def _obstacle(file: TokenFile) -> str | None:
     disk.make_folder(target)
     try:
         disk.read_regular(str(file.path))
-    except file_checks.Unfit:  # a folder, a device, a file of another user's
+    except file_checks.UnsafeFile:  # a folder, a device, a file of another user's
         raise
     except OSError:
         pass  # a file that is missing or unreadable can be replaced all the same

@@ -15,27 +15,35 @@ if sys.platform != "win32":
     import fcntl
 
 from ..common.limits import MAX_READ_BYTES
-from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, NoModes, Unfit, require_ours
+from .file_checks import (
+    BINARY,
+    NOFOLLOW,
+    NONBLOCK,
+    PRIVATE,
+    ModesUnsupported,
+    UnsafeFile,
+    require_own_regular_file,
+)
 
-__all__ = ["patiently", "read_regular", "write_block"]
+__all__ = ["read_regular", "retry_while_busy", "write_block"]
 
 T = TypeVar("T")
 #: Windows error codes while a virus scanner or an indexer has a file open: access denied, sharing violation,
 #: lock violation.
-WINDOWS_MOMENTARY = (5, 32, 33)
+WINDOWS_BUSY_ERRORS = (5, 32, 33)
 #: Seconds after which such an error is raised (NousResearch/hermes-agent#79793 settled on about this).
-PATIENCE = 2.5
+BUSY_TIMEOUT = 2.5
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """Return what `work` returns; where Windows refuses it for a moment, try again for `PATIENCE` seconds."""
+def retry_while_busy(work: Callable[[], T]) -> T:
+    """Return what `work` returns, tried again for `BUSY_TIMEOUT` seconds where Windows refuses it for a moment."""
     slept, pause = 0.0, 0.01
     while True:
         try:
             return work()
         except PermissionError as refused:
             # Counted, as freezegun stops the clock of a user's test.
-            if getattr(refused, "winerror", None) not in WINDOWS_MOMENTARY or slept + pause > PATIENCE:
+            if getattr(refused, "winerror", None) not in WINDOWS_BUSY_ERRORS or slept + pause > BUSY_TIMEOUT:
                 raise
         time.sleep(pause)
         slept += pause
@@ -45,32 +53,32 @@ def patiently(work: Callable[[], T]) -> T:
 def read_regular(path: str) -> tuple[bytes, os.stat_result]:
     """Return the content and the status of a regular file of ours (or root's).
 
-    Raises `OSError`, and `Unfit` for a file of another kind or owner.
+    Raises `OSError`, and `UnsafeFile` for a file of another kind or owner.
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
     try:
-        fd = patiently(lambda: os.open(path, os.O_RDONLY | NONBLOCK | BINARY))
+        fd = retry_while_busy(lambda: os.open(path, os.O_RDONLY | NONBLOCK | BINARY))
     except OSError as refused:
         if refused.errno == errno.ENXIO:  # a socket
-            raise Unfit("it is not a regular file") from None
+            raise UnsafeFile("it is not a regular file") from None
         raise
     try:
         status = os.fstat(fd)
-        require_ours(status)
+        require_own_regular_file(status)
         return read_all(fd), status
     finally:
         os.close(fd)
 
 
 def read_all(fd: int) -> bytes:
-    """Return the rest of an open file. Raises `OSError`, and `Unfit` beyond `MAX_READ_BYTES`."""
+    """Return the rest of an open file. Raises `OSError`, and `UnsafeFile` beyond `MAX_READ_BYTES`."""
     chunks = []
     left = MAX_READ_BYTES + 1
     while left > 0 and (chunk := os.read(fd, min(left, 65536))):
         chunks.append(chunk)
         left -= len(chunk)
     if left <= 0:
-        raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
+        raise UnsafeFile(f"it is larger than {MAX_READ_BYTES} bytes")
     return b"".join(chunks)
 
 
@@ -82,7 +90,7 @@ def make_file(path: str) -> None:
     with suppress(FileExistsError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY, PRIVATE)
         try:
-            with suppress(NoModes):
+            with suppress(ModesUnsupported):
                 make_private(fd)
         finally:
             os.close(fd)
@@ -91,13 +99,15 @@ def make_file(path: str) -> None:
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     _move_away_what_is_no_file(path)
-    fd = patiently(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY, PRIVATE))
+    fd = retry_while_busy(
+        lambda: os.open(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY, PRIVATE)
+    )
     try:
         status = os.fstat(fd)
-        require_ours(status)
+        require_own_regular_file(status)
         # A hard link planted by another user: the block would be written into another file of ours.
         if status.st_nlink > 1:
-            raise Unfit(f"{path} has a second name")
+            raise UnsafeFile(f"{path} has a second name")
         make_private(fd)
         write_all(fd, block)
         # The rest of a longer block would make this one unreadable.
@@ -117,7 +127,7 @@ def _move_away_what_is_no_file(path: str) -> None:
         if stat.S_ISDIR(mode):
             os.rename(path, path + ".old")
         elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            patiently(lambda: os.unlink(path))
+            retry_while_busy(lambda: os.unlink(path))
 
 
 def sync_folder(path: str) -> None:
@@ -144,7 +154,7 @@ def make_folder(path: str) -> None:
 
 
 def make_private(fd: int) -> None:
-    """Make an open file 0600. Raises `NoModes` where it stays readable by others."""
+    """Make an open file 0600. Raises `ModesUnsupported` where it stays readable by others."""
     # A mode given to open() is cut by the umask and ignored for a file that exists.
     if sys.platform == "win32":
         return
@@ -154,7 +164,7 @@ def make_private(fd: int) -> None:
         # FAT, exFAT and some network and FUSE mounts refuse it. Mounted with fmask=0077, their files are
         # private all the same.
         if os.fstat(fd).st_mode & 0o077:
-            raise NoModes(refused.strerror) from None
+            raise ModesUnsupported(refused.strerror) from None
 
 
 def sync(fd: int) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ..common.limits import MAX_READ_BYTES
 
-__all__ = ["NoModes", "Unfit", "loose_mode", "problem_with_replacing", "problem_with_rewriting"]
+__all__ = ["ModesUnsupported", "UnsafeFile", "loose_mode", "problem_with_replacing", "problem_with_rewriting"]
 
 PRIVATE = 0o600
 
@@ -21,22 +21,22 @@ NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
-class Unfit(OSError):
+class UnsafeFile(OSError):
     """The file may not be a token file; the message is the reason."""
 
 
-class NoModes(OSError):
+class ModesUnsupported(OSError):
     """The file system can't make a file private; the message is the system's reason."""
 
 
-def require_ours(status: os.stat_result) -> None:
-    """Raise `Unfit` unless it is a regular file of ours or root's, of a token file's size."""
+def require_own_regular_file(status: os.stat_result) -> None:
+    """Raise `UnsafeFile` unless it is a regular file of ours or root's, of a token file's size."""
     if not stat.S_ISREG(status.st_mode):
-        raise Unfit("it is not a regular file")
+        raise UnsafeFile("it is not a regular file")
     if status.st_size > MAX_READ_BYTES:
-        raise Unfit(f"it is larger than {MAX_READ_BYTES} bytes")
+        raise UnsafeFile(f"it is larger than {MAX_READ_BYTES} bytes")
     if sys.platform != "win32" and status.st_uid not in (os.geteuid(), 0):
-        raise Unfit(f"it belongs to another user (uid {status.st_uid})")
+        raise UnsafeFile(f"it belongs to another user (uid {status.st_uid})")
 
 
 def problem_with_replacing(path: str) -> str | None:
@@ -81,14 +81,14 @@ def _mount_id(path: str) -> bytes | None:
         os.close(fd)
 
 
-def refuse_second_name(path: str) -> None:
-    """Raise `Unfit` for a file with a second hard link: another user may have planted it.
+def refuse_hard_link(path: str) -> None:
+    """Raise `UnsafeFile` for a file with a second hard link: another user may have planted it.
 
     What we do to this file would happen to the other one.
     """
     with suppress(FileNotFoundError):
         if os.lstat(path).st_nlink > 1:
-            raise Unfit(f"{path} has a second name")
+            raise UnsafeFile(f"{path} has a second name")
 
 
 def keeps_modes(path: str) -> bool:
@@ -143,16 +143,18 @@ def problem_with_writing(companion: str, *, ours: bool = False) -> str | None:
     foreign = ours and sys.platform != "win32" and status.st_uid != os.geteuid()
     if os.access(companion, os.R_OK | os.W_OK) and not foreign:
         return None
-    details = "" if sys.platform == "win32" else f" (mode {mode_of(status)}, owner {name_of(status.st_uid)})"
+    details = (
+        "" if sys.platform == "win32" else f" (mode {format_mode(status)}, owner {user_name(status.st_uid)})"
+    )
     return f"{companion} can't be written by this user{details}"
 
 
-def mode_of(status: os.stat_result) -> str:
+def format_mode(status: os.stat_result) -> str:
     """Return the mode in four octal digits."""
     return f"{stat.S_IMODE(status.st_mode):04o}"
 
 
-def name_of(uid: int) -> str:
+def user_name(uid: int) -> str:
     """Return the name of a user, or the number of one without a name."""
     import pwd
 

@@ -91,7 +91,7 @@ class RotationLock:
 
     def _prepare(self) -> Any:
         # filelock 4.1, the last for Python 3.10, empties the file that it locks.
-        file_checks.refuse_second_name(self.path)
+        file_checks.refuse_hard_link(self.path)
         # filelock sets a mode on the file that it makes. A FUSE file system that refuses modes may have
         # locks.
         disk.make_file(self.path)

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from .base import StoreFacts
-from .file_checks import NONBLOCK, mode_of, name_of, problem_with_rewriting, problem_with_writing
+from .file_checks import NONBLOCK, format_mode, problem_with_rewriting, problem_with_writing, user_name
 
 if sys.platform != "win32":
     import fcntl
@@ -24,7 +24,7 @@ def facts_of(path: str) -> StoreFacts:
     with suppress(OSError):
         status = os.stat(target)
         if sys.platform != "win32":  # which makes a mode up from one attribute, and has no owner's number
-            mode, owner = mode_of(status), name_of(status.st_uid)
+            mode, owner = format_mode(status), user_name(status.st_uid)
     return StoreFacts(
         name=path,
         leads_to=target if os.path.islink(path) else None,

@@ -8,7 +8,7 @@ from functools import partial
 from ..common.notices import warn_loudly
 from ..common.text import capitalized
 from ..errors import TokenFileError, replaced_errors
-from .file_checks import NoModes, Unfit
+from .file_checks import ModesUnsupported, UnsafeFile
 from .remedies import login_command_line, remedy_for, system_reason
 
 __all__ = ["lock_error", "reading", "token_file_error", "unusable_content", "writing"]
@@ -50,11 +50,11 @@ def _write_error(path: str, problem: str, refused: OSError) -> TokenFileError:
 
 
 def _disk_error(path: str, problem: str, refused: OSError) -> TokenFileError:
-    if isinstance(refused, Unfit):
+    if isinstance(refused, UnsafeFile):
         return token_file_error(
             path, f"is refused: {refused}", "Move it away and sign in again, or name another file"
         )
-    if isinstance(refused, NoModes):
+    if isinstance(refused, ModesUnsupported):
         return token_file_error(
             path,
             f"{problem}: its file system can't make it private ({refused})",
@@ -69,7 +69,7 @@ def lock_error(path: str, lock_path: str, refused: OSError | NotImplementedError
         return token_file_error(
             path, f"is on a file system without real locks ({lock_path})", "Keep it on a local disk"
         )
-    if isinstance(refused, Unfit):
+    if isinstance(refused, UnsafeFile):
         return token_file_error(path, f"can't be locked: {refused}", "Move that file away")
     if isinstance(refused, FileNotFoundError):
         return token_file_error(

@@ -19,8 +19,16 @@ if sys.platform != "win32":
 
 from ..tokens import Stored
 from . import disk, file_checks
-from .disk import allocate, make_private, patiently, read_all, sync, sync_folder, write_all
-from .file_checks import BINARY, NOFOLLOW, NONBLOCK, PRIVATE, Unfit, keeps_modes, require_ours
+from .disk import allocate, make_private, read_all, retry_while_busy, sync, sync_folder, write_all
+from .file_checks import (
+    BINARY,
+    NOFOLLOW,
+    NONBLOCK,
+    PRIVATE,
+    UnsafeFile,
+    keeps_modes,
+    require_own_regular_file,
+)
 from .messages import reading, warn_of_mode, writing
 
 __all__ = ["Reservation", "ReservedFile", "is_held"]
@@ -66,8 +74,8 @@ class ReservedFile:
     def _reopened(self) -> int:
         # An install that was refused has closed the file. It may hold the only copy of a pair, so it is kept.
         flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
-        self._fd = fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
-        require_ours(os.fstat(fd))
+        self._fd = fd = retry_while_busy(lambda: os.open(self.path, flags, PRIVATE))
+        require_own_regular_file(os.fstat(fd))
         _hold(fd)
         make_private(fd)
         return fd
@@ -79,7 +87,7 @@ class ReservedFile:
         if sys.platform == "win32":
             self.close()  # Windows renames no file that is open
         try:
-            patiently(lambda: os.replace(self.path, self.target))
+            retry_while_busy(lambda: os.replace(self.path, self.target))
         finally:
             self.close()  # not before: a process that finds it unlocked takes it for left behind
         sync_folder(self.target)
@@ -98,9 +106,9 @@ class ReservedFile:
     def _open_anew(self) -> int:
         self.close()
         with suppress(FileNotFoundError):
-            patiently(lambda: os.unlink(self.path))
+            retry_while_busy(lambda: os.unlink(self.path))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY
-        self._fd = fd = patiently(lambda: os.open(self.path, flags, PRIVATE))
+        self._fd = fd = retry_while_busy(lambda: os.open(self.path, flags, PRIVATE))
         _hold(fd)
         make_private(fd)
         return fd
@@ -149,7 +157,7 @@ def is_held(path: str) -> bool:
     except OSError:
         return False
     try:
-        require_ours(os.fstat(fd))
+        require_own_regular_file(os.fstat(fd))
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as refused:
         return refused.errno in (errno.EAGAIN, errno.EACCES)
@@ -174,7 +182,7 @@ def left_behind(target: str) -> bytes | None:
         if stat.S_ISLNK(os.lstat(path).st_mode):
             return None
         data, status = disk.read_regular(path)
-    except (FileNotFoundError, PermissionError, Unfit):
+    except (FileNotFoundError, PermissionError, UnsafeFile):
         return None
     if status.st_nlink != 1 or not _is_private(path, status):
         return None
@@ -189,14 +197,14 @@ def _is_private(path: str, status: os.stat_result) -> bool:
 
 def install_left_behind(target: str) -> None:
     """Finish the replacement that a kill cut short. Raises `OSError`."""
-    fd = patiently(lambda: os.open(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
+    fd = retry_while_busy(lambda: os.open(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
     try:
         data = read_all(fd).rstrip(b"\0")
         os.ftruncate(fd, len(data))
         sync(fd)
     finally:
         os.close(fd)
-    patiently(lambda: os.replace(reserved_path(target), target))
+    retry_while_busy(lambda: os.replace(reserved_path(target), target))
     sync_folder(target)
 
 

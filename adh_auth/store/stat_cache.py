@@ -26,7 +26,7 @@ NEVER = -math.inf
 #: clean", and checks it again, too.
 TICK, COARSE_TICK = 20_000_000, 3_000_000_000
 #: Descriptors of one process. The program may need the others for sockets.
-LIMIT = 16
+MAX_DESCRIPTORS = 16
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
@@ -53,7 +53,12 @@ class StatCache(Generic[T]):
         self._file: object = None
         self._known: object = None
         # A symlink may be turned elsewhere while the open file stays as it is. Windows replaces no open file.
-        if path and sys.platform != "win32" and StatCache.count < LIMIT and os.path.realpath(path) == path:
+        if (
+            path
+            and sys.platform != "win32"
+            and StatCache.count < MAX_DESCRIPTORS
+            and os.path.realpath(path) == path
+        ):
             with suppress(OSError):
                 self._open(path)
 

@@ -248,7 +248,7 @@ class TokenFile:
             return self._read_again(LAST_READ_PAUSES).tokens.refresh_token == spent.tokens.refresh_token
         except FileNotFoundError:
             return False
-        except (file_checks.Unfit, MalformedTokens):
+        except (file_checks.UnsafeFile, MalformedTokens):
             return None
 
     def _read_again(self, pauses: tuple[float, ...]) -> Stored:
@@ -296,16 +296,16 @@ class TokenFile:
         """Return the keys of the file that outlive its pair."""
         if not os.path.exists(self._path):
             return {}
-        with replaced_errors(file_checks.Unfit, by=self._refused):
+        with replaced_errors(file_checks.UnsafeFile, by=self._refused):
             try:
                 mapping = self._read_again(LONG_READ_PAUSES).mapping
-            except file_checks.Unfit:
+            except file_checks.UnsafeFile:
                 raise
             except (OSError, MalformedTokens):
                 return {}
         return {name: value for name, value in mapping.items() if name not in PAIR_FACTS}
 
-    def _refused(self, unfit: file_checks.Unfit) -> TokenFileError:
+    def _refused(self, unfit: file_checks.UnsafeFile) -> TokenFileError:
         return self.error(f"is refused: {unfit}", "Move it away and sign in again")
 
     def _size_to_reserve(self, target: str) -> int:
@@ -318,4 +318,4 @@ class TokenFile:
 
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
-        disk.patiently(lambda: os.unlink(path))
+        disk.retry_while_busy(lambda: os.unlink(path))

@@ -156,7 +156,7 @@ def test_a_closed_stdout_takes_no_token_file(env: dict[str, str]) -> None:
     code = """
 import os, sys
 from adh_auth.common import console
-with console.standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))
+with console.usable_standard_streams(): sys.exit(os.open(os.devnull, os.O_RDONLY))
 """
     said = subprocess.run(
         [sys.executable, "-c", code],

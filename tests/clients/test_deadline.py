@@ -21,7 +21,7 @@ from urllib3.util.ssltransport import SSLTransport
 from adh_auth.clients.deadline import Deadline
 from adh_auth.clients.requests_compat import plain_socket
 from adh_auth.common.limits import REPLY_LIMIT
-from adh_auth.common.threads import OURS
+from adh_auth.common.threads import THREAD_NAME_PREFIX
 
 from ..support.faults import wait_until
 from ..support.processes import PATIENCE
@@ -153,7 +153,7 @@ def test_a_call_that_is_over_is_left_alone(pair: tuple[socket.socket, socket.soc
 
 
 def timers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == OURS + "deadline"]
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME_PREFIX + "deadline"]
 
 
 def test_its_thread_is_told_from_the_programs() -> None:

@@ -22,7 +22,7 @@ import pytest
 import trio
 
 from adh_auth import RefreshFailed, TokenFile, Tokens
-from adh_auth.clients.base import _Patience
+from adh_auth.clients.base import WaitBudget
 from adh_auth.testing import Sandbox
 
 from ..support.clients import Family
@@ -573,7 +573,7 @@ def settings_of(sandbox: Sandbox) -> dict[str, Any]:
 
 def test_several_waits_share_one_patience() -> None:
     """The first may take all the seconds, the next only those that are left."""
-    patience = _Patience(0.05)
+    patience = WaitBudget(0.05)
     assert patience.left() == 0.05
     time.sleep(0.06)
     assert patience.left() == 0.0

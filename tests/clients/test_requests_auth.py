@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from adh_auth import AdhAuth, ReauthorizationRequired, TokenFile, TokenFileError
-from adh_auth.common.threads import OURS
+from adh_auth.common.threads import THREAD_NAME_PREFIX
 from adh_auth.store.remedies import login_command_line
 from adh_auth.testing import Sandbox
 
@@ -390,5 +390,7 @@ def test_the_first_half_of_a_life_is_left_alone(
     for _ in range(5):
         auth = AdhAuth(**arguments, refresh_ahead=60)
         requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE)
-        wait_until(lambda: not any(thread.name.startswith(OURS) for thread in threading.enumerate()))
+        wait_until(
+            lambda: not any(thread.name.startswith(THREAD_NAME_PREFIX) for thread in threading.enumerate())
+        )
     assert sandbox.counts.refresh_calls - before == refreshes

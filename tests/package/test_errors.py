@@ -12,7 +12,7 @@ import pytest
 import requests
 
 import adh_auth
-from adh_auth.errors import KINDS, AdhAuthError, RefreshFailed, fresh_copy, replaced_errors, twin
+from adh_auth.errors import KINDS, AdhAuthError, RefreshFailed, error_for_client, fresh_copy, replaced_errors
 
 BASES = (requests.RequestException, httpx.HTTPError, httpx2.HTTPError)
 
@@ -32,7 +32,7 @@ def test_an_error_is_caught_by_the_clients_clauses_too(
     kind: type[AdhAuthError], base: type[Exception]
 ) -> None:
     """An error out of a client's call is also that client's own error, keeps its name, and pickles so."""
-    raised = twin(kind("what happened", token_file="/f", request_id="r"), base)
+    raised = error_for_client(kind("what happened", token_file="/f", request_id="r"), base)
     assert isinstance(raised, kind)
     assert isinstance(raised, base)
     assert type(raised).__name__ == kind.__name__
@@ -43,8 +43,8 @@ def test_an_error_is_caught_by_the_clients_clauses_too(
 
 def test_an_error_for_one_client_becomes_one_for_another() -> None:
     """Converted twice, an error is the second client's and no longer the first's."""
-    first = twin(RefreshFailed("no", status=503), requests.RequestException)
-    second = twin(first, httpx.HTTPError)
+    first = error_for_client(RefreshFailed("no", status=503), requests.RequestException)
+    second = error_for_client(first, httpx.HTTPError)
     bases = type(second).__mro__
     assert httpx.HTTPError in bases
     assert requests.RequestException not in bases
@@ -53,7 +53,7 @@ def test_an_error_for_one_client_becomes_one_for_another() -> None:
 
 def test_a_pickle_leaves_the_request_behind() -> None:
     """The request that a client sets on an error holds the token: a pickle does not carry it."""
-    raised: Any = twin(RefreshFailed("no", status=503), requests.RequestException)
+    raised: Any = error_for_client(RefreshFailed("no", status=503), requests.RequestException)
     raised.request = requests.Request(
         "GET", "https://a.example", headers={"Authorization": "Bearer adh_A"}
     ).prepare()

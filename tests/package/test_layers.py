@@ -46,12 +46,6 @@ STORE_FOR_ROTATION = {"store.base", "store.record", "store.remedies", "store.sta
 PURE = ("oauth.", "tokens", "rotation.decision")
 IMPURE = {"os", "socket", "threading"}
 
-#: Imports that still break a rule, as "module -> imported". Each is on its way out.
-EXCEPTIONS: set[str] = set()
-
-#: Modules that still import each other.
-CIRCLES: set[str] = set()
-
 
 class Import(NamedTuple):
     """One import: who imports what. Both without the name of the package where they are part of it."""
@@ -128,18 +122,7 @@ def test_an_import_points_downward(module: str) -> None:
     """No module imports its own layer's neighbour, a layer above it, or a package that is not its business."""
     source = MODULES[module].read_text(encoding="utf-8")
     broken = {str(found): rules for found in imports_of(module, source) if (rules := broken_rules(found))}
-    assert {found: rules for found, rules in broken.items() if found not in EXCEPTIONS} == {}
-
-
-def test_no_exception_is_left_over() -> None:
-    """An exception that nothing needs is taken out."""
-    found = {
-        str(item)
-        for module, path in MODULES.items()
-        for item in imports_of(module, path.read_text(encoding="utf-8"))
-        if broken_rules(item)
-    }
-    assert found >= EXCEPTIONS
+    assert broken == {}
 
 
 def test_modules_of_a_folder_form_no_circle() -> None:
@@ -152,7 +135,7 @@ def test_modules_of_a_folder_form_no_circle() -> None:
         }
         for module, path in MODULES.items()
     }
-    assert {module for module in known if module in _reached(known, module)} - CIRCLES == set()
+    assert {module for module in known if module in _reached(known, module)} == set()
 
 
 def _reached(known: dict[str, set[str]], start: str) -> set[str]:

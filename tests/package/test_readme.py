@@ -39,7 +39,7 @@ INTERNAL = {
     "auth_flow",
     "requires_request_body",
     "requires_response_body",
-    "stand",
+    "block",
     "reached",
     "code_life",
 }

@@ -337,7 +337,7 @@ def test_coarse_file_times_hide_no_new_pair(monkeypatch: pytest.MonkeyPatch) -> 
     assert job is not None
     job.wait(PATIENCE)
     assert rotation.current().tokens == OLD
-    rotation.take(job)
+    rotation.use_outcome(job)
     assert rotation.current().tokens == NEW
 
 
@@ -356,7 +356,7 @@ def test_an_outcome_is_used_in_place_of_what_it_is_about(rejected: str, outcome:
     before = rotation.current()
     job = Job(Secret(rejected))
     job.settle(outcome)
-    rotation.take(job)
+    rotation.use_outcome(job)
     assert (rotation.current() is not before) is used
 
 

@@ -360,9 +360,9 @@ def test_a_program_ends_when_nothing_waits_and_works(
     clock = OwnClock(lambda: is_waited_for)
     assert not clock.ending()
     monkeypatch.setattr(threading.main_thread(), "is_alive", lambda: False)
-    monkeypatch.setattr(program_end, "is_anybody_else_alive", lambda: False)
+    monkeypatch.setattr(program_end, "has_other_live_threads", lambda: False)
     assert clock.ending() is ending
-    monkeypatch.setattr(program_end, "is_anybody_else_alive", lambda: True)
+    monkeypatch.setattr(program_end, "has_other_live_threads", lambda: True)
     assert not clock.ending()
 
 

@@ -579,7 +579,7 @@ def _refusing(work: Callable[..., Any], refusals: list[PermissionError], name: s
     return sometimes
 
 
-@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+@pytest.mark.parametrize("winerror", disk.WINDOWS_BUSY_ERRORS)
 def test_rename_refused_for_a_moment(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
 ) -> None:
@@ -593,7 +593,7 @@ def test_rename_refused_for_a_moment(
     assert sandbox.counts.refresh_calls == 1
 
 
-@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+@pytest.mark.parametrize("winerror", disk.WINDOWS_BUSY_ERRORS)
 def test_read_refused_for_a_moment(
     sandbox: Sandbox, token_file: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
 ) -> None:
@@ -640,8 +640,8 @@ def test_refusal_that_lasts() -> None:
 
     started = time.monotonic()
     with pytest.raises(PermissionError):
-        disk.patiently(work)
-    assert disk.PATIENCE - 0.3 < time.monotonic() - started < disk.PATIENCE + 1.0
+        disk.retry_while_busy(work)
+    assert disk.BUSY_TIMEOUT - 0.3 < time.monotonic() - started < disk.BUSY_TIMEOUT + 1.0
 
 
 @pytest.mark.parametrize(
@@ -658,5 +658,5 @@ def test_other_refusals_are_final(refusal: PermissionError) -> None:
         raise refusal
 
     with pytest.raises(PermissionError):
-        disk.patiently(work)
+        disk.retry_while_busy(work)
     assert len(calls) == 1

@@ -81,7 +81,7 @@ def _refusal(winerror: int) -> PermissionError:
     return refusal
 
 
-@pytest.mark.parametrize("winerror", disk.WINDOWS_MOMENTARY)
+@pytest.mark.parametrize("winerror", disk.WINDOWS_BUSY_ERRORS)
 def test_the_sandbox_is_as_patient_as_the_library(
     winerror: int, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,7 +212,7 @@ def watched(sweep: Sweep) -> Iterator[None]:
 
 def secrets_of(sandbox: Sandbox) -> dict[str, str]:
     """Return all generations of all that the server has given out, and the client secret."""
-    ledger = sandbox._ledger
+    ledger = sandbox._state
     found = {"client secret": sandbox.client_secret}
     for kind, given in (
         ("access token", ledger._access),
@@ -688,7 +688,7 @@ def test_login_shows_neither_code_nor_tokens(sandbox: Sandbox, tmp_path: Path) -
         sweep = Sweep()
         sweep.add("login", output, errors)
         assert sweep.leaks(secrets_of(sandbox)) == []
-    assert len(sandbox._ledger._codes) == 2
+    assert len(sandbox._state._codes) == 2
 
 
 def _address_in(process: Any) -> str:

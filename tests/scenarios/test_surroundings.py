@@ -541,7 +541,7 @@ def test_an_interrupt_in_the_first_microseconds(what: str) -> None:
     code = f"""
 import random, signal, threading, time
 from adh_auth.rotation.job import Job
-from adh_auth.common.threads import survive_an_interrupted_start
+from adh_auth.common.threads import make_start_interruptible
 class Strike(Exception): pass
 def strike(*_): raise Strike
 signal.signal(signal.SIGALRM, strike)
@@ -550,7 +550,7 @@ end = time.monotonic() + 2
 while time.monotonic() < end:
     job = Job()
     thread = threading.Thread(target=job.settle, args=(None,), daemon=True)
-    survive_an_interrupted_start(thread)
+    make_start_interruptible(thread)
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 1e-4))
         if {what!r} == "wait": job.wait(0.0002)

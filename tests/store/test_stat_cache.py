@@ -23,7 +23,7 @@ from requests.adapters import BaseAdapter
 from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens
 from adh_auth.store import reservation, stat_cache
 from adh_auth.store import token_file as token_file_module
-from adh_auth.store.stat_cache import COARSE_TICK, LIMIT, TICK, TRUST_SECONDS, StatCache, state_of
+from adh_auth.store.stat_cache import COARSE_TICK, MAX_DESCRIPTORS, TICK, TRUST_SECONDS, StatCache, state_of
 from adh_auth.testing import Sandbox
 
 from ..support.clients import CLIENTS, FAMILY, EveryClient
@@ -354,10 +354,10 @@ def test_many_busy_objects_leave_the_descriptors_to_the_program(
     path: Path, descriptors: Callable[[], int]
 ) -> None:
     """A few hold a descriptor, all work, and nothing is left open when they are gone."""
-    kept = [AdhAuth(path, **CLIENT) for _ in range(3 * LIMIT)]
+    kept = [AdhAuth(path, **CLIENT) for _ in range(3 * MAX_DESCRIPTORS)]
     for auth in kept:
         assert {_header(auth) for _ in range(SOME)} == {"Bearer first"}
-    assert 0 < descriptors() <= LIMIT
+    assert 0 < descriptors() <= MAX_DESCRIPTORS
     del kept, auth
     gc.collect()
     assert descriptors() == 0
