@@ -151,7 +151,7 @@ def test_the_second_try_may_succeed() -> None:
 
 def test_a_pause_that_the_server_asks_for_is_kept() -> None:
     """Retry-After counts where it is longer than the pause would be, and only there."""
-    world = World(Endpoint(reply(429, {"Retry-After": "4"}), reply(429, {"Retry-After": "0"}), PAIR))
+    world = World(Endpoint(reply(429, {"Retry-After": "4"}), reply(429, {"Retry-After": "0.25"}), PAIR))
     assert run(attempt_in(world)) == NEW
     assert world.clock.passed == pytest.approx(4 + PAUSES[1])
 
