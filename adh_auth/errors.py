@@ -207,15 +207,15 @@ def _rebuild(
 class _ForClient(AdhAuthError):
     """What the classes made for a client have in common."""
 
-    library_class: type[AdhAuthError]
-    clients_base: type[Exception]
+    _library_class: type[AdhAuthError]
+    _clients_base: type[Exception]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.library_class, self.clients_base, self.message, self.facts())
+        return _rebuild, (self._library_class, self._clients_base, self.message, self.facts())
 
 
 def _library_class(error: AdhAuthError) -> type[AdhAuthError]:
-    return error.library_class if isinstance(error, _ForClient) else type(error)
+    return error._library_class if isinstance(error, _ForClient) else type(error)  # noqa: SLF001 - one module
 
 
 _classes_for_clients: dict[tuple[type[AdhAuthError], type[Exception]], type[AdhAuthError]] = {}
@@ -229,8 +229,8 @@ def _class_for_client(kind: type[AdhAuthError], clients_base: type[Exception]) -
 
 def _new_class_for_client(kind: type[AdhAuthError], clients_base: type[Exception]) -> type[AdhAuthError]:
     body = {
-        "library_class": kind,
-        "clients_base": clients_base,
+        "_library_class": kind,
+        "_clients_base": clients_base,
         "__doc__": kind.__doc__,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,

@@ -134,36 +134,41 @@ class RequestsAuth(BaseAuth):
         return self._answer_401(response, sent_with)
 
     def _answer_401(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        """Send again until the answer is not a 401, or a refresh has brought the pair that it refuses.
-
-        An adopted pair may turn out to be expired as well.
-        """
+        """Send again for as long as `after_401` says so; an adopted pair may turn out to be expired as well."""
+        refreshed = False
         time_limit = _TimeLimit(read_timeout(sent_with.get("timeout")))
         for _ in range(MAX_ROTATIONS):
             try:
-                rotated = self._pair_after_401(response, sent_with, time_limit)
+                rotated = self._pair_after_401(response, sent_with, time_limit, refreshed=refreshed)
             except AdhAuthError as caught:
                 error = caught
                 break
             if rotated is None:
                 return response
             resent = self._resend(response, rotated.pair, sent_with)
-            if resent is response or resent.status_code != 401 or rotated.refreshed:
+            if resent is response or resent.status_code != 401:
                 return resent
-            response = resent
+            response, refreshed = resent, refreshed or rotated.refreshed
         else:
             return response
         response.close()
         raise _as_requests_error(error, response.request, response)
 
     def _pair_after_401(
-        self, response: Response, sent_with: Mapping[str, Any], time_limit: _TimeLimit
+        self,
+        response: Response,
+        sent_with: Mapping[str, Any],
+        time_limit: _TimeLimit,
+        *,
+        refreshed: bool,
     ) -> Rotated | None:
         """Return what to send again with, None if the caller gets this 401."""
         rejected = _rejected_token(response.request)
         prefix = read_prefix(response, stream=bool(sent_with.get("stream")))
         pair = self._core.current()
-        what = after_401(prefix.code, rejected, pair, time.time(), is_bare=prefix.is_bare)
+        what = after_401(
+            prefix.code, rejected, pair, time.time(), is_bare=prefix.is_bare, refreshed=refreshed
+        )
         if what == HAND_OVER:
             return None
         again = can_be_sent_again(response.request)
