@@ -134,7 +134,7 @@ class RequestsAuth(BaseAuth):
         return self._answer_401(response, sent_with)
 
     def _answer_401(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        """Send again for as long as `after_401` says so; an adopted pair may turn out to be expired as well."""
+        """Send again as long as `after_401` says so; an adopted pair may turn out to be expired as well."""
         refreshed = False
         time_limit = _TimeLimit(read_timeout(sent_with.get("timeout")))
         for _ in range(MAX_ROTATIONS):

@@ -36,7 +36,7 @@ BUSY_TIMEOUT = 2.5
 
 
 def retry_while_busy(work: Callable[[], T]) -> T:
-    """Return what `work` returns. Where Windows refuses it for a moment, try again for `BUSY_TIMEOUT` seconds."""
+    """Return what `work` returns. What Windows refuses for a moment is tried for `BUSY_TIMEOUT` seconds."""
     slept, pause = 0.0, 0.01
     while True:
         try:
