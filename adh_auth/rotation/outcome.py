@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.text import capitalized, format_time
+from ..common.text import format_time
 from ..errors import AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed, TokenFileError
 from ..store.record import Record
 from ..store.remedies import login_command_line
@@ -26,7 +26,7 @@ def refusal(record: Record, path: str) -> ReauthorizationRequired:
     return ReauthorizationRequired(
         f"the refresh token in {path} was refused at {format_time(record.at)}"
         f" (invalid_grant: revoked, expired or already used).{lost}"
-        f" You must sign in again. {capitalized(login_command_line(path))}",
+        f" You must sign in again; {login_command_line(path)}",
         token_file=path,
         request_id=record.request_id,
         code=record.code,
