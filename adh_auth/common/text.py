@@ -26,13 +26,22 @@ def capitalized(step: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return untrusted text on one line: a `?` for each line break and control character."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """Return a whole line of output: a space for each line break and control character in it.
+
+    It is ours but for a path or a reply that it names, and is not cut.
+    """
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def printable(value: str | None) -> str | None:
-    """Return a header or a code of a reply, fit to be quoted: as `one_line`, and bounded; None for None."""
-    return None if value is None else one_line(value[:QUOTED_LIMIT])
+    """Return one untrusted value as a message quotes it, None for None.
+
+    At most `QUOTED_LIMIT` characters of it, and a `?` for each that is not printable: a space would hide that
+    the value is not what was sent.
+    """
+    if value is None:
+        return None
+    return "".join(char if char.isprintable() else "?" for char in value[:QUOTED_LIMIT])
 
 
 def format_duration(seconds: float) -> str:
