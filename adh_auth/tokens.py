@@ -34,6 +34,9 @@ MAX_NESTING = 32
 #: Key of a file: the fingerprint of the refresh token that was spent for its pair. A pair that a kill or a
 #: power failure left beside the token file is matched by it. In the token file itself it means nothing.
 REPLACES = "replaces_refresh_token"
+#: Keys of a file that say whose session it is: the server, the client, and the name of the user. A new
+#: session does not inherit them.
+OWNER_KEYS = ("base_url", "client_id", "signed_in_as")
 
 
 def fingerprint(token: str) -> str:

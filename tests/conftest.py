@@ -107,7 +107,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in reports:
             if (
                 getattr(report, "when", "") == "call"
-                and "test_simulation" in report.nodeid
+                and "test_every_order" in report.nodeid
                 and report.user_properties
             ):
                 terminalreporter.write_line(

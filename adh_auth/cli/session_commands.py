@@ -17,6 +17,7 @@ from ..clients.settings import resolve
 from ..common.console import print_to_stderr
 from ..common.text import one_line
 from ..errors import AdhAuthError, MalformedTokens
+from ..oauth.origin import base_url_of
 from ..rotation.status import describe, pair_facts
 from ..sign_in.user import fetch_user
 from ..store.token_file import TokenFile
@@ -44,7 +45,7 @@ def save_command(args: argparse.Namespace) -> int:
     file = TokenFile(args.token_file)
     data, received_at = _read_reply(args.file)
     tokens, mapping = _session_in(data, "stdin" if args.file == "-" else args.file, received_at)
-    file.save_mapping(mapping, tokens)
+    file.save_mapping({**_owner_of_shell(), **mapping}, tokens)
     _report(args, file, tokens, "saved")
     if args.file != "-" and not args.json and os.path.realpath(args.file) != os.path.realpath(file.path):
         echo(
@@ -52,6 +53,13 @@ def save_command(args: argparse.Namespace) -> int:
             "are secret until then."
         )
     return 0
+
+
+def _owner_of_shell() -> dict[str, str]:
+    """Return the server and the client that the environment names. Raises `ConfigurationError`."""
+    base_url, client_id = os.environ.get("ADH_BASE_URL"), os.environ.get("ADH_CLIENT_ID")
+    owner = {"base_url": base_url and base_url_of(base_url), "client_id": client_id}
+    return {name: value for name, value in owner.items() if value}
 
 
 def token_command(args: argparse.Namespace) -> int:

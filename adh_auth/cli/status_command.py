@@ -50,12 +50,22 @@ def _session_rows(status: Status, now: float) -> list[StatusRow]:
     return [
         ("signed in", "yes", "green") if status.signed_in else ("signed in", "no", "red"),
         ("token file", store.name + (f" → {store.leads_to}" if store.leads_to else ""), None),
+        *_owner_rows(status),
         *_access_rows(status),
         ("access token", pair.access_token_fingerprint, None),
         _expiry_row(status, now),
         ("refresh token", pair.refresh_token_fingerprint, None),
         ("scope", pair.scope or "not stored", None),
     ]
+
+
+def _owner_rows(status: Status) -> list[StatusRow]:
+    unknown = "not stored; the next refresh writes it"
+    rows: list[StatusRow] = [
+        ("server", status.base_url or unknown, None),
+        ("client", status.client_id or unknown, None),
+    ]
+    return [("user", status.signed_in_as, None), *rows] if status.signed_in_as else rows
 
 
 def _access_rows(status: Status) -> list[StatusRow]:

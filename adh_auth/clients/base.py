@@ -14,7 +14,7 @@ from weakref import WeakMethod
 from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
 from ..oauth.endpoint import EndpointCall, EndpointReply
-from ..oauth.origin import Origin, normal_origin, origin_of
+from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls, Post
 from ..rotation.core import Rotation
@@ -137,13 +137,13 @@ class BaseAuth:
         from .notebook_card import in_short
 
         state = in_short(self._file)
-        return f"{name}({self.token_file!r}, base_url={_url_of(self._origin)!r}, state={state!r})"
+        return f"{name}({self.token_file!r}, base_url={origin_url(self._origin)!r}, state={state!r})"
 
     def _repr_html_(self) -> str:
         """Return a card for notebooks, as HTML."""
         from .notebook_card import card
 
-        return card(type(self).__name__, self._file, _url_of(self._origin))
+        return card(type(self).__name__, self._file, origin_url(self._origin))
 
     def __getstate__(self) -> dict[str, Any]:
         arguments = dict(self._arguments)
@@ -192,10 +192,22 @@ class BaseAuth:
             # The origin only: path and query may hold secrets.
             logger.debug(
                 "a request to %s carries no token: the API is %s",
-                origin and _url_of(origin),
-                _url_of(self._origin),
+                origin and origin_url(origin),
+                origin_url(self._origin),
             )
+        if origin is not None and (self._origin, origin) not in _warned_twins:
+            self._warn_of_a_twin(origin)
         return False
+
+    def _warn_of_a_twin(self, origin: Origin) -> None:
+        """Warn once: a request without a token may have been meant for the API, and meets a 401."""
+        if are_twins(self._origin, origin):
+            _warned_twins.add((self._origin, origin))
+            logger.warning(
+                "a request to %s carries no token: the API is %s, as base_url or ADH_BASE_URL has it",
+                origin_url(origin),
+                origin_url(self._origin),
+            )
 
     def _wait_for_new_tokens(
         self, rejected: Secret, seconds: float | None = None, post: Post | None = None
@@ -247,6 +259,10 @@ class WaitBudget:
         return max(0.0, self._ends - time.monotonic())
 
 
+#: pairs of the API and its twin that this process has been warned of
+_warned_twins: set[tuple[Origin, Origin]] = set()
+
+
 def bearer(header: str | bytes | None) -> Secret | None:
     """Return the token of an ``Authorization`` header; None for anything but a bearer token."""
     value = header.decode("latin-1") if isinstance(header, bytes) else header
@@ -261,11 +277,3 @@ def wrong_client(auth: object, request: object) -> TypeError:
     every = "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
     advice = f"use adh_auth.{right} with {client}" if right else every
     return TypeError(f"{type(auth).__name__} was given a request of {client}: {advice}")
-
-
-def _url_of(origin: tuple[str, str, int]) -> str:
-    scheme, host, port = origin
-    shown = f"[{host}]" if ":" in host else host
-    return (
-        f"{scheme}://{shown}" if port == (443 if scheme == "https" else 80) else f"{scheme}://{shown}:{port}"
-    )

@@ -32,7 +32,35 @@ def base_url_of(text: str) -> str:
             "(http is for loopback only)",
             setting="base_url",
         )
-    return text.rstrip("/")
+    base = text.rstrip("/")
+    if parts.path.rstrip("/").endswith(_OWN_PATHS):
+        raise ConfigurationError(
+            f"base_url must not end in a path of the API: /api/… is added to it, and {base}/api/auth/refresh "
+            f"would be called. Use {origin_url(origin)}",
+            setting="base_url",
+        )
+    return base
+
+
+#: What somebody copies along with the host: the API's own paths, whole or from their beginning.
+_OWN_PATHS = (
+    "/api",
+    "/api/auth",
+    "/api/auth/refresh",
+    "/api/auth/revoke",
+    "/api/auth/me",
+    "/api/oauth",
+    "/api/oauth/signin",
+)
+
+
+def are_twins(one: Origin, other: Origin) -> bool:
+    """Return whether two different origins look like one server to a person.
+
+    Loopback under two names, or the same host on another port or scheme, with and without ``www``.
+    """
+    first, second = (host.removeprefix("www.") for _, host, _ in (one, other))
+    return one != other and (first == second or (is_loopback(first) and is_loopback(second)))
 
 
 def origin_of(url: str) -> Origin | None:
@@ -77,6 +105,13 @@ def _normal_host(host: str) -> str | None:
         return ip_address(host).compressed
     except ValueError:
         return host or None
+
+
+def origin_url(origin: Origin) -> str:
+    """Return an origin as a URL, without the scheme's own port."""
+    scheme, host, port = origin
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}" if port == DEFAULT_PORTS[scheme] else f"{scheme}://{shown}:{port}"
 
 
 def is_loopback(host: str) -> bool:

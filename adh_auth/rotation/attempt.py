@@ -80,6 +80,7 @@ class Attempt:
         self._record = Record(
             number=record.number + 1,
             about=fingerprint(stored.tokens.refresh_token),
+            owner=context.owner.fingerprint,
             pid=pid,
             host=host,
             lost_at=decision.lost_at,
@@ -155,7 +156,8 @@ class Attempt:
         if verdict.kind != "pair":
             return verdict, None
         try:
-            return verdict, self._stored.rotated(verdict.mapping, sent_at)
+            fresh = self._stored.rotated(verdict.mapping, sent_at)
+            return verdict, self._context.owner.mark(fresh, self._stored)
         except MalformedTokens as malformed:
             problem = f"the endpoint's reply is of no use: {malformed.message}"
             return verdict._replace(kind="useless", reason=problem), None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..common.secret import Secret
 from ..oauth import endpoint
 from ..tokens import Tokens
+from .owner import Owner
 
 if TYPE_CHECKING:
     from ..store.base import Lock, Store
@@ -61,6 +62,8 @@ class RotationContext:
     post: Post
     refresh_call: Callable[[Secret], endpoint.EndpointCall]
     name: str
+    #: the server and the client that the session has to belong to
+    owner: Owner
     who: tuple[int, str]
     lock_timeout: float
     #: called with the pair when it could not be written, while the job goes on trying
@@ -76,6 +79,7 @@ class Calls:
 
     def __init__(self, name: str, base_url: str, client_id: str, client_secret: Secret) -> None:
         self.name = name
+        self.owner = Owner(base_url, client_id)
         self._base_url = base_url
         self._client_id = client_id
         self._client_secret = client_secret

@@ -129,7 +129,9 @@ class Rotation:
 
     def _reload(self, state: object) -> ActiveTokens:
         # The state was taken before the read: if the file changes in between, the next check sees it.
-        tokens = self._store.read().tokens
+        stored = self._store.read()
+        self._calls.owner.check(stored, self._calls.name)
+        tokens = stored.tokens
         with self._guard:
             if self._active is None or self._active.tokens != tokens:
                 self._active = self._activated(tokens)
@@ -180,7 +182,12 @@ class Rotation:
             if self._pauses_background() or (self._job is not None and not self._job.finished):
                 return
             due = is_due_ahead(
-                pair.tokens, self._store.record(), now, pause=BACKGROUND_PAUSE, longest=REFRESH_DEADLINE
+                pair.tokens,
+                self._store.record(),
+                now,
+                pause=BACKGROUND_PAUSE,
+                longest=REFRESH_DEADLINE,
+                owner=self._calls.owner.fingerprint,
             )
             # Before the start: or each request would try again where it fails. A success brings another
             # pair, which ends the pause.
@@ -280,6 +287,7 @@ class Rotation:
             post=post,
             refresh_call=self._calls.refresh,
             name=self._calls.name,
+            owner=self._calls.owner,
             who=(os.getpid(), host_name()),
             lock_timeout=self._lock_timeout,
             continue_unsaved=lambda tokens: self._continue_unsaved(job, tokens),

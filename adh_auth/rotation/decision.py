@@ -64,15 +64,23 @@ Decision = Union[Adopt, Refresh, Refuse]
 
 
 def decide(
-    rejected: Secret, stored: Tokens, record: Record, now: float, *, since: int, path: str
+    rejected: Secret,
+    stored: Tokens,
+    record: Record,
+    now: float,
+    *,
+    since: int,
+    path: str,
+    owner: str | None = None,
 ) -> Decision:
     """Return whether to adopt, refresh or refuse.
 
     `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the
     last attempt of any process. `now`: epoch seconds. `since`: the number of the last attempt when this
     caller began; a later failure is its failure too. `path`: the store's name, for messages.
+    `owner`: the server and the client that ask, as the record has them.
     """
-    concerned = record.concerns(fingerprint(stored.refresh_token))
+    concerned = record.concerns(fingerprint(stored.refresh_token), owner)
     if Secret(stored.access_token) != rejected and _is_usable(stored, record, now):
         return Adopt(stored)
     if not concerned:
@@ -129,14 +137,16 @@ def after_401(
     return ROTATE if is_bare and code is None and pair.secret == rejected and expired else HAND_OVER
 
 
-def is_due_ahead(stored: Tokens, record: Record, now: float, *, pause: float, longest: float) -> bool:
+def is_due_ahead(
+    stored: Tokens, record: Record, now: float, *, pause: float, longest: float, owner: str | None = None
+) -> bool:
     """Return whether to refresh in the background a pair that has less left than `refresh_ahead` asks for.
 
     No in the first half of a token's life, as far as the record knows when it began: an access token may
     live shorter than `refresh_ahead`. No beside another process's attempt, which takes `longest` seconds at
     most. No after an attempt that was refused, or that failed less than `pause` seconds ago.
     """
-    if record.concerns(fingerprint(stored.refresh_token)):
+    if record.concerns(fingerprint(stored.refresh_token), owner):
         recent = 0 <= now - record.at < (longest if record.state == SENDING else pause)
         return record.state not in (REFUSED, UNSAVED) and not (recent and record.state in (SENDING, FAILED))
     began, end = record.rotated_at, stored.expires_at

@@ -14,8 +14,9 @@ from ..common.text import format_time_relative
 from ..errors import ConfigurationError
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..store.remedies import login_command_line
-from ..tokens import Stored, Tokens, fingerprint
+from ..tokens import OWNER_KEYS, Stored, Tokens, fingerprint
 from .decision import pause_ends
+from .owner import owner_facts, owner_in
 
 if TYPE_CHECKING:
     from ..store.base import InspectableStore, StoreFacts
@@ -102,6 +103,10 @@ class Status:
     refresh_in_flight: InFlight | None
     last_failure: LastFailure | None
     last_attempt: str
+    #: the server, the client and the user that the store names, None where it does not
+    base_url: str | None
+    client_id: str | None
+    signed_in_as: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts as ``adh-auth status --json`` prints them."""
@@ -116,6 +121,9 @@ class Status:
             "last_rotation": self.last_rotation and asdict(self.last_rotation),
             "refresh_in_flight": self.refresh_in_flight and asdict(self.refresh_in_flight),
             "trouble": self.last_failure and asdict(self.last_failure),
+            "base_url": self.base_url,
+            "client_id": self.client_id,
+            "signed_in_as": self.signed_in_as,
         }
 
 
@@ -136,7 +144,13 @@ def status_of(store: InspectableStore, now: float) -> Status:
         refresh_in_flight=InFlight(record.at, record.pid, record.host) if in_flight else None,
         last_failure=failure,
         last_attempt=record.state if _is_about(record, stored) else "",
+        **_belongs_to(stored),
     )
+
+
+def _belongs_to(stored: Stored) -> dict[str, str | None]:
+    facts = owner_facts(stored.mapping)
+    return {name: facts.get(name) for name in OWNER_KEYS}
 
 
 def pair_facts(tokens: Tokens, now: float) -> dict[str, Any]:
@@ -180,7 +194,10 @@ def _consistent_read(store: InspectableStore, now: float) -> tuple[Stored, Recor
 
 
 def _is_about(record: Record, stored: Stored) -> bool:
-    return record.concerns(fingerprint(stored.tokens.refresh_token))
+    owner = owner_in(stored.mapping)
+    return record.concerns(
+        fingerprint(stored.tokens.refresh_token), None if owner is None else owner.fingerprint
+    )
 
 
 def _is_held(store: InspectableStore, record: Record, now: float) -> bool:

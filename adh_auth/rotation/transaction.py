@@ -20,7 +20,7 @@ from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Stored, Tokens, fingerprint
 from .attempt import Attempt, attempted
 from .context import RotationContext, Step, Transaction
-from .decision import Adopt, Refresh, Refuse, decide
+from .decision import Adopt, Decision, Refresh, Refuse, decide
 from .outcome import failure, refusal, unsaved
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def rotation_transaction(context: RotationContext, rejected: Secret) -> Transact
     """Rotate away from the access token `rejected`. Return the pair to use; raise the outcome's error."""
     store = context.store
     state = yield Step("state", store.state)
-    stored = yield Step("load", store.read_patiently)
+    stored = yield from _read(context, "load")
     record = yield Step("record", store.record)
     since = _last_ended_attempt(record)
-    early = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
+    early = _decide(context, rejected, stored.tokens, record, since)
     if not isinstance(early, Refresh):
         return _carry_out(early)
     context.lock = store.lock()
@@ -62,6 +62,20 @@ def _last_ended_attempt(record: Record) -> int:
     One under way counts as later than this caller, which is about to wait for it: its failure is shared.
     """
     return record.number - 1 if record.state == SENDING else record.number
+
+
+def _decide(
+    context: RotationContext, rejected: Secret, stored: Tokens, record: Record, since: int
+) -> Decision:
+    now, owner = context.clock.now(), context.owner.fingerprint
+    return decide(rejected, stored, record, now, since=since, path=context.name, owner=owner)
+
+
+def _read(context: RotationContext, name: str) -> Transaction:
+    """Read the session, and refuse one of another server or client: nothing of it is sent."""
+    stored = yield Step(name, context.store.read_patiently)
+    context.owner.check(stored, context.name)
+    return stored
 
 
 def _carry_out(decision: Adopt | Refuse) -> Tokens:
@@ -98,7 +112,7 @@ def _await_lock(context: RotationContext, rejected: Secret, state: object, since
             if (yield Step("lock", lock.take)):
                 return None
             record = yield Step("record", store.record)
-            stored = yield Step("load", store.read_patiently)
+            stored = yield from _read(context, "load")
             _raise_shared_error(context, rejected, record, stored.tokens, since)
             next_try = clock.monotonic() + LOCK_INTERVAL
         _require_not_ending(context)
@@ -106,7 +120,7 @@ def _await_lock(context: RotationContext, rejected: Secret, state: object, since
         poll = min(1.3 * poll, LAST_POLL)
         timed_out = clock.monotonic() > deadline
         if (yield Step("state", store.state)) != state or timed_out:
-            stored = yield Step("load", store.read_patiently)
+            stored = yield from _read(context, "load")
             if Secret(stored.tokens.access_token) != rejected:
                 return stored.tokens
         if timed_out:
@@ -122,7 +136,7 @@ def _raise_shared_error(
     context: RotationContext, rejected: Secret, record: Record, stored: Tokens, since: int
 ) -> None:
     """Raise the error of the holder's attempt, if it has failed (rule 6)."""
-    concerned = record.concerns(fingerprint(stored.refresh_token))
+    concerned = record.concerns(fingerprint(stored.refresh_token), context.owner.fingerprint)
     # Also where the rejected token is the holder's own, of a pair that is in that process's memory only.
     if concerned and record.state == UNSAVED:
         raise unsaved(record, context.name)
@@ -139,9 +153,9 @@ def _raise_shared_error(
 def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
     """Re-read, decide anew, recover or refresh. Return the pair to use."""
     store = context.store
-    stored = yield Step("reread", store.read_patiently)
+    stored = yield from _read(context, "reread")
     record = yield Step("record", store.record)
-    decision = decide(rejected, stored.tokens, record, context.clock.now(), since=since, path=context.name)
+    decision = _decide(context, rejected, stored.tokens, record, since)
     if not isinstance(decision, Refresh):
         return _carry_out(decision)
     if (yield from _recover(context, stored, record)):
@@ -216,7 +230,7 @@ def revocation_transaction(
 def _revoke_locked(
     context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
 ) -> Transaction:
-    stored = yield Step("reread", context.store.read_patiently)
+    stored = yield from _read(context, "reread")
     call = revoke_call(Secret(stored.tokens.refresh_token))
     try:
         reply = yield Step("send", partial(context.post, call, REFRESH_DEADLINE))

@@ -23,6 +23,7 @@ from ..common.secret import Secret
 from ..common.text import one_line
 from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
 from ..oauth import endpoint, replies
+from ..rotation.owner import Owner
 from ..rotation.status import describe
 from ..store import disk, file_checks
 from ..store.messages import writing
@@ -87,7 +88,11 @@ def login(
         failure = fresh_copy(error)  # without the frames, which hold the code and the tokens
     if failure is not None:
         raise failure
-    echo(one_line(f"{greeting(settings, refresh_via)} {settings.file.path}: {describe(tokens, time.time())}"))
+    sentence, name = greeting(settings, refresh_via)
+    if name is not None:
+        with suppress(AdhAuthError):  # the session is on disk, with or without its user's name
+            settings.file.annotate(tokens, signed_in_as=name)
+    echo(one_line(f"{sentence} {settings.file.path}: {describe(tokens, time.time())}"))
     return tokens
 
 
@@ -166,7 +171,9 @@ class _BrowserFlow:
     def _finish(self, callback: Callback) -> Tokens:
         """Check, exchange, write."""
         fresh = self._exchange(self.authorization.code_from(callback))
-        self.authorization.settings.file.save_mapping(dict(fresh.mapping), fresh.tokens)
+        settings = self.authorization.settings
+        owner = Owner(settings.base_url, settings.client_id)
+        settings.file.save_mapping(owner.name_in(fresh.mapping), fresh.tokens)
         return fresh.tokens
 
     def _exchange(self, code: Secret) -> Stored:

@@ -64,17 +64,17 @@ def fetch_signed_in_user(settings: Settings, client: requests.Session | None) ->
     return fetch_user(auth, settings.base_url, timeout=GREETING_TIMEOUT, client=client)
 
 
-def greeting(settings: Settings, client: requests.Session | None) -> str:
-    """Return a sentence that names the user.
+def greeting(settings: Settings, client: requests.Session | None) -> tuple[str, str | None]:
+    """Return a sentence that names the user, and the name; None if it is not known.
 
     The session is on disk by now, so an error of this call is no failure of the sign-in.
     """
     try:
         user = fetch_signed_in_user(settings, client)
     except AdhAuthError as error:
-        return f"Signed in, but the user could not be fetched: {error.message}."
-    name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), "a user without a name")
-    return f"Hello {name}, you are signed in."
+        return f"Signed in, but the user could not be fetched: {error.message}.", None
+    name = next((str(user[key]) for key in ("name", "email", "id") if user.get(key)), None)
+    return f"Hello {name or 'a user without a name'}, you are signed in.", name
 
 
 def _user_in(response: requests.Response, token_file: str) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Record:
     #: the last rotation that succeeded, and the process id of who did it
     rotated_at: float | None = None
     rotated_by: int | None = None
+    #: fingerprint of the server and the client that the attempt was made at and as
+    owner: str | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
@@ -88,8 +90,15 @@ class Record:
             mapping.update({name: _shortened(mapping[name], limit) for name in _UNBOUNDED if name in mapping})
         return text.encode("ascii").ljust(SIZE - 1) + b"\n"
 
-    def concerns(self, token_fingerprint: str) -> bool:
-        """Return whether this record is about that refresh token."""
+    def concerns(self, token_fingerprint: str, owner: str | None = None) -> bool:
+        """Return whether this record is about that refresh token.
+
+        What one server or client has said of a token holds for that one: a refusal or a failure of another
+        `owner` does not count. None: whoever it was.
+        """
+        elsewhere = owner is not None and self.owner is not None and self.owner != owner
+        if elsewhere and self.state in (REFUSED, FAILED):
+            return False
         return bool(self.about) and self.about == token_fingerprint
 
 
@@ -144,6 +153,7 @@ CHECKS: Mapping[str, Callable[[object], object]] = {
     "retry_after": _seconds,
     "rotated_at": _seconds,
     "rotated_by": _count,
+    "owner": _text,
 }
 #: Fields that may be null.
 _OPTIONAL = frozenset(item.name for item in fields(Record) if item.default is None)

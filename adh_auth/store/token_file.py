@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
-from ..tokens import Stored, Tokens, file_mapping
+from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping
 from . import disk, file_checks, reservation
 from .file_lock import LockUnavailable, RotationLock
 from .location import absolute, default_path
@@ -107,12 +107,21 @@ class TokenFile:
         with writing(self._path, "can't be made"):
             disk.make_folder(self._target())
         with self.locked(SAVE_TIMEOUT):
-            session = Stored.of(tokens, self._kept(), session.mapping)
-            reserved = self.reserve()
-            try:
-                reserved.replace(session)
-            finally:
-                reserved.discard()
+            self._replace(Stored.of(tokens, self._kept(), session.mapping))
+
+    def annotate(self, tokens: Tokens, **facts: str) -> None:
+        """Add `facts` to the keys of the file, if `tokens` are still its session. Raises as `save`."""
+        with self.locked(SAVE_TIMEOUT):
+            stored = self.read()
+            if stored.tokens.refresh_token == tokens.refresh_token:
+                self._replace(Stored(stored.tokens, {**stored.mapping, **facts}))
+
+    def _replace(self, session: Stored) -> None:
+        reserved = self.reserve()
+        try:
+            reserved.replace(session)
+        finally:
+            reserved.discard()
 
     def delete(self) -> None:
         """Sign out on this machine: remove the file, once a refresh in flight has ended.
@@ -303,7 +312,7 @@ class TokenFile:
                 raise
             except (OSError, MalformedTokens):
                 return {}
-        return {name: value for name, value in mapping.items() if name not in PAIR_FACTS}
+        return {name: value for name, value in mapping.items() if name not in (*PAIR_FACTS, *OWNER_KEYS)}
 
     def _refused(self, unfit: file_checks.UnsafeFile) -> TokenFileError:
         return self.error(f"is refused: {unfit}", "Move it away and sign in again")

@@ -190,6 +190,7 @@ class World:
             post=self.endpoint,
             refresh_call=CALLS.refresh,
             name="memory",
+            owner=CALLS.owner,
             who=(4242, "here"),
             lock_timeout=45.0,
             continue_unsaved=self.unsaved.append,

@@ -508,7 +508,7 @@ def test_the_mark_does_not_pile_up(sandbox: Sandbox, token_file: Path) -> None:
         spent = file.load().refresh_token
         auth.refresh()
         mapping = json.loads(token_file.read_bytes())
-        assert set(mapping) == {*first, "team", "expires_at", REPLACES}
+        assert set(mapping) == {*first, "team", "expires_at", "base_url", "client_id", REPLACES}
         assert (mapping["team"], mapping[REPLACES]) == (7, fingerprint(spent))
     file.save(Tokens.from_response(sandbox.sign_in()))
     assert REPLACES not in json.loads(token_file.read_bytes())

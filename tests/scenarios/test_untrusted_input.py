@@ -455,15 +455,15 @@ def test_a_reply_nested_deeper_than_python_calls_functions(old_file: Path) -> No
     """json's parser takes thousands of levels, its writer does not: those keys are left out, and the file's
     own are kept.
     """
-    old_file.write_text(json.dumps({**OLD, "mine": {"a": [1]}}))
     for depth in (33, 900, 30_000):
+        old_file.write_text(json.dumps({**OLD, "mine": {"a": [1]}}))
         text = json.dumps(NEW)[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}"
         with RawServer(lambda _, text=text: Answer(200, {}, text.encode())) as api:  # type: ignore[misc]
             try:
                 assert auth_of(AdhAuth, old_file, api.url).refresh().access_token == NEW["access_token"]
             except RefreshFailed as failed:  # more than the parser takes: it is no JSON to us
                 assert "without tokens" in str(failed)
-    assert json.loads(old_file.read_bytes())["mine"] == {"a": [1]}
+        assert json.loads(old_file.read_bytes())["mine"] == {"a": [1]}
 
 
 def test_a_file_nested_too_deep_is_refused_before_it_is_spent(old_file: Path) -> None:

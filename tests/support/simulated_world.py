@@ -21,6 +21,7 @@ from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
 from adh_auth.oauth.endpoint import REFRESH_PATH, EndpointCall, EndpointReply, Unreachable
 from adh_auth.rotation import attempt, transaction
 from adh_auth.rotation.context import RotationContext, Step, Transaction
+from adh_auth.rotation.owner import Owner
 from adh_auth.rotation.transaction import rotation_transaction
 from adh_auth.store.record import NOTHING, Record
 from adh_auth.tokens import Stored, Tokens
@@ -350,6 +351,9 @@ def signs_in(process: Process) -> Transaction:
     return True
 
 
+OWNER = Owner("https://api.example", "app")
+
+
 def _context(process: Process, store: SimulatedStore) -> RotationContext:
     return RotationContext(
         store=store,
@@ -357,6 +361,7 @@ def _context(process: Process, store: SimulatedStore) -> RotationContext:
         post=store.post,  # type: ignore[arg-type] # it unfolds into two steps
         refresh_call=lambda token: EndpointCall(REFRESH_PATH, {"refresh_token": token.reveal()}),
         name="tokens.json",
+        owner=OWNER,
         who=(process.number, "simulated"),
         lock_timeout=EVER,
         continue_unsaved=lambda tokens: process.world.unsaved.add(tokens.access_token),
