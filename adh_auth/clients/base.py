@@ -18,6 +18,7 @@ from ..oauth.origin import Origin, normal_origin, origin_of
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls
 from ..rotation.core import Rotation
+from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .settings import hidden, resolve
 
@@ -54,6 +55,8 @@ class BaseAuth:
     `refresh_ahead`: seconds before expiry at which a refresh starts in the background; None waits for the
     API's ``401 token_expired``.
     `lock_timeout`: seconds to wait for another process's refresh; more than one whole refresh takes.
+    `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
+    those in the background; True: those that a request waits for, too; False: none.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.
@@ -68,6 +71,7 @@ class BaseAuth:
         base_url: str | None = None,
         refresh_ahead: float | None = None,
         lock_timeout: float | None = None,
+        detached: bool | None = None,
         refresh_via: Any = None,
     ) -> None:
         client_secret = hidden(client_secret)
@@ -78,6 +82,7 @@ class BaseAuth:
             base_url=base_url,
             refresh_ahead=refresh_ahead,
             lock_timeout=lock_timeout,
+            detached=detached,
         )
         self._check_carrier(refresh_via)
         self._file = settings.file
@@ -92,6 +97,7 @@ class BaseAuth:
             "base_url": base_url,
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
+            "detached": detached,
         }
         calls = Calls(str(settings.file.path), settings.base_url, settings.client_id, settings.client_secret)
         self._core = Rotation(
@@ -100,6 +106,8 @@ class BaseAuth:
             WeakMethod(self._post),
             refresh_ahead=settings.refresh_ahead,
             lock_timeout=settings.lock_timeout,
+            launcher=settings.launcher(),
+            find_transport=WeakMethod(self._describe_transport),
         )
         self._prepare(*settings.origin)
 
@@ -165,6 +173,10 @@ class BaseAuth:
         return self.__copy__()
 
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
+        raise NotImplementedError
+
+    def _describe_transport(self) -> TransportSpec | None:
+        """What carries a refresh, for another process; None where that is no client as it was installed."""
         raise NotImplementedError
 
     def _check_carrier(self, carrier: Any) -> None:

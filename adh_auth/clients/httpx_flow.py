@@ -19,6 +19,7 @@ from ..oauth.origin import DEFAULT_PORTS
 from ..oauth.replies import EXPIRED, error_code
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, ROTATE, after_401
+from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .base import MAX_ROTATIONS, REDACTED, BaseAuth, bearer, wrong_client
 from .httpx_body import COURTESY_SECONDS, with_header
@@ -28,6 +29,7 @@ from .httpx_body import BodyPrefix as _Peeked
 from .httpx_compat import callers_timeout, loaded_content, response_behind
 from .httpx_compat import has_content as _has_content
 from .httpx_compat import url_parts as _parts
+from .httpx_detached import describe_transport
 from .httpx_requirements import load_transport, load_waiting
 from .httpx_transport import Transport
 from .waits import Wait, Waits, run, run_async
@@ -321,6 +323,11 @@ class HttpxFlow(BaseAuth):
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         """Carry a call to an auth endpoint. Raises `Unreachable`."""
         return Transport(self._client, self._refresh_via).post(call, seconds)
+
+    def _describe_transport(self) -> TransportSpec | None:
+        if self._refresh_via is not None:
+            return None
+        return describe_transport(self._client, self._scheme)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):

@@ -23,10 +23,12 @@ from ..errors import AdhAuthError, ConfigurationError, RefreshFailed, twin
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, RESEND, after_401
+from ..rotation.detached import TransportSpec
 from .base import MAX_ROTATIONS, BaseAuth, Rotated, bearer, wrong_client
 from .requests_body import can_be_sent_again, read_prefix, release, rewound
 from .requests_body import is_plain as _is_plain
 from .requests_compat import cookie_jar
+from .requests_detached import describe_transport, is_plain_connection
 from .requests_transport import mock_behind, post, sessions_are_mocked
 
 __all__ = ["RequestsAuth"]
@@ -51,6 +53,7 @@ class RequestsAuth(BaseAuth):
         explicit = f"{scheme}://{name}:{port}/"
         self._prefixes = (f"{scheme}://{name}/", explicit) if port == default else (explicit,)
         self._seen: Mapping[str, Any] = {}
+        self._seen_plain = True
         self._of_thread = threading.local()
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
@@ -113,7 +116,7 @@ class RequestsAuth(BaseAuth):
         return None if seconds is None else SHARE * seconds
 
     def _on_response(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
-        self._seen = sent_with
+        self._seen, self._seen_plain = sent_with, is_plain_connection(response)
         self._of_thread.timeout = sent_with.get("timeout")
         if response.status_code != 401:
             if (
@@ -176,6 +179,7 @@ class RequestsAuth(BaseAuth):
             rejected,
             patience.left(),
             post=partial(self._post, sent_with=sent_with, mock=mock_behind(response)),
+            transport=partial(self._describe_transport, sent_with, is_plain=is_plain_connection(response)),
         )
 
     def _sent_again(self, response: Response, pair: ActiveTokens, sent_with: Mapping[str, Any]) -> Response:
@@ -206,6 +210,13 @@ class RequestsAuth(BaseAuth):
         if self._refresh_via is not None and not sessions_are_mocked():
             mock = None
         return post(call, seconds, self._refresh_via, sent_with or self._seen, mock)
+
+    def _describe_transport(
+        self, sent_with: Mapping[str, Any] | None = None, *, is_plain: bool | None = None
+    ) -> TransportSpec | None:
+        if self._refresh_via is not None or not (self._seen_plain if is_plain is None else is_plain):
+            return None
+        return describe_transport(*self._origin, sent_with or self._seen)
 
     def _check_carrier(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, requests.Session):

@@ -12,6 +12,7 @@ from ..tokens import Tokens
 
 if TYPE_CHECKING:
     from ..store.base import Lock, Store
+    from .detached import Helper
 
 
 from typing import TYPE_CHECKING, Protocol
@@ -56,6 +57,9 @@ class RotationContext:
     continue_unsaved: Callable[[Tokens], None]
     warn: Callable[[str], None]
     lock: Lock | None = None
+    #: starts a process that does the rest and takes the lock along. Given this, what was rejected, and the
+    #: number of the last attempt. None: this job's thread does it
+    launch_helper: Launch | None = None
     #: whether this very job has had the pair from the server, instead of adopting what another process got
     refreshed: bool = False
 
@@ -77,6 +81,7 @@ class Clock(Protocol):
 
 
 Post = Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
+Launch = Callable[[RotationContext, Secret, int], "Helper | None"]
 
 
 class Calls:

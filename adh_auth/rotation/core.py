@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
@@ -20,6 +21,7 @@ from ..store.stat_cache import StatCache
 from ..tokens import Tokens
 from .context import RotationContext
 from .decision import is_due_ahead
+from .detached import Launcher, TransportSpec, begins_in_background, is_daemonic, wants_helper
 from .job import Job, OwnClock, forget_jobs
 from .transaction import check_transaction, revocation_transaction, rotation_transaction
 
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
     from ..store.base import CachedStore
 
 from .active_tokens import ActiveTokens
-from .context import Calls, Post
+from .context import Calls, Launch, Post
 
 __all__ = ["LOCK_TIMEOUT", "Rotation"]
 
 #: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
 #: `Job.give_up`.
 Fallback = Callable[[Job], None]
+
+#: Describes what carries a refresh; None where that is no client as it was installed.
+DescribeTransport = Callable[[], TransportSpec | None]
 
 #: Seconds without a background refresh after one that failed; until then the old token is good, or a request
 #: finds out.
@@ -59,12 +64,16 @@ class Rotation:
         *,
         refresh_ahead: float | None = None,
         lock_timeout: float = LOCK_TIMEOUT,
+        launcher: Launcher | None = None,
+        find_transport: Callable[[], DescribeTransport | None] = lambda: None,
     ) -> None:
         self._store = store
         self._calls = calls
         # Found when it is needed: it is a method of the object that owns this core, and a circle of the two
         # waits for the collector.
         self._find_post = find_post
+        self._launcher = launcher or Launcher(False, {})
+        self._find_transport = find_transport
         self._ahead = refresh_ahead
         self._lock_timeout = lock_timeout
         self._state: object = None
@@ -168,23 +177,36 @@ class Rotation:
             # another pair.
             self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
         if due:
-            self._start(pair.secret, None, Job.give_up)
+            helper = self._helper_for(None, in_background=True)
+            if begins_in_background(
+                self._launcher.detached, has_helper=helper is not None, is_daemonic=is_daemonic()
+            ):
+                self._start(pair.secret, None, Job.give_up, helper)
 
     def rotate(
-        self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here
+        self,
+        rejected: Secret,
+        post: Post | None = None,
+        *,
+        without_thread: Fallback = Job.run_here,
+        transport: DescribeTransport | None = None,
     ) -> Job | None:
         """The job that rotates away from `rejected`; None where that has happened already.
 
         Raises `TokenFileError`.
 
-        `without_thread`: what to do where no thread can be started for it.
+        `without_thread`: what to do where no thread can be started for it. `transport`: describes what
+        `post` carries a call with.
         """
         pair = self.current()
         if pair.secret != rejected and not pair.expired:
             return None
         if pair.secret == rejected:
             pair.mark_expired()
-        return self._start(pair.secret, post, without_thread)
+        in_background = without_thread is Job.give_up
+        return self._start(
+            pair.secret, post, without_thread, self._helper_for(transport, in_background=in_background)
+        )
 
     def active_for(self, secret: Secret) -> ActiveTokens | None:
         """The pair in memory, where `secret` is its access token."""
@@ -222,7 +244,8 @@ class Rotation:
             job.go_on()
             if job.paused:  # it has the pair in force, and the lock
                 return job
-        return self._start(self.current().secret, None, without_thread)
+        helper = self._helper_for(None, in_background=False)
+        return self._start(self.current().secret, None, without_thread, helper)
 
     def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """A job that tells the server, then removes the file."""
@@ -233,7 +256,25 @@ class Rotation:
             without_thread(job)
         return job
 
-    def _start(self, rejected: Secret, post: Post | None, without_thread: Fallback) -> Job:
+    def _helper_for(self, transport: DescribeTransport | None, *, in_background: bool) -> Launch | None:
+        """Return what starts a helper for a job; None where the job's thread does everything itself."""
+        launcher = self._launcher
+        if not wants_helper(launcher.detached, in_background=in_background):
+            return None
+        describe = transport or self._find_transport()
+        spec = None if describe is None else describe()
+        if not launcher.is_possible(spec):
+            return None
+        assert spec is not None
+        return partial(launcher.launch, spec)
+
+    def _start(
+        self,
+        rejected: Secret,
+        post: Post | None,
+        without_thread: Fallback,
+        launch_helper: Launch | None = None,
+    ) -> Job:
         """The job under way, or a new one."""
         with self._guard:
             job = self._job
@@ -242,9 +283,9 @@ class Rotation:
             job = Job(rejected, in_background=without_thread is Job.give_up)
             # Started before it is entered: an interrupt in between costs a second job that finds the work
             # done, never one that nobody runs.
-            started = job.start(
-                self._context(job, post), lambda context: rotation_transaction(context, rejected)
-            )
+            context = self._context(job, post)
+            context.launch_helper = launch_helper
+            started = job.start(context, lambda context: rotation_transaction(context, rejected))
             self._job = job
         if not started:
             # Not under the guard, which every other request of the program may need meanwhile.

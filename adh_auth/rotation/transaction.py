@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..common.fork_safety import exchange_under_way
 from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed
@@ -21,16 +22,19 @@ from ..tokens import Stored, Tokens, fingerprint
 from .attempt import Attempt, attempted
 from .context import RotationContext, Step, Transaction
 from .decision import Adopt, Refresh, Refuse, decide
+from .detached import hand_over
 from .outcome import failure, refusal, unsaved
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
+    from .detached import Helper
 
 __all__ = [
     "LOCK_TIMEOUT",
     "REFRESH_DEADLINE",
     "check_transaction",
     "revocation_transaction",
+    "rotate_locked",
     "rotation_transaction",
 ]
 
@@ -63,7 +67,7 @@ def rotation_transaction(context: RotationContext, rejected: Secret) -> Transact
     if adopted is not None:
         return adopted
     try:
-        outcome = yield from _rotate_locked(context, rejected, since)
+        outcome = yield from rotate_locked(context, rejected, since)
     except AdhAuthError as error:
         outcome = error
     yield from attempted(Step("unlock", context.lock.release))  # where that fails, the job's end does it
@@ -123,7 +127,11 @@ def _share_outcome(
         raise refusal(record, context.name)
 
 
-def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
+def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
+    """Re-read, decide and refresh, with the lock held. `since`: the number of the last attempt that had ended.
+
+    Return the pair to use; raise the outcome's error.
+    """
     store = context.store
     stored = yield Step("reread", store.read_patiently)
     record = yield Step("record", store.record)
@@ -132,16 +140,35 @@ def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Tr
         return _carried_out(decision)
     if (yield from _recover(context, stored, record)):
         # What was found may have expired meanwhile: decide anew.
-        return (yield from _rotate_locked(context, rejected, since))
+        return (yield from rotate_locked(context, rejected, since))
+    if context.launch_helper is not None:
+        state = yield Step("state", store.state)
+        helper = yield from hand_over(context, rejected, since)
+        if helper is not None:
+            return (yield from _after_helper(context, helper, stored, rejected, state, since))
     room = yield Step("reserve", store.reserve)
     attempt = Attempt(context, stored, room, record, decision)
     try:
-        return (yield from attempt.steps())
+        with exchange_under_way():
+            return (yield from attempt.steps())
     finally:
         if attempt.has_pair:
             room.leave()
         else:
             room.discard()
+
+
+def _after_helper(
+    context: RotationContext, helper: Helper, spent: Stored, rejected: Secret, state: object, since: int
+) -> Transaction:
+    """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
+    stored = yield Step("reread", context.store.read_patiently)
+    if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
+        return helper.unsaved
+    adopted = yield from _await_lock(context, rejected, state, since)
+    if adopted is not None:
+        return adopted
+    return (yield from rotate_locked(context, rejected, since))
 
 
 def _recover(context: RotationContext, stored: Stored, record: Record) -> Transaction:

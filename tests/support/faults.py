@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -41,7 +42,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise TimeoutError("it did not come to that")
 
 
-def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: float) -> AdhAuth:
+def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: Any) -> AdhAuth:
     """An auth object of its own for the sandbox."""
     path = Path(token_file or sandbox.token_file)
     return AdhAuth(
