@@ -12,7 +12,6 @@ from ..tokens import Tokens
 
 if TYPE_CHECKING:
     from ..store.base import Lock, Store
-    from .detached import Helper
 
 
 from typing import TYPE_CHECKING, Protocol
@@ -81,7 +80,8 @@ class Clock(Protocol):
 
 
 Post = Callable[[endpoint.EndpointCall, float], endpoint.EndpointReply]
-Launch = Callable[[RotationContext, Secret, int], "Helper | None"]
+#: Starts a helper process and returns it, or None (`detached.Launcher.launch`).
+Launch = Callable[[RotationContext, Secret, int], Any]
 
 
 class Calls:

@@ -80,9 +80,9 @@ BOOTSTRAP = (
 
 def greeting() -> bytes:
     """Return what a helper of this very version says when it is ready."""
-    from .. import __version__
-
-    return f"adh-auth helper {__version__}\n".encode()
+    # Read where it is: nothing imports the package's own module. An upgrade under a running program changes it.
+    version = sys.modules[__name__.partition(".")[0]].__version__
+    return f"adh-auth helper {version}\n".encode()
 
 
 class TransportSpec(NamedTuple):
