@@ -12,35 +12,35 @@ import os
 import select
 import signal
 import sys
-import types
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
-# The lock is inherited. Importing filelock would take as long as all the rest.
-sys.modules.setdefault("filelock", types.ModuleType("filelock"))
-
-from ..common.clock import JobClock  # noqa: E402
-from ..common.secret import Secret  # noqa: E402
-from ..oauth.endpoint import EndpointCall, EndpointReply  # noqa: E402
-from ..rotation.context import Calls, RotationContext, Transaction  # noqa: E402
-from ..rotation.detached import GREETING_TIMEOUT, HELPER_LIFE, greeting  # noqa: E402
-from ..rotation.transaction import rotate_locked  # noqa: E402
-from ..store.inherited_lock import InheritedLock  # noqa: E402
-from ..store.token_file import TokenFile  # noqa: E402
-from ..tokens import Tokens  # noqa: E402
+from ..common.clock import JobClock
+from ..common.secret import Secret
+from ..oauth.endpoint import EndpointCall, EndpointReply
+from ..rotation.context import Calls, RotationContext, Transaction
+from ..rotation.detached import GREETING_TIMEOUT, HELPER_LIFE, greeting
+from ..rotation.transaction import rotate_locked
+from ..store.inherited_lock import InheritedLock
+from ..store.token_file import TokenFile
+from ..tokens import Tokens
 
 __all__ = ["main"]
 
-#: Seconds that a helper keeps trying to write a pair after its program is gone. Until then somebody has made
-#: room on a full disk, or nobody will.
+#: Seconds for what follows a reply: the file may be missing for six (`token_file.IN_HAND`), a disk be slow.
+WRITE_LIFE = 12.0
+#: Seconds that a helper keeps trying to write a pair after its program is gone. Until then somebody has
+#: made room on a full disk, or nobody will.
 UNSAVED_LIFE = 600.0
 
+#: Posts a call with the options of a `TransportSpec`; gives up after so many seconds.
 PostWith = Callable[[EndpointCall, float, dict[str, Any]], EndpointReply]
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run the helper. `arguments`: the descriptors of commands, events and lock, and the kind of transport."""
+    """Run the helper. `arguments`: the descriptors of commands, events and lock; the kind of transport."""
     commands, events, lock = (int(argument) for argument in arguments[:3])
     try:
         shield()
@@ -98,7 +98,7 @@ def _tuple(cert: Any) -> Any:
 
 
 def read_line(fd: int) -> tuple[bytes, bytes]:
-    """Return the first line and what came after it; both empty where the program ended before it wrote that."""
+    """Return the first line and what came after it; nothing where the program ended before it wrote that."""
     received = b""
     while b"\n" not in received:
         data = os.read(fd, 65536)
@@ -131,7 +131,7 @@ class Rotation:
         context = RotationContext(
             store=TokenFile(session["token_file"]),
             clock=self._clock,
-            post=lambda call, seconds: post(call, seconds, options),
+            post=partial(self._post, post, options),
             refresh_call=calls.refresh,
             name=calls.name,
             who=(os.getpid(), self._told["host"]),
@@ -147,6 +147,14 @@ class Rotation:
                 self._report("refreshed", value=True)
         finally:
             self._lock.release()
+
+    def _post(
+        self, post: PostWith, options: dict[str, Any], call: EndpointCall, seconds: float
+    ) -> EndpointReply:
+        reply = post(call, seconds, options)
+        # There may be a pair in hand now: the alarm must not take it away while it is written.
+        end_after(max(signal.getitimer(signal.ITIMER_REAL)[0], WRITE_LIFE))
+        return reply
 
     def _report_unsaved(self, tokens: Tokens) -> None:
         self._clock.is_unsaved = True

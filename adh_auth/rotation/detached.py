@@ -1,9 +1,9 @@
 """A refresh in a process of its own, a helper, which no kill of the program reaches (rule 5).
 
 The job's thread takes the lock, re-reads and decides as ever. Where the decision is to refresh, it starts a
-helper that inherits the locked descriptor, and waits for its end. So there is one helper for each expiry. Up to
-the hand-over a helper that fails costs nothing: the thread still has the lock and goes on. After it, the lock
-alone tells that the helper is gone, never a pipe.
+helper that inherits the locked descriptor, and waits for its end. So there is one helper for each expiry. Up
+to the hand-over a helper that fails costs nothing: the thread still has the lock and goes on. After it, the
+lock alone tells that the helper is gone, never a pipe.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ GREETING_TIMEOUT = 5.0
 #: Seconds after which a helper ends, whatever happens: the deadline of a refresh, and a little for the disk.
 #: With `GREETING_TIMEOUT` still under `LOCK_TIMEOUT`, or waiters would give up on one that is at work.
 HELPER_LIFE = REFRESH_DEADLINE + 5.0
-#: Seconds more until the program kills one that has not ended by itself.
-KILL_MARGIN = 5.0
+#: Seconds more until the program kills one that has not ended by itself: a pair that came at the last moment
+#: is written first (`helper.WRITE_LIFE`).
+KILL_MARGIN = 15.0
+#: Seconds to wait for the end of one that was killed.
+REAP_TIMEOUT = 5.0
 #: Seconds between two checks whether a helper has ended, once its pipe is closed.
 EXIT_POLL = 0.001
 #: Seconds between two checks whether the program is about to end.
@@ -71,16 +74,19 @@ OTHER_TRANSPORT = "what carries the refresh is not a client as it was installed"
 #: What is in the environment and a secret: the configuration brings it.
 SECRET_VARIABLES = frozenset({"ADH_CLIENT_SECRET", "ADH_STORE"})
 #: The interpreter's own `sys.path` may lack what the program has put there: a zipapp, a folder of plug-ins.
-#: The collector is off: it takes a tenth of the start.
+#: The collector is off: it takes a tenth of the start. filelock would take a third, and an inherited lock
+#: needs none.
 BOOTSTRAP = (
     "import gc, sys; gc.disable(); sys.path[:] = sys.argv[5:]; "
+    "sys.modules['filelock'] = type(sys)('filelock'); "
     "from adh_auth.helper.__main__ import main; main(sys.argv[1:5])"
 )
 
 
 def greeting() -> bytes:
     """Return what a helper of this very version says when it is ready."""
-    # Read where it is: nothing imports the package's own module. An upgrade under a running program changes it.
+    # Read where it is: nothing imports the package's own module. An upgrade under a running program changes
+    # the one on disk.
     version = sys.modules[__name__.partition(".")[0]].__version__
     return f"adh-auth helper {version}\n".encode()
 
@@ -162,8 +168,8 @@ def is_daemonic() -> bool:
 def hand_over(context: RotationContext, rejected: Secret, since: int) -> Transaction:
     """Let a helper do the rest of the rotation, and wait for its end.
 
-    Return the helper, which takes the lock along; None where none was started. There is one for each job: what
-    it leaves undone is done by the job's thread.
+    Return the helper, which takes the lock along; None where none was started. There is one for each job: the
+    job's thread does what it leaves undone.
     """
     launch, context.launch_helper = context.launch_helper, None
     if launch is None:
@@ -414,7 +420,7 @@ class Helper:
             with suppress(OSError):
                 self._process.kill()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_MARGIN)
+            self._process.wait(REAP_TIMEOUT)
         self._close()
 
     def _close(self) -> None:

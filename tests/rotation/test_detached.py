@@ -592,8 +592,8 @@ def test_a_pair_that_a_helper_could_not_write(
         assert get(sandbox, auth) == 200
     assert token_file.read_bytes() == before
     assert get(sandbox, auth) == 200
+    flag.unlink()
     with pytest.warns(UserWarning, match="could be written again"):
-        flag.unlink()
         wait_until(lambda: not _alive(starts[0]))
     assert len(starts) == sandbox.counts.rotations == 1
     assert_nothing_lost(sandbox, token_file)
