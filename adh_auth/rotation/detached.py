@@ -309,6 +309,9 @@ def _high_pipe() -> tuple[int, int]:
 def command(kind: str, told: int, says: int, lock: int) -> list[str]:
     """Return the command line of a helper. It holds no secret."""
     flags = ["-E"] if sys.flags.ignore_environment else []
+    if sys.version_info >= (3, 11):
+        # Without this, Python 3.13.0 fails in a folder that is gone, at any name that a module lacks.
+        flags.append("-P")
     # -S: site takes half of an interpreter's start, and `sys.path` goes along. -W: nobody sees a warning, and
     # PYTHONWARNINGS=error would end it.
     flags += ["-S", "-W", "ignore", "-X", f"utf8={sys.flags.utf8_mode}"]
