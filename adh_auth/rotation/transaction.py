@@ -128,7 +128,7 @@ def _share_outcome(
 
 
 def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
-    """Re-read, decide and refresh, with the lock held. `since`: the number of the last attempt that had ended.
+    """Re-read, decide and refresh, with the lock held. `since`: number of the last attempt that had ended.
 
     Return the pair to use; raise the outcome's error.
     """
@@ -164,7 +164,11 @@ def _after_helper(
     """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
     stored = yield Step("reread", context.store.read_patiently)
     if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
-        return helper.unsaved
+        # It gave up as the program ends. What it left beside the file is installed below. A token that is
+        # known to be spent is not sent.
+        left = yield Step("left behind", context.store.left_behind)
+        if left is None or not left.follows(stored):
+            return helper.unsaved
     adopted = yield from _await_lock(context, rejected, state, since)
     if adopted is not None:
         return adopted

@@ -560,13 +560,13 @@ def test_a_helper_that_is_killed_after_it_has_sent(
     assert sandbox.counts.refresh_calls == 2
 
 
-#: An interpreter whose renames fail, as on a full disk, as long as a file is there.
+#: An interpreter in which a call fails, as on a full disk, as long as a file is there.
 FULL_DISK = """import os, sys
-real = os.replace
-def replace(source, target):
+real = os.{call}
+def call(*arguments):
     if os.path.exists({flag!r}): raise OSError(28, "No space left on device")
-    real(source, target)
-os.replace = replace
+    return real(*arguments)
+os.{call} = call
 rest = sys.argv[sys.argv.index("-c") + 1:]
 sys.argv = ["-c", *rest[1:]]
 exec(rest[0])
@@ -574,7 +574,9 @@ exec(rest[0])
 
 
 @unix
+@pytest.mark.parametrize("call", ["replace", "lseek"])
 def test_a_pair_that_a_helper_could_not_write(
+    call: str,
     sandbox: Sandbox,
     token_file: Path,
     tmp_path: Path,
@@ -585,7 +587,9 @@ def test_a_pair_that_a_helper_could_not_write(
     """The program goes on with it and says so; the helper keeps the lock and writes it once that works."""
     flag = tmp_path / "full"
     flag.touch()
-    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag))))
+    monkeypatch.setattr(
+        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+    )
     sandbox.expire()
     before = token_file.read_bytes()
     with pytest.warns(UserWarning, match="could not be written"):
@@ -597,6 +601,29 @@ def test_a_pair_that_a_helper_could_not_write(
         wait_until(lambda: not _alive(starts[0]))
     assert len(starts) == sandbox.counts.rotations == 1
     assert_nothing_lost(sandbox, token_file)
+
+
+@unix
+@pytest.mark.parametrize("call", ["replace", "lseek"])
+def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
+    call: str, sandbox: Sandbox, token_file: Path, tmp_path: Path
+) -> None:
+    """It says so, after some tries, and does not send the spent token itself. What lies beside the file is used."""
+    flag = tmp_path / "full"
+    flag.touch()
+    interpreter = _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+    sandbox.expire()
+    code = (
+        ONE_CALL.replace("AdhAuth()", "AdhAuth(detached=True)")
+        + f"import sys\nsys.executable = {interpreter!r}\ncall()"
+    )
+    with child(code, sandbox.environment(token_file)) as program:
+        out, said = program.communicate(timeout=PATIENCE)
+    assert out == "200\n"
+    assert "the program ends, and its new pair could not be written" in said
+    assert sandbox.counts.refresh_calls == 1
+    if call == "replace":  # the helper has filled the file beside it
+        assert_nothing_lost(sandbox, token_file)
 
 
 def _alive(pid: int) -> bool:
