@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from adh_auth.common.fork_safety import OwnDescriptor, exchange_under_way, no_fo
 
 from ..support.processes import PATIENCE
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason=f"no fork on {sys.platform}")
+pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork")
 
 
 def _in_child(check: Callable[[], bool]) -> bool:

@@ -40,7 +40,7 @@ from ..support.clients import FAMILY, Family
 from ..support.faults import ONE_CALL, auth_for, get, near_its_end, wait_until
 from ..support.processes import PATIENCE, assert_nothing_lost, child
 
-unix = pytest.mark.skipif(sys.platform == "win32", reason="no descriptor is inherited there")
+unix = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
 
 # Decisions.
 
@@ -373,7 +373,7 @@ def test_it_says_nothing_of_its_secrets(
             hold.wait(PATIENCE)
             process = Path(f"/proc/{starts[0]}")
             if not process.exists():
-                pytest.skip("no /proc")
+                pytest.skip("needs /proc")
             shown = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
             files = sorted(os.readlink(link) for link in (process / "fd").iterdir())
             hold.release()

@@ -21,7 +21,7 @@ from adh_auth.testing import Sandbox
 from ..support.faults import ONE_CALL, near_its_end, wait_until
 from ..support.processes import PATIENCE, ROOT, assert_nothing_lost, child, reaped
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no descriptor is inherited there")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
 
 #: A worker's job, and a wait until the test says that the server has committed.
 JOB = """

@@ -16,7 +16,7 @@ from adh_auth.store.inherited_lock import InheritedLock
 
 from ..support.processes import PATIENCE, child
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no descriptor is inherited there")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
 
 
 @pytest.fixture
