@@ -45,7 +45,7 @@ class Owner:
     @property
     def fingerprint(self) -> str:
         """Return 12 hex digits of this server, as an origin, and this client: for the record."""
-        # No cached_property: its lock before Python 3.12 is one for all objects, and a fork may find it taken.
+        # No cached_property: before Python 3.12 its lock is one for all objects, and a fork may find it held.
         if not self._fingerprint:
             self._fingerprint = fingerprint(f"{origin_of(self.base_url)} {self.client_id}")
         return self._fingerprint
