@@ -164,8 +164,8 @@ def multipart_files(stream: Any) -> list[Any] | None:
 def stream_elapsed(stream: Any) -> Any:
     """Return the time that a response took, None where the client does not keep it in the stream.
 
-    httpx2, all versions: `Response.elapsed` reads `elapsed` of the response's stream. httpx sets it on the
-    response itself.
+    Newer httpx2: `Response.elapsed` reads `elapsed` of the response's stream. httpx and httpx2 2.0.0 set
+    it on the response itself.
     """
     return getattr(stream, "elapsed", None)
 

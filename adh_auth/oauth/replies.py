@@ -31,7 +31,8 @@ class Verdict(NamedTuple):
     """What a reply means.
 
     `kind`: ``pair`` (new tokens), ``refused`` (for good), ``misconfigured`` (the client is refused),
-    ``again`` (try again) or ``failed``. `retry_after`: seconds.
+    ``again`` (try again), ``failed``, or ``useless`` (tokens that can't be used; a rotation says so).
+    `retry_after`: seconds.
     """
 
     kind: str
