@@ -15,18 +15,7 @@ from pathlib import Path
 from .measure import FULL, SMOKE
 from .table import Row, printed
 
-PARTS = (
-    "per_request",
-    "start_up",
-    "herd",
-    "stall",
-    "one_loop",
-    "threads",
-    "growth",
-    "window",
-    "detached",
-    "peers",
-)
+PARTS = ("per_request", "start_up", "herd", "stall", "one_loop", "threads", "growth", "window", "peers")
 
 
 def main() -> None:

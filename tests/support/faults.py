@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import requests
 
@@ -40,7 +39,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise TimeoutError("the condition was not fulfilled in time")
 
 
-def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: Any) -> AdhAuth:
+def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: float) -> AdhAuth:
     """Return a new auth object for the sandbox."""
     path = Path(token_file or sandbox.token_file)
     return AdhAuth(
