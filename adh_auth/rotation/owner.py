@@ -21,8 +21,12 @@ def owner_facts(mapping: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         name: mapping[name] for name in OWNER_KEYS if isinstance(mapping.get(name), str) and mapping[name]
     }
-    if "base_url" in facts and origin_of(facts["base_url"]) is None:
+    url = facts.get("base_url", "")
+    origin = origin_of(url)
+    if url and origin is None:
         del facts["base_url"]
+    elif origin is not None and "@" in url:
+        facts["base_url"] = origin_url(origin)  # shown by `status`, and a URL may hold a password
     return facts
 
 

@@ -253,6 +253,15 @@ def test_status_says_which_server_and_client(sandbox: Sandbox, token_file: Path)
     )
 
 
+def test_status_shows_no_password_of_a_url(sandbox: Sandbox, token_file: Path) -> None:
+    """A file that was edited by hand may name its server with one."""
+    _edited(token_file, base_url=sandbox.url.replace("//", "//ada:hunter2@"))
+    for arguments in (("status",), ("status", "--json")):
+        said = _adh(sandbox, token_file, *arguments).stdout
+        assert sandbox.url in said
+        assert "hunter2" not in said
+
+
 def test_status_of_a_file_that_does_not_say(sandbox: Sandbox, token_file: Path) -> None:
     """An exchange reply saved as it came."""
     facts = json.loads(_adh(sandbox, token_file, "status", "--json").stdout)
