@@ -21,6 +21,8 @@ class AdhAuth(RequestsAuth, requests.auth.AuthBase):
     API's ``401 token_expired``.
     `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
     which takes 30 at most.
+    `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
+    those in the background; True: those that a request waits for, too; False: none.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.

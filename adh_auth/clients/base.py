@@ -17,7 +17,8 @@ from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls, Post
-from ..rotation.core import Rotation
+from ..rotation.core import DescribeTransport, Rotation
+from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .settings import Settings, as_secret, resolve
 
@@ -55,6 +56,8 @@ class BaseAuth:
     API's ``401 token_expired``.
     `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
     which takes 30 at most.
+    `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
+    those in the background; True: those that a request waits for, too; False: none.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.
@@ -69,6 +72,7 @@ class BaseAuth:
         base_url: str | None = None,
         refresh_ahead: float | None = None,
         lock_timeout: float | None = None,
+        detached: bool | None = None,
         refresh_via: Any = None,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -78,6 +82,7 @@ class BaseAuth:
             "base_url": base_url,
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
+            "detached": detached,
         }
         # A traceback that shows locals shows the arguments of every frame.
         del client_secret
@@ -100,6 +105,8 @@ class BaseAuth:
             WeakMethod(self._post),
             refresh_ahead=settings.refresh_ahead,
             lock_timeout=settings.lock_timeout,
+            launcher=settings.launcher(),
+            find_transport=WeakMethod(self._describe_transport),
         )
 
     @property
@@ -168,6 +175,10 @@ class BaseAuth:
         """Send a call to an auth endpoint, within `seconds`. Raises `Unreachable`."""
         raise NotImplementedError
 
+    def _describe_transport(self) -> TransportSpec | None:
+        """Return what carries a refresh, for another process; None if that is no client as installed."""
+        raise NotImplementedError
+
     def _check_refresh_via(self, client: Any) -> None:
         """Raise `ConfigurationError` if `refresh_via` is not a client of the right library."""
         raise NotImplementedError
@@ -210,16 +221,20 @@ class BaseAuth:
             )
 
     def _wait_for_new_tokens(
-        self, rejected: Secret, seconds: float | None = None, post: Post | None = None
+        self,
+        rejected: Secret,
+        seconds: float | None = None,
+        post: Post | None = None,
+        transport: DescribeTransport | None = None,
     ) -> Rotated:
         """Return the pair that replaces `rejected`, after waiting `seconds` at most. Raises the job's error.
 
-        `post`: carries the refresh call instead of `_post`.
+        `post`: carries the refresh call instead of `_post`. `transport`: describes what `post` goes through.
         """
         refreshed = False
         budget = WaitBudget(self._seconds_to_wait(seconds))
         for _ in range(MAX_ROTATIONS):
-            job = self._core.rotate(rejected, post)
+            job = self._core.rotate(rejected, post, transport=transport)
             if job is None:
                 break
             job.wait(budget.left())

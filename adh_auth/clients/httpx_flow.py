@@ -21,6 +21,7 @@ from ..oauth.origin import DEFAULT_PORTS
 from ..oauth.replies import EXPIRED, error_code
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, ROTATE, after_401
+from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .base import MAX_ROTATIONS, BaseAuth, bearer, wrong_client
 from .httpx_body import DRAIN_SECONDS, IN_MEMORY, BodyPrefix, RequestBody
@@ -33,6 +34,7 @@ from .httpx_compat import (
     loaded_content,
     response_behind,
 )
+from .httpx_detached import describe_transport
 from .httpx_request import redacted, request_again
 from .httpx_transport import Transport
 from .waits import Wait, Waits, run_async, run_sync
@@ -295,6 +297,11 @@ class HttpxFlow(BaseAuth):
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         """Return the reply to a call of an auth endpoint. Raises `Unreachable`."""
         return Transport(self._client, self._refresh_via).post(call, seconds)
+
+    def _describe_transport(self) -> TransportSpec | None:
+        if self._refresh_via is not None:
+            return None
+        return describe_transport(self._client, self._scheme)
 
     def _check_refresh_via(self, carrier: Any) -> None:
         if carrier is not None and not isinstance(carrier, (self._client.Client, self._client.AsyncClient)):

@@ -25,9 +25,11 @@ from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import DEFAULT_PORTS
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.decision import HAND_OVER, RESEND, after_401
+from ..rotation.detached import TransportSpec
 from . import requests_compat as compat
 from .base import MAX_ROTATIONS, BaseAuth, Rotated, bearer, wrong_client
 from .requests_body import can_be_sent_again, is_plain, read_prefix, release, rewound
+from .requests_detached import describe_transport, is_plain_connection
 from .requests_transport import post
 
 __all__ = ["FIRST_WAIT_SECONDS", "WAIT_SHARE", "RequestsAuth", "read_timeout"]
@@ -52,6 +54,8 @@ class RequestsAuth(BaseAuth):
     #: A 401 brings its own call's options. One set for all threads is right: a background refresh belongs to
     #: no thread, and the calls of one auth object go to one server.
     _last_tls_options: Mapping[str, Any] = MappingProxyType({})
+    #: Whether that call went through requests' own adapter.
+    _last_was_plain = True
 
     def _set_origin(self, scheme: str, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
@@ -117,7 +121,7 @@ class RequestsAuth(BaseAuth):
 
     def _on_response(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
         """Return the response for the caller; `_ResponseHook` calls this. `sent_with`: what `send` got."""
-        self._last_tls_options = sent_with
+        self._last_tls_options, self._last_was_plain = sent_with, is_plain_connection(response)
         self._thread_state.timeout = sent_with.get("timeout")
         status = response.status_code
         if status != 401:
@@ -180,7 +184,9 @@ class RequestsAuth(BaseAuth):
         if what == RESEND:
             return Rotated(pair, refreshed=False)
         carry = partial(self._post, sent_with=sent_with, mock=compat.mock_adapter(response))
-        return self._wait_for_new_tokens(rejected, time_limit.left(), carry)
+        is_plain = is_plain_connection(response)
+        transport = partial(self._describe_transport, sent_with, is_plain=is_plain)
+        return self._wait_for_new_tokens(rejected, time_limit.left(), carry, transport)
 
     def _resend(self, response: Response, pair: ActiveTokens, sent_with: Mapping[str, Any]) -> Response:
         """Return the answer to the same request with `pair`; the 401 itself if it can't be sent again."""
@@ -211,6 +217,13 @@ class RequestsAuth(BaseAuth):
         if self._refresh_via is not None and not compat.sessions_are_mocked():
             mock = None
         return post(call, seconds, self._refresh_via, sent_with or self._last_tls_options, mock)
+
+    def _describe_transport(
+        self, sent_with: Mapping[str, Any] | None = None, *, is_plain: bool | None = None
+    ) -> TransportSpec | None:
+        if self._refresh_via is not None or not (self._last_was_plain if is_plain is None else is_plain):
+            return None
+        return describe_transport(*self._origin, sent_with or self._last_tls_options)
 
     def _check_refresh_via(self, client: Any) -> None:
         if client is not None and not isinstance(client, requests.Session):

@@ -13,6 +13,7 @@ from ..common.limits import LOCK_TIMEOUT
 from ..common.secret import Secret
 from ..errors import ConfigurationError
 from ..oauth.origin import Origin, base_url_of, origin_of
+from ..rotation.detached import Launcher
 from ..store.token_file import TokenFile
 
 __all__ = ["DEFAULT_BASE_URL", "Settings", "as_secret", "resolve"]
@@ -30,6 +31,12 @@ class Settings(NamedTuple):
     origin: Origin
     refresh_ahead: float | None
     lock_timeout: float
+    detached: bool | None
+
+    def launcher(self) -> Launcher:
+        """Return what starts a process of its own for a refresh of this session."""
+        session = {"token_file": str(self.file.path), "base_url": self.base_url, "client_id": self.client_id}
+        return Launcher(self.detached, session, self.client_secret)
 
 
 def resolve(
@@ -40,6 +47,7 @@ def resolve(
     base_url: str | None,
     refresh_ahead: float | None = None,
     lock_timeout: float | None = None,
+    detached: bool | None = None,
 ) -> Settings:
     """Return the settings: arguments first, then the environment, then the defaults.
 
@@ -57,6 +65,7 @@ def resolve(
         origin=origin,
         refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
+        detached=_choice("detached", detached),
     )
 
 
@@ -84,6 +93,12 @@ def _string(name: str, value: Any, variable: str, default: str | None = None) ->
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}", setting=name)
     return value
+
+
+def _choice(name: str, value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} must be True, False or None, not {type(value).__name__}", setting=name)
 
 
 def _seconds(name: str, value: Any) -> float | None:

@@ -70,8 +70,15 @@ class RotationContext:
     continue_unsaved: Callable[[Tokens], None]
     warn: Callable[[str], None]
     lock: Lock | None = None
+    #: starts a process that does the rest and takes the lock along. Given this, what was rejected, and the
+    #: number of the last attempt. None: this job's thread does it
+    launch_helper: Launch | None = None
     #: whether this very job got the pair from the server, instead of adopting another process's
     refreshed: bool = False
+
+
+#: Starts a helper process and returns it, or None (`detached.Launcher.launch`).
+Launch = Callable[[RotationContext, Secret, int], Any]
 
 
 class Calls:

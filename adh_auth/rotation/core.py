@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
@@ -20,8 +21,9 @@ from ..store.record import host_name
 from ..store.stat_cache import StatCache
 from ..tokens import Tokens
 from .active_tokens import ActiveTokens
-from .context import Calls, Post, RotationContext
+from .context import Calls, Launch, Post, RotationContext
 from .decision import is_due_ahead
+from .detached import Launcher, TransportSpec, begins_in_background, is_daemonic, wants_helper
 from .job import Job
 from .program_end import OwnClock, forget_jobs
 from .transaction import check_transaction, revocation_transaction, rotation_transaction
@@ -29,11 +31,14 @@ from .transaction import check_transaction, revocation_transaction, rotation_tra
 if TYPE_CHECKING:
     from ..store.base import CachedStore
 
-__all__ = ["Rotation"]
+__all__ = ["DescribeTransport", "Rotation"]
 
 #: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
 #: `Job.give_up`.
 Fallback = Callable[[Job], None]
+
+#: Describes what carries a refresh; None where that is no client as it was installed.
+DescribeTransport = Callable[[], TransportSpec | None]
 
 #: Seconds without a background refresh after one that failed. The old token works until then, or a request
 #: meets its expiry.
@@ -63,12 +68,16 @@ class Rotation:
         *,
         refresh_ahead: float | None = None,
         lock_timeout: float = LOCK_TIMEOUT,
+        launcher: Launcher | None = None,
+        find_transport: Callable[[], DescribeTransport | None] = lambda: None,
     ) -> None:
         self._store = store
         self._calls = calls
         # Found when it is needed: it is a method of the object that owns this core, and a reference circle
         # of the two would wait for the garbage collector.
         self._find_post = find_post
+        self._launcher = launcher or Launcher(False, {})
+        self._find_transport = find_transport
         self._refresh_ahead = refresh_ahead
         self._lock_timeout = lock_timeout
         #: the pair in memory, and the state of the file it was read from
@@ -193,23 +202,36 @@ class Rotation:
             # pair, which ends the pause.
             self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
         if due:
-            self._start(pair.secret, None, Job.give_up)
+            helper = self._helper_for(None, in_background=True)
+            if begins_in_background(
+                self._launcher.detached, has_helper=helper is not None, is_daemonic=is_daemonic()
+            ):
+                self._start(pair.secret, None, Job.give_up, helper)
 
     # One job at a time. `without_thread`: what to do with it where no thread can be started.
 
     def rotate(
-        self, rejected: Secret, post: Post | None = None, *, without_thread: Fallback = Job.run_here
+        self,
+        rejected: Secret,
+        post: Post | None = None,
+        *,
+        without_thread: Fallback = Job.run_here,
+        transport: DescribeTransport | None = None,
     ) -> Job | None:
         """Return the job that rotates away from `rejected`; None if that has happened already.
 
         Raises `TokenFileError`.
+
+        `without_thread`: what to do where no thread can be started for it. `transport`: describes what
+        `post` carries a call with.
         """
         active = self.current()
         if active.secret != rejected and not active.expired:
             return None
         if active.secret == rejected:
             active.mark_expired()
-        return self._start(active.secret, post, without_thread)
+        helper = self._helper_for(transport, in_background=without_thread is Job.give_up)
+        return self._start(active.secret, post, without_thread, helper)
 
     def refresh_now(self, *, without_thread: Fallback = Job.run_here) -> Job:
         """Return a job that refreshes now, whatever the expiry. Raises `TokenFileError`."""
@@ -218,9 +240,28 @@ class Rotation:
             job.go_on()
             if job.paused:  # it has the pair in force, and the lock
                 return job
-        return self._start(self.current().secret, None, without_thread)
+        helper = self._helper_for(None, in_background=False)
+        return self._start(self.current().secret, None, without_thread, helper)
 
-    def _start(self, rejected: Secret, post: Post | None, without_thread: Fallback) -> Job:
+    def _helper_for(self, transport: DescribeTransport | None, *, in_background: bool) -> Launch | None:
+        """Return what starts a helper for a job; None where the job's thread does everything itself."""
+        launcher = self._launcher
+        if not wants_helper(launcher.detached, in_background=in_background):
+            return None
+        describe = transport or self._find_transport()
+        spec = None if describe is None else describe()
+        if not launcher.is_possible(spec):
+            return None
+        assert spec is not None
+        return partial(launcher.launch, spec)
+
+    def _start(
+        self,
+        rejected: Secret,
+        post: Post | None,
+        without_thread: Fallback,
+        launch_helper: Launch | None = None,
+    ) -> Job:
         """Return the job under way, or start a new one."""
         with self._guard:
             job = self._job
@@ -229,9 +270,9 @@ class Rotation:
             job = Job(rejected, in_background=without_thread is Job.give_up)
             # Started before it is entered: an interrupt in between costs a second job that finds the work
             # done, never one that no thread runs.
-            started = job.start(
-                self._context(job, post), lambda context: rotation_transaction(context, rejected)
-            )
+            context = self._context(job, post)
+            context.launch_helper = launch_helper
+            started = job.start(context, lambda context: rotation_transaction(context, rejected))
             self._job = job
         if not started:
             # Not under the guard, which every other request of the program may need meanwhile.

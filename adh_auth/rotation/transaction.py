@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..common.fork_safety import exchange_under_way
 from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed
@@ -21,12 +22,14 @@ from ..tokens import Stored, Tokens, fingerprint
 from .attempt import Attempt, attempted
 from .context import RotationContext, Step, Transaction
 from .decision import Adopt, Decision, Refresh, Refuse, decide
+from .detached import hand_over
 from .outcome import failure, refusal, unsaved
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
+    from .detached import Helper
 
-__all__ = ["check_transaction", "revocation_transaction", "rotation_transaction"]
+__all__ = ["check_transaction", "revocation_transaction", "rotate_locked", "rotation_transaction"]
 
 #: Seconds for the call that shows whether the API takes a token. A request waits for it, and goes on without
 #: an answer.
@@ -53,7 +56,7 @@ def rotation_transaction(context: RotationContext, rejected: Secret) -> Transact
     adopted = yield from _await_lock(context, rejected, state, since)
     if adopted is not None:
         return adopted
-    return (yield from _then_unlock(context, _rotate_locked(context, rejected, since)))
+    return (yield from _then_unlock(context, rotate_locked(context, rejected, since)))
 
 
 def _last_ended_attempt(record: Record) -> int:
@@ -150,8 +153,11 @@ def _raise_shared_error(
 # Under the lock.
 
 
-def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
-    """Re-read, decide anew, recover or refresh. Return the pair to use."""
+def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
+    """Re-read, decide and refresh, with the lock held. `since`: number of the last attempt that had ended.
+
+    Return the pair to use; raise the outcome's error.
+    """
     store = context.store
     stored = yield from _read(context, "reread")
     record = yield Step("record", store.record)
@@ -160,16 +166,39 @@ def _rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Tr
         return _carry_out(decision)
     if (yield from _recover(context, stored, record)):
         # What was found may have expired meanwhile: decide anew.
-        return (yield from _rotate_locked(context, rejected, since))
+        return (yield from rotate_locked(context, rejected, since))
+    if context.launch_helper is not None:
+        state = yield Step("state", store.state)
+        helper = yield from hand_over(context, rejected, since)
+        if helper is not None:
+            return (yield from _after_helper(context, helper, stored, rejected, state, since))
     reservation = yield Step("reserve", store.reserve)
     attempt = Attempt(context, stored, reservation, record, decision)
     try:
-        return (yield from attempt.steps())
+        with exchange_under_way():
+            return (yield from attempt.steps())
     finally:
         if attempt.has_pair:
             reservation.leave()
         else:
             reservation.discard()
+
+
+def _after_helper(
+    context: RotationContext, helper: Helper, spent: Stored, rejected: Secret, state: object, since: int
+) -> Transaction:
+    """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
+    stored = yield from _read(context, "reread")
+    if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
+        # It gave up as the program ends. What it left beside the file is installed below. A token that is
+        # known to be spent is not sent.
+        left = yield Step("left behind", context.store.left_behind)
+        if left is None or not left.follows(stored):
+            return helper.unsaved
+    adopted = yield from _await_lock(context, rejected, state, since)
+    if adopted is not None:
+        return adopted
+    return (yield from rotate_locked(context, rejected, since))
 
 
 def _recover(context: RotationContext, stored: Stored, record: Record) -> Transaction:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from ..common.fork_safety import OwnDescriptor
     from ..errors import LockTimeout, TokenFileError
     from ..tokens import Stored
     from .record import Record
     from .stat_cache import StatCache
 
-__all__ = ["CachedStore", "InspectableStore", "Lock", "Reservation", "Store", "StoreFacts"]
+__all__ = ["CachedStore", "InheritableLock", "InspectableStore", "Lock", "Reservation", "Store", "StoreFacts"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,16 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Release the lock; nothing happens where it is not held."""
+
+
+class InheritableLock(Lock, Protocol):
+    """A lock that lives in a descriptor, as a file's: a helper process may inherit it."""
+
+    def descriptor(self) -> OwnDescriptor | None:
+        """Return a copy of the locked descriptor for a helper process; None where there is none."""
+
+    def hand_over(self) -> None:
+        """Forget the lock without unlocking it: a helper holds it. Raises `OSError`."""
 
 
 class Reservation(Protocol):

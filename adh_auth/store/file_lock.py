@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import filelock
 
+if sys.platform != "win32":
+    import fcntl
+
+from ..common.fork_safety import OwnDescriptor, no_fork
 from ..common.guarded_logs import with_guarded_logs
 from ..common.lazy_imports import load_lazy_imports
 from . import disk, file_checks, reservation
+from .file_checks import NOFOLLOW
 
 __all__ = ["LockUnavailable", "RotationLock"]
 
@@ -104,3 +110,39 @@ class RotationLock:
         lock, self._lock = self._lock, None
         if lock is not None:
             with_guarded_logs(lock.release, force=True)
+
+    def descriptor(self) -> OwnDescriptor | None:
+        """Return a copy of the locked descriptor for a helper to inherit; None where there is none."""
+        fd = _locked_descriptor(self._lock)
+        if fd is None or sys.platform == "win32":
+            return None
+        with no_fork():
+            # 3 and above: where the standard streams are closed, the lock is one of their numbers, and the
+            # helper gets streams of its own there.
+            return OwnDescriptor(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+
+    def hand_over(self) -> None:
+        """Forget the lock without unlocking it: a process that inherited its descriptor holds it from now on.
+
+        Raises `OSError` where that can't be done; then it is held as before.
+        """
+        fd = _locked_descriptor(self._lock)
+        assert fd is not None, "whoever hands it over has taken it"
+        unlocked = os.open(self.path, os.O_RDWR | NOFOLLOW)
+        try:
+            # All copies of a descriptor share one lock: an unlock by filelock, in `release`, its exit hook or
+            # its `__del__`, would free the helper's. So filelock gets another opening of the file to unlock.
+            os.dup2(unlocked, fd, inheritable=False)
+        finally:
+            os.close(unlocked)
+        with suppress(Exception):  # it is the helper's, whatever filelock makes of this
+            self.release()
+
+
+def _locked_descriptor(lock: Any) -> int | None:
+    """Return filelock's descriptor of a lock that is held.
+
+    filelock 4.0 to 4.3 show it to nobody but a callback, `on_acquired`, which needs Python 3.11.
+    """
+    fd = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+    return fd if isinstance(fd, int) else None

@@ -15,7 +15,18 @@ from pathlib import Path
 from .measure import FULL, SMOKE
 from .table import Row, printed
 
-PARTS = ("per_request", "start_up", "herd", "stall", "one_loop", "threads", "growth", "window", "peers")
+PARTS = (
+    "per_request",
+    "start_up",
+    "herd",
+    "stall",
+    "one_loop",
+    "threads",
+    "growth",
+    "window",
+    "detached",
+    "peers",
+)
 
 
 def main() -> None:

@@ -18,8 +18,15 @@ from ..support.cli import environment
 from ..support.clients import needs
 from ..support.processes import PATIENCE, ROOT
 
-#: Modules that no command imports: other entry points.
-OTHER_ENTRY_POINTS = {"adh_auth.__main__", "adh_auth.pytest_plugin"}
+#: Modules that no command needs: other entry points. A frozen program starts no helper.
+OTHER_ENTRY_POINTS = {
+    "adh_auth.__main__",
+    "adh_auth.helper",
+    "adh_auth.helper.__main__",
+    "adh_auth.helper.plain_post",
+    "adh_auth.pytest_plugin",
+    "adh_auth.store.inherited_lock",
+}
 
 
 def test_every_module_is_imported_by_name(tmp_path: Path) -> None:

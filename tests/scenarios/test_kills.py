@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -215,7 +216,7 @@ NURSERY = """
 import codecs, os, signal, sys, time
 import filelock, requests
 from adh_auth import AdhAuth
-from adh_auth.rotation import attempt, transaction
+from adh_auth.rotation import attempt, detached, transaction
 from adh_auth.store import reservation
 codecs.lookup("idna")
 
@@ -228,9 +229,9 @@ def rotate(report):
     def fill(reserved, data, real=reservation.ReservedFile.fill):
         real(reserved, data)
         os.write(report, b"filled\\n")
-    transaction.Step = attempt.Step = step
+    transaction.Step = attempt.Step = detached.Step = step
     reservation.ReservedFile.fill = fill
-    auth = AdhAuth()
+    auth = AdhAuth(detached=os.environ.get("DETACHED") == "1" or None)
     while True:
         auth.refresh()
 
@@ -309,3 +310,50 @@ def _kill(nursery: subprocess.Popen[str], after: float) -> tuple[str, str]:
     code, pid, moment = nursery.stdout.readline().split(" ", 2)
     assert int(code) == -signal.SIGKILL, moment
     return pid, moment.strip()
+
+
+# At random moments, with the refresh in a process of its own.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
+def test_killed_at_200_random_moments_detached(
+    sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """SIGKILL of the program, wherever it falls: nothing is lost on a strict server, and no token is sent twice."""
+    with ThreadPoolExecutor(LANES) as threads:
+        lanes = threads.map(
+            lambda lane: _killed_detached(sandbox, tmp_path / str(lane), seed=lane), range(LANES)
+        )
+        fell = [moment for lane in lanes for moment in lane]
+    assert len(fell) == KILLS
+    # Before the helper has started, and while it works.
+    assert {"start helper", "listen"} <= set(fell), {moment: fell.count(moment) for moment in fell}
+    assert sandbox.counts.reused == sandbox.counts.refused == 0
+    record_property("kills", {moment: fell.count(moment) for moment in sorted(set(fell))})
+
+
+def _killed_detached(sandbox: Sandbox, folder: Path, seed: int) -> list[str]:
+    token_file, random, fell = folder / "tokens.json", Random(seed), []
+    folder.mkdir()
+    _sign_in(sandbox, token_file)
+    environment = {**sandbox.environment(token_file), "DETACHED": "1"}
+    with child(NURSERY, environment) as nursery:
+        # Longer than one rotation takes on this machine just now, so that kills fall on all of it.
+        latest = 1.5 * _seconds_of_a_rotation(sandbox, token_file)
+        for _ in range(KILLS // LANES):
+            fell.append(_kill(nursery, random.uniform(0, latest))[1])
+            auth_for(sandbox, token_file, detached=False).refresh()
+    assert {path.name for path in folder.iterdir()} == {
+        "tokens.json",
+        "tokens.json.lock",
+        "tokens.json.record",
+    }
+    return fell
+
+
+def _seconds_of_a_rotation(sandbox: Sandbox, token_file: Path) -> float:
+    auth = auth_for(sandbox, token_file, detached=True)
+    auth.refresh()
+    started = time.monotonic()
+    auth.refresh()
+    return time.monotonic() - started

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -39,7 +40,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise TimeoutError("the condition was not fulfilled in time")
 
 
-def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: float) -> AdhAuth:
+def auth_for(sandbox: Sandbox, token_file: str | os.PathLike[str] | None = None, **more: Any) -> AdhAuth:
     """Return a new auth object for the sandbox."""
     path = Path(token_file or sandbox.token_file)
     return AdhAuth(
