@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import os
 import pickle
@@ -24,6 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from adh_auth import (
     AdhAuth,
+    AdhAuthError,
     AdhHttpx2Auth,
     AdhHttpxAuth,
     ConfigurationError,
@@ -505,6 +507,30 @@ def test_an_adapter_of_the_callers_is_no_plain_network(
     assert starts == []
 
 
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead of time", "on demand"])
+def test_the_adapter_of_the_last_call_counts(
+    ahead: bool, sandbox: Sandbox, token_file: Path, starts: list[int]
+) -> None:
+    """For a refresh that answers no response."""
+
+    class Corporate(HTTPAdapter):
+        pass
+
+    auth = auth_for(sandbox, refresh_ahead=60) if ahead else auth_for(sandbox, detached=True)
+    with requests.Session() as session:
+        session.mount("http://", Corporate())
+        session.auth = auth
+        url = sandbox.url + "/api/auth/me"
+        assert session.get(url, timeout=PATIENCE).status_code == 200
+        if ahead:
+            near_its_end(token_file)
+            assert session.get(url, timeout=PATIENCE).status_code == 200
+        else:
+            auth.refresh()
+    wait_until(lambda: TokenFile(token_file).record().state == "done")
+    assert starts == []
+
+
 #: Greets, and then stands still with the lock.
 HANGS = """import os, sys, time, signal
 rest = sys.argv[sys.argv.index("-c") + 2:]
@@ -605,6 +631,52 @@ def test_a_pair_that_a_helper_could_not_write(
 
 @unix
 @pytest.mark.parametrize("call", ["replace", "lseek"])
+def test_a_helper_that_is_killed_with_a_pair_that_it_could_not_write(
+    call: str,
+    sandbox: Sandbox,
+    token_file: Path,
+    tmp_path: Path,
+    auth: AdhAuth,
+    starts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program has the pair, and writes it once that works. The spent token is not sent again."""
+    flag = tmp_path / "full"
+    flag.touch()
+    monkeypatch.setattr(
+        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+    )
+    real = getattr(os, call)
+
+    def refused(*arguments: Any) -> Any:
+        if flag.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    sandbox.expire()
+    before, file = token_file.read_bytes(), TokenFile(token_file)
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert get(sandbox, auth) == 200
+    monkeypatch.setattr(os, call, refused)
+    with pytest.warns(UserWarning, match="the process that was to write it has ended"):
+        _after(lambda: os.kill(starts[0], signal.SIGKILL), lambda: file.record().pid == os.getpid())
+    with pytest.raises(AdhAuthError, match=f"process {os.getpid()} on"):
+        auth_for(sandbox).refresh()
+    assert get(sandbox, auth) == 200
+    assert token_file.read_bytes() == before
+    with pytest.warns(UserWarning, match="could be written again"):
+        _after(flag.unlink, lambda: file.record().state == "done")
+    assert len(starts) == sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def _after(cause: Callable[[], object], effect: Callable[[], bool]) -> None:
+    cause()
+    wait_until(effect)
+
+
+@unix
+@pytest.mark.parametrize("call", ["replace", "lseek"])
 def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     call: str, sandbox: Sandbox, token_file: Path, tmp_path: Path
 ) -> None:
@@ -620,7 +692,7 @@ def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     with child(code, sandbox.environment(token_file)) as program:
         out, said = program.communicate(timeout=PATIENCE)
     assert out == "200\n"
-    assert "the program ends, and its new pair could not be written" in said
+    assert said.count("UserWarning: the program ends, and its new pair could not be written") == 1
     assert sandbox.counts.refresh_calls == 1
     if call == "replace":  # the helper has filled the file beside it
         assert_nothing_lost(sandbox, token_file)
