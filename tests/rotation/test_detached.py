@@ -687,7 +687,8 @@ def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     sandbox.expire()
     code = (
         ONE_CALL.replace("AdhAuth()", "AdhAuth(detached=True)")
-        + f"import sys\nsys.executable = {interpreter!r}\ncall()"
+        + f"import sys\nsys.executable = {interpreter!r}\n"
+        + f"def full(*_): raise OSError(28, 'No space left on device')\nos.{call} = full\ncall()"
     )
     with child(code, sandbox.environment(token_file)) as program:
         out, said = program.communicate(timeout=PATIENCE)
