@@ -458,6 +458,27 @@ def test_no_helper_costs_nothing(
         os.kill(starts[0], 0)
 
 
+@unix
+def test_an_interpreter_that_the_system_refuses(
+    sandbox: Sandbox,
+    token_file: Path,
+    tmp_path: Path,
+    auth: AdhAuth,
+    starts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a limit on processes, or a sandbox that lets none be started: the thread refreshes."""
+    path = tmp_path / "python3"
+    path.write_text("#!/no/such/interpreter\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+    before = len(os.listdir("/dev/fd"))
+    auth.refresh()
+    assert starts == []
+    assert TokenFile(token_file).record().rotated_by == os.getpid()
+    wait_until(lambda: len(os.listdir("/dev/fd")) <= before)
+
+
 @pytest.mark.parametrize("executable", ["/bin/true", "/no/such/python3", "", None])
 def test_no_interpreter_is_said_once(
     executable: str | None,
@@ -560,6 +581,42 @@ def test_a_helper_that_hangs(
     assert len(starts) == 1
     assert sandbox.counts.refresh_calls == 1
     assert TokenFile(token_file).record().rotated_by == os.getpid()
+
+
+#: An interpreter whose alarms come after a second at the latest.
+EARLY_ALARM = """import signal, sys
+real = signal.setitimer
+signal.setitimer = lambda which, seconds: real(which, min(seconds, 1.0))
+rest = sys.argv[sys.argv.index("-c") + 1:]
+sys.argv = ["-c", *rest[1:]]
+exec(rest[0])
+"""
+
+
+@unix
+def test_a_helper_that_is_alone_ends_by_itself(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+    """The server never answers and the program is gone, which had the alarm ignored and blocked: the lock is
+    free again, and the error names the helper.
+    """
+    interpreter = _interpreter(tmp_path, EARLY_ALARM)
+    sandbox.expire()
+    code = f"""
+import signal, sys
+sys.executable = {interpreter!r}
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+from adh_auth import AdhAuth
+AdhAuth(detached=True).refresh()
+"""
+    with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as program:
+        hold.wait(PATIENCE)
+        helper = TokenFile(token_file).record().pid
+        assert helper not in (0, program.pid, os.getpid())
+        program.kill()
+        program.wait(PATIENCE)
+        wait_until(lambda: not TokenFile(token_file).is_locked())
+        with pytest.raises(ReauthorizationRequired, match=f"process {helper} on"):
+            auth_for(sandbox).refresh()
 
 
 @unix
