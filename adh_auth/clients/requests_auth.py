@@ -54,7 +54,9 @@ class RequestsAuth(BaseAuth):
     #: A 401 brings its own call's options. One set for all threads is right: a background refresh belongs to
     #: no thread, and the calls of one auth object go to one server.
     _last_tls_options: Mapping[str, Any] = MappingProxyType({})
-    #: Whether that call went through requests' own adapter.
+    #: Whether a refresh that answers no response may run in a helper process.
+    _may_have_helper: bool
+    #: Whether that call went through requests' own adapter. Noted where `_may_have_helper` is true.
     _last_was_plain = True
 
     def _set_origin(self, scheme: str, host: str, port: int) -> None:
@@ -64,6 +66,8 @@ class RequestsAuth(BaseAuth):
         is_default = port == DEFAULT_PORTS[scheme]
         self._prefixes = (f"{scheme}://{name}/", explicit) if is_default else (explicit,)
         self._thread_state = threading.local()
+        detached, ahead = self._arguments["detached"], self._arguments["refresh_ahead"]
+        self._may_have_helper = bool(detached) or (detached is None and ahead is not None)
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Put the token on a request to the API, and register the hook that sees its answer."""
@@ -121,7 +125,9 @@ class RequestsAuth(BaseAuth):
 
     def _on_response(self, response: Response, sent_with: Mapping[str, Any]) -> Response:
         """Return the response for the caller; `_ResponseHook` calls this. `sent_with`: what `send` got."""
-        self._last_tls_options, self._last_was_plain = sent_with, is_plain_connection(response)
+        self._last_tls_options = sent_with
+        if self._may_have_helper:
+            self._last_was_plain = is_plain_connection(response)
         self._thread_state.timeout = sent_with.get("timeout")
         status = response.status_code
         if status != 401:

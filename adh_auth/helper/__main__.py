@@ -146,6 +146,7 @@ class Rotation:
                 run_steps(rotate_locked(context, Secret(self._told["rejected"]), self._told["since"]))
             if context.refreshed:
                 self._report("refreshed", value=True)
+            self._report("finished", value=True)
         finally:
             self._lock.release()
 

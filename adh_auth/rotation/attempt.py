@@ -194,6 +194,11 @@ class Attempt:
             return (yield from self._continue_unsaved(fresh, _described(raised)))
         return (yield from self._saved(fresh, written))
 
+    def take_over(self, fresh: Stored) -> Transaction:
+        """Write a pair that another process got and could not write. Return the pair in force."""
+        self.has_pair = self._context.refreshed = True
+        return (yield from self._continue_unsaved(fresh, "the process that was to write it has ended"))
+
     def _write(self, fresh: Stored) -> Transaction:
         """Try to write. Return whether it was done, False if the file is newer, and what was raised."""
         write = partial(self._reservation.replace, fresh, self._stored)

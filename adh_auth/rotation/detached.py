@@ -346,6 +346,8 @@ class Helper:
         self.ended = False
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
+        #: whether it said that it has done all it could: it was not killed
+        self.has_finished = False
 
     def is_ready(self) -> bool:
         """Wait for the greeting. False where it does not come, or another program says something else."""
@@ -414,6 +416,8 @@ class Helper:
             elif kind == "unsaved":
                 self.unsaved = Tokens(**value)
                 context.continue_unsaved(self.unsaved)
+            elif kind == "finished":
+                self.has_finished = True
 
     def kill(self) -> None:
         """End it at once, with what it may have started."""

@@ -24,6 +24,7 @@ from .context import RotationContext, Step, Transaction
 from .decision import Adopt, Decision, Refresh, Refuse, decide
 from .detached import hand_over
 from .outcome import failure, refusal, unsaved
+from .takeover import take_over
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
@@ -188,6 +189,8 @@ def _after_helper(
     context: RotationContext, helper: Helper, spent: Stored, rejected: Secret, state: object, since: int
 ) -> Transaction:
     """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
+    if helper.unsaved is not None and not helper.has_finished:
+        return (yield from take_over(context, helper.unsaved, spent))
     stored = yield from _read(context, "reread")
     if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
         # It gave up as the program ends. What it left beside the file is installed below. A token that is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import os
 import pickle
@@ -24,6 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from adh_auth import (
     AdhAuth,
+    AdhAuthError,
     AdhHttpx2Auth,
     AdhHttpxAuth,
     ConfigurationError,
@@ -456,6 +458,27 @@ def test_no_helper_costs_nothing(
         os.kill(starts[0], 0)
 
 
+@unix
+def test_an_interpreter_that_the_system_refuses(
+    sandbox: Sandbox,
+    token_file: Path,
+    tmp_path: Path,
+    auth: AdhAuth,
+    starts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a limit on processes, or a sandbox that lets none be started: the thread refreshes."""
+    path = tmp_path / "python3"
+    path.write_text("#!/no/such/interpreter\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+    before = len(os.listdir("/dev/fd"))
+    auth.refresh()
+    assert starts == []
+    assert TokenFile(token_file).record().rotated_by == os.getpid()
+    wait_until(lambda: len(os.listdir("/dev/fd")) <= before)
+
+
 @pytest.mark.parametrize("executable", ["/bin/true", "/no/such/python3", "", None])
 def test_no_interpreter_is_said_once(
     executable: str | None,
@@ -505,6 +528,30 @@ def test_an_adapter_of_the_callers_is_no_plain_network(
     assert starts == []
 
 
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead of time", "on demand"])
+def test_the_adapter_of_the_last_call_counts(
+    ahead: bool, sandbox: Sandbox, token_file: Path, starts: list[int]
+) -> None:
+    """For a refresh that answers no response."""
+
+    class Corporate(HTTPAdapter):
+        pass
+
+    auth = auth_for(sandbox, refresh_ahead=60) if ahead else auth_for(sandbox, detached=True)
+    with requests.Session() as session:
+        session.mount("http://", Corporate())
+        session.auth = auth
+        url = sandbox.url + "/api/auth/me"
+        assert session.get(url, timeout=PATIENCE).status_code == 200
+        if ahead:
+            near_its_end(token_file)
+            assert session.get(url, timeout=PATIENCE).status_code == 200
+        else:
+            auth.refresh()
+    wait_until(lambda: TokenFile(token_file).record().state == "done")
+    assert starts == []
+
+
 #: Greets, and then stands still with the lock.
 HANGS = """import os, sys, time, signal
 rest = sys.argv[sys.argv.index("-c") + 2:]
@@ -534,6 +581,42 @@ def test_a_helper_that_hangs(
     assert len(starts) == 1
     assert sandbox.counts.refresh_calls == 1
     assert TokenFile(token_file).record().rotated_by == os.getpid()
+
+
+#: An interpreter whose alarms come after a second at the latest.
+EARLY_ALARM = """import signal, sys
+real = signal.setitimer
+signal.setitimer = lambda which, seconds: real(which, min(seconds, 1.0))
+rest = sys.argv[sys.argv.index("-c") + 1:]
+sys.argv = ["-c", *rest[1:]]
+exec(rest[0])
+"""
+
+
+@unix
+def test_a_helper_that_is_alone_ends_by_itself(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
+    """The server never answers and the program is gone, which had the alarm ignored and blocked: the lock is
+    free again, and the error names the helper.
+    """
+    interpreter = _interpreter(tmp_path, EARLY_ALARM)
+    sandbox.expire()
+    code = f"""
+import signal, sys
+sys.executable = {interpreter!r}
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+from adh_auth import AdhAuth
+AdhAuth(detached=True).refresh()
+"""
+    with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as program:
+        hold.wait(PATIENCE)
+        helper = TokenFile(token_file).record().pid
+        assert helper not in (0, program.pid, os.getpid())
+        program.kill()
+        program.wait(PATIENCE)
+        wait_until(lambda: not TokenFile(token_file).is_locked())
+        with pytest.raises(ReauthorizationRequired, match=f"process {helper} on"):
+            auth_for(sandbox).refresh()
 
 
 @unix
@@ -605,6 +688,52 @@ def test_a_pair_that_a_helper_could_not_write(
 
 @unix
 @pytest.mark.parametrize("call", ["replace", "lseek"])
+def test_a_helper_that_is_killed_with_a_pair_that_it_could_not_write(
+    call: str,
+    sandbox: Sandbox,
+    token_file: Path,
+    tmp_path: Path,
+    auth: AdhAuth,
+    starts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program has the pair, and writes it once that works. The spent token is not sent again."""
+    flag = tmp_path / "full"
+    flag.touch()
+    monkeypatch.setattr(
+        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+    )
+    real = getattr(os, call)
+
+    def refused(*arguments: Any) -> Any:
+        if flag.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    sandbox.expire()
+    before, file = token_file.read_bytes(), TokenFile(token_file)
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert get(sandbox, auth) == 200
+    monkeypatch.setattr(os, call, refused)
+    with pytest.warns(UserWarning, match="the process that was to write it has ended"):
+        _after(lambda: os.kill(starts[0], signal.SIGKILL), lambda: file.record().pid == os.getpid())
+    with pytest.raises(AdhAuthError, match=f"process {os.getpid()} on"):
+        auth_for(sandbox).refresh()
+    assert get(sandbox, auth) == 200
+    assert token_file.read_bytes() == before
+    with pytest.warns(UserWarning, match="could be written again"):
+        _after(flag.unlink, lambda: file.record().state == "done")
+    assert len(starts) == sandbox.counts.refresh_calls == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+def _after(cause: Callable[[], object], effect: Callable[[], bool]) -> None:
+    cause()
+    wait_until(effect)
+
+
+@unix
+@pytest.mark.parametrize("call", ["replace", "lseek"])
 def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     call: str, sandbox: Sandbox, token_file: Path, tmp_path: Path
 ) -> None:
@@ -615,12 +744,13 @@ def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     sandbox.expire()
     code = (
         ONE_CALL.replace("AdhAuth()", "AdhAuth(detached=True)")
-        + f"import sys\nsys.executable = {interpreter!r}\ncall()"
+        + f"import sys\nsys.executable = {interpreter!r}\n"
+        + f"def full(*_): raise OSError(28, 'No space left on device')\nos.{call} = full\ncall()"
     )
     with child(code, sandbox.environment(token_file)) as program:
         out, said = program.communicate(timeout=PATIENCE)
     assert out == "200\n"
-    assert "the program ends, and its new pair could not be written" in said
+    assert said.count("UserWarning: the program ends, and its new pair could not be written") == 1
     assert sandbox.counts.refresh_calls == 1
     if call == "replace":  # the helper has filled the file beside it
         assert_nothing_lost(sandbox, token_file)

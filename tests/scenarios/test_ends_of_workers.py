@@ -276,7 +276,10 @@ def test_a_helper_goes_on_through_signals(
     near_its_end(token_file)
     with sandbox.hold_next() as hold, child(JOB + ENDS["SIGKILL"], sandbox.environment(token_file)) as worker:
         hold.wait(PATIENCE)
-        os.kill(TokenFile(token_file).record().pid, signal_number)
+        helper = TokenFile(token_file).record().pid
+        assert helper > 1, "a signal to 0 would reach this very test run"
+        assert helper != os.getpid()
+        os.kill(helper, signal_number)
         _end(worker, hold)
     _assert_written(sandbox, token_file)
 

@@ -30,15 +30,21 @@ FRESH = {"access_token": "adh_new", "refresh_token": "adh_rt_new", "expires_in":
 USER = {"id": "usr_1", "name": "Mocked"}
 
 
-@pytest.fixture
-def arguments(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(params=[None, True], ids=["default", "detached"])
+def arguments(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """The arguments of an auth object whose API exists in mocks only, and whose token the mock takes for
-    expired.
+    expired. A refresh in a process of its own would go round the mock.
     """
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"access_token": "adh_old", "refresh_token": "adh_rt_old"}))
     path.chmod(0o600)
-    return {"token_file": str(path), "client_id": "id", "client_secret": "s3cret", "base_url": BASE}
+    return {
+        "token_file": str(path),
+        "client_id": "id",
+        "client_secret": "s3cret",
+        "base_url": BASE,
+        "detached": request.param,
+    }
 
 
 def assert_rotated(arguments: dict[str, Any], answer: Any) -> None:

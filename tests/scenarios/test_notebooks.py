@@ -18,6 +18,7 @@ from adh_auth import TokenFile
 from adh_auth.testing import Sandbox
 
 from ..support.clients import needs
+from ..support.faults import wait_until
 from ..support.processes import PATIENCE, ROOT, assert_nothing_lost, free_port
 
 nbclient, nbformat, _ = (needs(name, "notebooks") for name in ("nbclient", "nbformat", "ipykernel"))
@@ -62,6 +63,10 @@ class Kernel:
     async def interrupt(self) -> None:
         """Interrupt the kernel as the stop button does."""
         await self._client.km.interrupt_kernel()
+
+    async def kill(self) -> None:
+        """End the kernel as a restart in the middle of a cell does: by SIGKILL."""
+        await self._client.km.shutdown_kernel(now=True)
 
     def saved(self, path: Path) -> str:
         """Return the notebook as it is saved."""
@@ -174,6 +179,30 @@ def test_two_kernels_on_one_file(sandbox: Sandbox, token_file: Path, environment
 
     anyio.run(main)
     assert sandbox.counts.rotations == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
+def test_a_kernel_restart_in_mid_refresh(
+    sandbox: Sandbox, token_file: Path, environment: dict[str, str]
+) -> None:
+    """With `detached=True`, the refresh that a cell waits for outlives the kernel."""
+
+    async def main() -> None:
+        async with kernel(environment) as running:
+            await running.say(SIGN_ON)
+            sandbox.expire()
+            with sandbox.hold_next() as hold:
+                await running.say(
+                    "import threading\nsession.auth = AdhAuth(detached=True)\n"
+                    "threading.Thread(target=session.get, args=(ME,)).start()"
+                )
+                await anyio.to_thread.run_sync(hold.wait, PATIENCE)
+                await running.kill()
+
+    anyio.run(main)
+    wait_until(lambda: TokenFile(token_file).record().state == "done")
+    assert sandbox.counts.rotations == sandbox.counts.refresh_calls == 1
     assert_nothing_lost(sandbox, token_file)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from adh_auth import AdhAuth, AdhHttpxAuth, TokenFile, Tokens
 from adh_auth.testing import Sandbox
 
 from ..support.clients import FAMILY, Family, needs
-from ..support.processes import PATIENCE, assert_nothing_lost
+from ..support.processes import PATIENCE, assert_nothing_lost, child
 from ..support.raw_server import Answer, RawServer, Seen, as_json
 
 pytestmark = pytest.mark.clients
@@ -455,3 +456,38 @@ def test_a_private_ca_by_refresh_via(
         with family.module.Client(verify=context, auth=auth) as client:
             assert client.get(private.url + "/api/auth/me").status_code == 200
     assert private.counts.rotations == 1
+
+
+# What watches each call of a client, and lets it through.
+
+WATCHERS = {
+    "sentry_sdk": "import sentry_sdk\nsentry_sdk.init('http://key@127.0.0.1:9/1', traces_sample_rate=1.0, shutdown_timeout=0)",
+    "opentelemetry.instrumentation": """
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
+for watcher in (HTTPXClientInstrumentor, RequestsInstrumentor, URLLib3Instrumentor): watcher().instrument()
+""",
+}
+DETACHED_CALLS = """
+import os, httpx, requests
+from adh_auth import AdhAuth, AdhHttpxAuth, TokenFile
+for get, auth in ((requests.get, AdhAuth(detached=True)), (httpx.get, AdhHttpxAuth(detached=True))):
+    auth.refresh()
+    assert TokenFile().record().rotated_by != os.getpid(), auth
+    assert get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth).status_code == 200
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_a_watched_client_refreshes_in_a_process_of_its_own(
+    watcher: str, sandbox: Sandbox, token_file: Path
+) -> None:
+    """Sentry and OpenTelemetry wrap the clients' methods. That is no other network: a helper may refresh."""
+    needs(watcher)
+    with child(WATCHERS[watcher] + DETACHED_CALLS, sandbox.environment(token_file)) as program:
+        _, said = program.communicate(timeout=PATIENCE)
+        assert program.returncode == 0, said
+    assert sandbox.counts.rotations == 2
+    assert_nothing_lost(sandbox, token_file)

@@ -1,0 +1,68 @@
+"""What a program does for a helper that was killed with a new pair it could not write yet.
+
+Rule 16: the pair came over the pipe, and nothing lets go of it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..tokens import Stored, Tokens
+from .attempt import Attempt, attempted
+from .context import RotationContext, Step, Transaction
+from .decision import Refresh
+
+if TYPE_CHECKING:
+    from ..store.base import Store
+
+__all__ = ["LateReservation", "take_over"]
+
+#: Seconds between tries for the lock.
+LOCK_INTERVAL = 0.05
+
+
+def take_over(context: RotationContext, unsaved: Tokens, spent: Stored) -> Transaction:
+    """Write the pair that replaces `spent` once that works. Return the pair in force."""
+    lock = context.lock
+    assert lock is not None
+    while not (yield from attempted(Step("lock", lock.take)))[0]:
+        if context.clock.ending():
+            context.warn("the program ends, and its new pair could not be written: the lock was not free")
+            return unsaved
+        yield Step("pause", partial(context.clock.sleep, LOCK_INTERVAL))
+    stored, raised = yield from attempted(Step("reread", context.store.read))
+    if raised is None and stored.tokens.refresh_token != spent.tokens.refresh_token:
+        return stored.tokens  # the helper wrote it at the last moment, or somebody signed in
+    fresh = context.owner.mark(Stored.of(unsaved, spent.mapping, {}), spent)
+    record = yield Step("record", context.store.record)
+    attempt = Attempt(context, spent, LateReservation(context.store), record, Refresh())
+    return (yield from attempt.take_over(fresh))
+
+
+class LateReservation:
+    """Space for a pair that has come already, reserved by each try to write it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
+        """Do as `Reservation.replace`. What lies beside the file is put in place where it is that pair.
+
+        Nothing is reserved then: that would remove the only copy on disk.
+        """
+        assert spent is not None
+        left = self._store.left_behind()
+        if left is not None and left.follows(spent):
+            return self._store.install_left_behind(spent)
+        reservation = self._store.reserve()
+        try:
+            return reservation.replace(fresh, spent)
+        finally:
+            reservation.leave()
+
+    def leave(self) -> None:
+        """Do nothing: each try leaves its own."""
+
+    def discard(self) -> None:
+        """Do nothing, either."""

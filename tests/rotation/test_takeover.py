@@ -1,0 +1,97 @@
+"""A helper was killed with a pair that it could not write: what its program does with the pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adh_auth import TokenFile
+from adh_auth.errors import TokenFileError
+from adh_auth.helper.__main__ import run_steps
+from adh_auth.rotation.takeover import LateReservation, take_over
+from adh_auth.store.record import DONE, UNSAVED
+
+from .memory import NEW, OLD, SIGNED_IN, Endpoint, World, stored
+
+
+@pytest.fixture
+def world() -> World:
+    """A world in which nothing is sent."""
+    return World(Endpoint(AssertionError("sent")))
+
+
+def _taken_over(world: World) -> object:
+    context = world.context()
+    context.lock = world.store.lock()
+    return run_steps(take_over(context, NEW, stored(OLD)))
+
+
+def test_it_writes_until_that_works(world: World) -> None:
+    """The caller goes on meanwhile, and the record says who has the pair."""
+    world.store.refusals = [TokenFileError("full")] * 2
+    assert _taken_over(world) == NEW
+    assert world.store.content.tokens == NEW
+    assert world.unsaved == [NEW]
+    assert [(record.state, record.pid) for record in world.store.notes] == [(UNSAVED, 4242), (DONE, 4242)]
+    assert world.store.writes == 3
+    assert world.store.reservation == "left"
+
+
+@pytest.mark.parametrize("newer", [NEW, SIGNED_IN], ids=["its last write", "a new sign-in"])
+def test_what_the_file_holds_by_now_wins(newer: object, world: World) -> None:
+    """Nothing is written over it, and nobody is warned."""
+    world.store.sign_in(newer)  # type: ignore[arg-type]
+    assert _taken_over(world) == newer
+    assert (world.store.writes, world.warnings) == (0, [])
+
+
+def test_it_waits_for_the_lock(world: World) -> None:
+    """Another process may hold it for a moment."""
+    world.store.take()
+    world.clock.when_slept = world.store.release
+    assert _taken_over(world) == NEW
+    assert world.store.content.tokens == NEW
+
+
+def test_a_program_that_ends_does_not_wait_for_ever(world: World) -> None:
+    """It says that the pair was not written."""
+    world.store.take()
+    world.clock.is_ending = True
+    assert _taken_over(world) == NEW
+    assert world.warnings == [
+        "the program ends, and its new pair could not be written: the lock was not free"
+    ]
+    assert world.store.content.tokens == OLD
+
+
+def test_what_lies_beside_the_file_is_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new reservation would remove the only copy on disk first, and the program may be killed then."""
+    file = TokenFile(tmp_path / "tokens.json")
+    file.save(OLD)
+    spent = file.read()
+    reservation = file.reserve()
+    with monkeypatch.context() as disk:
+        disk.setattr("os.replace", _fails)
+        with pytest.raises(TokenFileError):
+            reservation.replace(stored(NEW), spent)
+    reservation.leave()
+    monkeypatch.setattr(TokenFile, "reserve", _fails)
+    assert LateReservation(file).replace(stored(NEW), spent)
+    assert file.load() == NEW
+
+
+def test_what_is_another_tokens_is_not(tmp_path: Path) -> None:
+    """It was left by an earlier rotation."""
+    file = TokenFile(tmp_path / "tokens.json")
+    file.save(OLD)
+    beside = tmp_path / "tokens.json.new"
+    beside.write_bytes(stored(SIGNED_IN).in_place_of(stored(NEW)).to_bytes())
+    beside.chmod(0o600)
+    assert LateReservation(file).replace(stored(NEW), file.read())
+    assert file.load() == NEW
+    assert not beside.exists()
+
+
+def _fails(*_: object) -> None:
+    raise OSError("no")
