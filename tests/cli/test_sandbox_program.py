@@ -181,3 +181,34 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
         check=True,
     )
     assert said.stdout == "True\n"
+
+
+#: ``adh-auth`` that gets a SIGTERM in the moment before it starts the program.
+TERMINATED_EARLY = """
+import os, signal, subprocess, sys
+start = subprocess.Popen
+def started_late(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return start(*arguments, **options)
+subprocess.Popen = started_late
+from adh_auth.cli.main import main
+sys.exit(main())
+"""
+
+
+@POSIX
+def test_a_signal_before_the_start_is_passed_on_too(tmp_path: Path) -> None:
+    """A supervisor that changes its mind at once leaves neither a program nor a folder behind."""
+    command = [sys.executable, "-c", TERMINATED_EARLY, "sandbox", "--", sys.executable, "-c", COUNT]
+    with (
+        subprocess.Popen(
+            command,
+            env=environment({"TMPDIR": str(tmp_path)}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+        reaped(process),
+    ):
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
