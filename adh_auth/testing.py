@@ -11,8 +11,9 @@
         assert sandbox.counts.reused == 0
 
 It is as strict as the real server must be assumed to be: a refresh token works once, and one that is sent
-again revokes the whole session. The pytest fixture is `adh_sandbox`. Beside the sign-in and `/api/auth/me`,
-every path under `/api/` answers a live access token:
+again revokes the whole session. The pytest fixtures are `adh_sandbox`, with the marker
+`adh_sandbox(token_life=2)` for its options, `adh_sandbox_factory` and `adh_sandbox_session`. Beside the
+sign-in and `/api/auth/me`, every path under `/api/` answers a live access token:
 
     /api/redirect?to=URL&status=302     a redirect to any URL
     /api/stream?chunks=3                "chunk 0\\n", "chunk 1\\n", … each in a chunk of its own
@@ -33,6 +34,7 @@ import json
 import os
 import secrets
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -151,13 +153,17 @@ class Sandbox(SandboxSettings):
         """Start a session without a browser, and return the reply of the exchange."""
         return self._state.sign_in(scope)
 
-    def write_token_file(self, path: str | os.PathLike[str]) -> Path:
+    def write_token_file(self, path: str | os.PathLike[str], *, with_expiry: bool = True) -> Path:
         """Start a session, save its reply as a token file, and return the path.
 
-        The file is replaced atomically, and readable by its owner only.
+        `with_expiry`: with `expires_at`, as the library writes it, so that `refresh_ahead` has a time to go
+        by; False: the reply as it comes. The file is replaced atomically, and readable by its owner only.
         """
+        reply = self.sign_in()
+        if with_expiry:
+            reply["expires_at"] = time.time() + reply["expires_in"]
         self.token_file = Path(path)
-        _write_private(self.token_file, json.dumps(self.sign_in()).encode())
+        _write_private(self.token_file, json.dumps(reply).encode())
         return self.token_file
 
     def expire(self) -> None:

@@ -61,8 +61,8 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def token_file(sandbox: Sandbox, tmp_path: Path) -> Path:
-    """A token file with a session of the sandbox."""
-    return sandbox.write_token_file(tmp_path / "tokens.json")
+    """A token file with a session of the sandbox: the reply as it came, with no time to go by."""
+    return sandbox.write_token_file(tmp_path / "tokens.json", with_expiry=False)
 
 
 @pytest.fixture

@@ -73,6 +73,12 @@ def _revoke(args: Namespace) -> int:
     return revoke_command(args)
 
 
+def _logout(args: Namespace) -> int:
+    from .session_commands import logout_command
+
+    return logout_command(args)
+
+
 def _sandbox(args: Namespace) -> int:
     from .sandbox_command import sandbox_command
 
@@ -151,20 +157,36 @@ process has under way.""",
     "revoke": Command(
         _revoke,
         options.add_session_options,
-        "sign out: end the session on the server, then remove the file",
+        "sign out everywhere: end the session at the server",
         """\
-End the session on the server, then remove the token file. If the server can't
-be reached, the file stays.""",
+Sign out everywhere: end the session at the server, for every copy of its
+tokens, then remove the token file. If the server can't be reached, the file
+stays. To sign out here only: adh-auth logout.""",
         "adh-auth revoke --token-file /srv/app/tokens.json",
+    ),
+    "logout": Command(
+        _logout,
+        options.add_token_file_option,
+        "sign out here: remove the token file, tell no server",
+        """\
+Sign out here: remove the token file and what stands beside it, after a refresh
+in flight. Sends nothing, needs no client id or secret. The session lives on at
+the server, for other copies of its tokens; to end it: adh-auth revoke, while
+the file is there. No file is no error.""",
+        "adh-auth logout --token-file /srv/app/tokens.json",
     ),
     "sandbox": Command(
         _sandbox,
         options.add_sandbox_options,
-        "run a local ADH to develop against",
+        "run a local ADH to develop against, or a command with one",
         """\
 Run a local ADH until Ctrl-C and print the lines that point a shell at it. It
 is strict: a refresh token works once. With --json: one line with the
-environment variables at once, one with the counts at the end.""",
-        "adh-auth sandbox --port 8080 --token-life 10 --json",
+environment variables at once, one with the counts at the end.
+
+With -- COMMAND: run that with the environment set, signed in, and end with its
+exit status. stdout is the command's; with --json the counts are the last line
+of stderr.""",
+        "adh-auth sandbox --token-life 10 -- python main.py",
     ),
 }

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: run a command, and turn how it ended into an exit code.
 
 No traceback and no secret reaches the terminal (rule 13).
@@ -48,6 +49,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = new_parser()
+    _answer_shell(parser)
     try:
         with uniform_broken_pipe():
             args = parser.parse_args(argv)
@@ -57,6 +59,15 @@ def _run(argv: Sequence[str] | None) -> int:
         print_to_stderr(parser.format_help(), end="")
         return USAGE
     return _run_command(args)
+
+
+def _answer_shell(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, and end; return at once where none asks."""
+    if "_ARGCOMPLETE" in os.environ:
+        with suppress(ImportError):  # the extra `completion`
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
 
 
 def _run_command(args: argparse.Namespace) -> int:

@@ -75,6 +75,10 @@ def add_sandbox_options(command: argparse.ArgumentParser) -> None:
         help="write a session's token file here (default: into a temporary folder)",
     )
     command.add_argument("--overwrite", action="store_true", help="write it even if the file exists already")
+    # Not nargs=REMAINDER: that takes options of ours for the program's. What follows `--` is the program's.
+    command.add_argument(
+        "program", nargs="*", metavar="COMMAND", help="after --: what to run with the environment set"
+    )
 
 
 def add_session_options(command: argparse.ArgumentParser) -> None:

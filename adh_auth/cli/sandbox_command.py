@@ -1,8 +1,9 @@
-"""``adh-auth sandbox``: a local ADH for a shell, until Ctrl-C or SIGTERM."""
+"""``adh-auth sandbox``: a local ADH for a shell, until Ctrl-C or SIGTERM, or for one command."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -13,31 +14,64 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
+from ..common.console import print_to_stderr
 from ..errors import AdhAuthError
 from ..store.remedies import shell_quoted
 from ..store.token_file import TokenFile
 from ..testing import Sandbox
 from ..tokens import Tokens
+from .program import run_program
 from .terminal import echo, echo_json
 
 __all__ = ["sandbox_command"]
 
+#: Variables that name another session than the token file's.
+OTHER_SESSION = ("ADH_STORE", "ADH_SESSION")
+LOOPBACK = "127.0.0.1"
+
 
 def sandbox_command(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM, and return 0.
+    """Serve until Ctrl-C or SIGTERM and return 0, or until the command ends and return its exit status.
 
     Raises `AdhAuthError` for a port in use, `TokenFileError` for a file that exists already.
     """
     with _temporary_folder(args.token_file) as folder, _running(args.port, args.token_life) as sandbox:
         file = TokenFile(args.token_file or os.path.join(folder, "tokens.json"))
-        try:
-            _write_session(file, sandbox, overwrite=args.overwrite)
-            _show(sandbox, file, args.json)
-            _wait()
-        except KeyboardInterrupt:
-            pass
-        _show_counts(sandbox, args.json)
+        return (_run if args.program else _serve)(args, sandbox, file)
+
+
+def _serve(args: argparse.Namespace, sandbox: Sandbox, file: TokenFile) -> int:
+    try:
+        _write_session(file, sandbox, overwrite=args.overwrite)
+        _show(sandbox, file, args.json)
+        _wait()
+    except KeyboardInterrupt:
+        pass
+    _show_counts(sandbox, args.json)
     return 0
+
+
+def _run(args: argparse.Namespace, sandbox: Sandbox, file: TokenFile) -> int:
+    _write_session(file, sandbox, overwrite=args.overwrite)
+    status = run_program(args.program, _environment(sandbox, file))
+    if args.json:  # stdout is the program's
+        print_to_stderr(json.dumps(asdict(sandbox.counts)))
+    return status
+
+
+def _environment(sandbox: Sandbox, file: TokenFile) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in OTHER_SESSION}
+    return {**kept, **_past_the_proxy(), **sandbox.environment(file.path)}
+
+
+def _past_the_proxy() -> dict[str, str]:
+    """Return what keeps calls to this machine off the user's proxy, which can't reach its loopback."""
+    # Where no proxy is named, the variable alone would make urllib ignore the settings of macOS.
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+        return {}
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    value = f"{exceptions},{LOOPBACK}" if exceptions else LOOPBACK
+    return {"no_proxy": value, "NO_PROXY": value}
 
 
 def _temporary_folder(token_file: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The commands that use a session: save, token, me, refresh, revoke.
+"""The commands that use a session: save, token, me, refresh, revoke, logout.
 
 Rule 13: no output but that of ``token`` holds a token.
 """
@@ -27,7 +27,14 @@ from .terminal import echo, echo_json
 if TYPE_CHECKING:
     from ..for_requests import AdhAuth
 
-__all__ = ["me_command", "refresh_command", "revoke_command", "save_command", "token_command"]
+__all__ = [
+    "logout_command",
+    "me_command",
+    "refresh_command",
+    "revoke_command",
+    "save_command",
+    "token_command",
+]
 
 #: Seconds that a printed token has left at least by the stored expiry, for a person or a script to use it.
 MIN_LIFE = 30.0
@@ -100,13 +107,35 @@ def refresh_command(args: argparse.Namespace) -> int:
 
 
 def revoke_command(args: argparse.Namespace) -> int:
-    """End the session, remove the token file, and return 0. Raises `AdhAuthError`."""
+    """Sign out everywhere: end the session at the server, remove the token file. Return 0.
+
+    Raises `AdhAuthError`.
+    """
     auth = _auth(args)
     auth.revoke()
     if args.json:
         echo_json({"token_file": str(auth.token_file), "revoked": True})
         return 0
-    echo(one_line(f"revoked: the session has ended on the server, and {auth.token_file} is removed"))
+    ended = "the session has ended at the server"
+    echo(one_line(f"revoked: signed out everywhere: {ended}, and {auth.token_file} is removed"))
+    return 0
+
+
+def logout_command(args: argparse.Namespace) -> int:
+    """Sign out here: remove the token file and what stands beside it. Return 0, also where there is none.
+
+    Raises `AdhAuthError`.
+    """
+    file = TokenFile(args.token_file)
+    removed = os.path.lexists(file.path)
+    file.delete()
+    if args.json:
+        echo_json({"token_file": str(file.path), "removed": removed})
+    elif removed:
+        echo(one_line(f"signed out here: {file.path} is removed"))
+        echo("The session is not ended at the server; adh-auth revoke does that, while the file is there.")
+    else:
+        echo(one_line(f"nothing to do: there is no {file.path}"))
     return 0
 
 

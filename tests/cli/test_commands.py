@@ -25,7 +25,7 @@ from adh_auth.testing import Sandbox
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
 from ..support.processes import PATIENCE
 
-NAMES = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "sandbox")
+NAMES = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "logout", "sandbox")
 REPLY = {
     "access_token": "adh_first",
     "refresh_token": "adh_rt_first",

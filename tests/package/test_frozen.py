@@ -146,7 +146,7 @@ def test_a_frozen_command_line_runs_every_command(
 
     assert "usage: adh-auth" in run("--help")
     run("save", given=json.dumps(sandbox.sign_in()))
-    for command in ("status", "token", "me", "refresh", "revoke"):
+    for command in ("status", "token", "me", "refresh", "revoke", "logout"):
         run(command)
     assert "--overwrite" in run("sandbox", "--token-file", str(tmp_path), code=1)
     assert "not the URL that a sign-in ends on" in run("login", "--no-browser", "--paste", code=1)

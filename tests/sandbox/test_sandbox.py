@@ -9,8 +9,6 @@ import os
 import socket
 import ssl
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +25,6 @@ import trustme
 from adh_auth.testing import Counts, Sandbox
 
 from ..support.faults import wait_until
-from ..support.processes import ROOT
 
 VERIFIER = "v" * 43
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
@@ -1045,8 +1042,8 @@ def test_code_life_is_checked() -> None:
 
 
 def test_token_file(sandbox: Sandbox, caller: Caller, tmp_path: Path) -> None:
-    """The token file is an exchange reply as it came, private, and replaced atomically."""
-    path = sandbox.write_token_file(tmp_path / "tokens.json")
+    """The token file is an exchange reply, here as it came, private, and replaced atomically."""
+    path = sandbox.write_token_file(tmp_path / "tokens.json", with_expiry=False)
     first = path.read_bytes()
     sandbox.write_token_file(path)
     assert sandbox.token_file == path
@@ -1058,6 +1055,15 @@ def test_token_file(sandbox: Sandbox, caller: Caller, tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_token_file_has_its_expiry(sandbox: Sandbox, caller: Caller, tmp_path: Path) -> None:
+    """As the library itself writes it, by the life of that token."""
+    sandbox.token_life = 7.5
+    before = time.time()
+    reply = json.loads(sandbox.write_token_file(tmp_path / "tokens.json").read_bytes())
+    assert before + 7.5 <= reply["expires_at"] <= time.time() + 7.5
+    assert caller.me(reply["access_token"]).status == 200
+
+
 def test_environment(sandbox: Sandbox, tmp_path: Path) -> None:
     """The environment names the server, the client and the token file."""
     assert sandbox.environment(tmp_path / "t.json") == {
@@ -1066,50 +1072,6 @@ def test_environment(sandbox: Sandbox, tmp_path: Path) -> None:
         "ADH_CLIENT_SECRET": "sandbox-secret",
         "ADH_TOKEN_FILE": str(tmp_path / "t.json"),
     }
-
-
-PLUGIN_TEST = """
-import os, urllib.request, json
-
-def test_it(adh_sandbox, tmp_path):
-    assert adh_sandbox.token_file.parent == tmp_path
-    assert os.environ["ADH_TOKEN_FILE"] == str(adh_sandbox.token_file)
-    token = json.loads(adh_sandbox.token_file.read_text())["access_token"]
-    headers = {"Authorization": "Bearer " + token}
-    request = urllib.request.Request(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers=headers)
-    with urllib.request.urlopen(request) as response:
-        assert response.status == 200
-"""
-
-
-def test_fixture(tmp_path: Path) -> None:
-    """The fixture runs a sandbox, signs in and points the environment at both; loading the plugin loads no
-    server.
-    """
-    (tmp_path / "test_user.py").write_text(PLUGIN_TEST)
-    check = "import sys, adh_auth.pytest_plugin; "
-    check += "sys.exit(bool({'adh_auth.testing', 'http.server'} & set(sys.modules)))"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }
-    run = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "adh_auth.pytest_plugin",
-        "-p",
-        "no:cacheprovider",
-        str(tmp_path),
-    ]
-    for command in ([sys.executable, "-c", check], run):
-        finished = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_environment_of_a_relative_path(
