@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .for_httpx2 import AdhHttpx2Auth
     from .for_requests import AdhAuth
     from .sign_in.flow import login
+    from .sign_in.two_steps import SignIn, Started
     from .store.token_file import TokenFile
     from .tokens import Tokens
 
@@ -36,6 +37,8 @@ __all__ = [
     "LockTimeout",
     "ReauthorizationRequired",
     "RefreshFailed",
+    "SignIn",
+    "Started",
     "TokenFile",
     "TokenFileError",
     "Tokens",
@@ -66,6 +69,8 @@ def _home_of(name: str) -> ModuleType:
         from . import tokens as home
     elif name == "login":
         from .sign_in import flow as home
+    elif name in ("SignIn", "Started"):
+        from .sign_in import two_steps as home
     else:
         from . import errors as home
     return home

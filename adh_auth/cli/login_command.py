@@ -12,6 +12,7 @@ from ..rotation.status import pair_facts
 from ..sign_in.flow import login
 from ..sign_in.user import fetch_signed_in_user
 from ..tokens import Tokens
+from .flags import in_flags
 from .terminal import echo, echo_json, stdout_on_stderr
 
 __all__ = ["login_command"]
@@ -29,11 +30,15 @@ def login_command(args: argparse.Namespace) -> int:
             open_browser=not args.no_browser,
             paste=args.paste,
             timeout=args.timeout,
-            echo=echo,
+            echo=_echo,
         )
     if args.json:
         _echo_facts(args, tokens)
     return 0
+
+
+def _echo(text: str) -> None:
+    echo(in_flags(text))
 
 
 def _echo_facts(args: argparse.Namespace, tokens: Tokens) -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from ..common.console import print_to_stderr, uniform_broken_pipe, usable_standard_streams
 from ..errors import AdhAuthError
 from .commands import COMMANDS
+from .flags import in_flags
 from .parser import USAGE, new_parser
 
 __all__ = ["main"]
@@ -75,7 +76,7 @@ def _run_command(args: argparse.Namespace) -> int:
     try:
         return COMMANDS[args.command].run(args)
     except AdhAuthError as error:
-        _print_error(error.message)
+        _print_error(in_flags(error.message))
         return FAILURE
 
 

@@ -90,6 +90,7 @@ class BaseAuth:
         self._check_refresh_via(refresh_via)
         self._file = settings.file
         self._origin = settings.origin
+        self._base_url = settings.base_url
         self._refresh_via = refresh_via
         # As they were passed: a pickle holds the secret only if it was an argument. What came from the
         # environment is read from the environment of the process that loads it.
@@ -113,6 +114,11 @@ class BaseAuth:
     def token_file(self) -> str:
         """Return the absolute path of the token file."""
         return str(self._file.path)
+
+    @property
+    def base_url(self) -> str:
+        """Return the URL of the API, without a trailing slash."""
+        return self._base_url
 
     @property
     def tokens(self) -> Tokens:

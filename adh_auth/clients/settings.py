@@ -16,9 +16,17 @@ from ..oauth.origin import Origin, base_url_of, origin_of
 from ..rotation.detached import Launcher
 from ..store.token_file import TokenFile
 
-__all__ = ["DEFAULT_BASE_URL", "Settings", "as_secret", "resolve"]
+__all__ = ["DEFAULT_BASE_URL", "OAuthApp", "Settings", "as_secret", "resolve", "resolve_app"]
 
 DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
+
+
+class OAuthApp(NamedTuple):
+    """An app that is registered with the platform, and the API that it is registered at."""
+
+    client_id: str
+    client_secret: Secret
+    base_url: str
 
 
 class Settings(NamedTuple):
@@ -54,19 +62,35 @@ def resolve(
     `refresh_ahead`, `lock_timeout`: seconds. Raises `ConfigurationError`.
     """
     client_secret = as_secret(client_secret)
-    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
-    origin = origin_of(base)
+    app = resolve_app(client_id=client_id, client_secret=client_secret, base_url=base_url)
+    origin = origin_of(app.base_url)
     assert origin is not None
     return Settings(
         file=TokenFile(token_file),
-        client_id=_string("client_id", client_id, "ADH_CLIENT_ID"),
-        client_secret=_secret(client_secret),
-        base_url=base,
+        **app._asdict(),
         origin=origin,
         refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
         detached=_choice("detached", detached),
     )
+
+
+def resolve_app(*, client_id: str | None, client_secret: Secret | None, base_url: str | None) -> OAuthApp:
+    """Return the app as `resolve` does. Raises `ConfigurationError`."""
+    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
+    _check_any_credentials(client_id, client_secret)
+    return OAuthApp(_string("client_id", client_id, "ADH_CLIENT_ID"), _secret(client_secret), base)
+
+
+def _check_any_credentials(client_id: str | None, client_secret: Secret | None) -> None:
+    """Raise one error for both: a first run would meet them one after the other."""
+    given = client_id or (client_secret and client_secret.reveal())
+    if not (given or os.environ.get("ADH_CLIENT_ID") or os.environ.get("ADH_CLIENT_SECRET")):
+        raise ConfigurationError(
+            "client_id and client_secret are missing: set ADH_CLIENT_ID and ADH_CLIENT_SECRET to those of "
+            "your OAuth app, or pass client_id= and client_secret=",
+            setting="ADH_CLIENT_ID",
+        )
 
 
 def as_secret(client_secret: Any) -> Secret | None:

@@ -5,80 +5,88 @@ Authorization code with PKCE (RFC 7636), as the ADH guide has it. No I/O.
 
 from __future__ import annotations
 
-import hmac
-import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
-from ..clients.settings import Settings
+from ..clients.settings import OAuthApp
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, ReauthorizationRequired, RefreshFailed
 from ..oauth.endpoint import AUTHORIZE_PATH, EXCHANGE_PATH, EndpointCall
-from ..oauth.origin import origin_of
+from ..oauth.origin import is_loopback, origin_of
 from ..oauth.replies import Verdict
 from .callback import Callback
+from .pending import PendingSignIn
 
-__all__ = ["FILE_UNCHANGED", "Authorization"]
+__all__ = ["FILE_UNCHANGED", "Authorization", "checked_redirect_uri", "checked_scope", "state_mismatch"]
+
+#: `code` of the error for an answer that belongs to no sign-in under way.
+STATE_MISMATCH = "state_mismatch"
 
 #: Part of every error of a sign-in (rule 8).
 FILE_UNCHANGED = "The token file was left as it was"
 
 
+def state_mismatch(what: str) -> ReauthorizationRequired:
+    """Return the error for an answer that belongs to no sign-in under way: start again."""
+    return ReauthorizationRequired(f"{what}. {FILE_UNCHANGED}; start the sign-in again", code=STATE_MISMATCH)
+
+
+def checked_redirect_uri(uri: str) -> str:
+    """Return a redirect URI that may receive a code. Raises `ConfigurationError`."""
+    origin = origin_of(uri) if isinstance(uri, str) else None
+    if origin is None or "#" in uri:
+        raise ConfigurationError(
+            "redirect_uri must be a URL like http://localhost:8765/callback", setting="redirect_uri"
+        )
+    if origin[0] != "https" and not is_loopback(origin[1]):
+        raise ConfigurationError(
+            "redirect_uri must be https: over plain http anyone on the way could read the code "
+            "(http is for loopback only)",
+            setting="redirect_uri",
+        )
+    return uri
+
+
+def checked_scope(scope: str) -> str:
+    """Return the scopes with one space between them. Raises `ConfigurationError`."""
+    if not isinstance(scope, str) or not scope.split():
+        raise ConfigurationError(
+            'scope must be a string like "profile:read discussions:read"', setting="scope"
+        )
+    return " ".join(scope.split())
+
+
 @dataclass(frozen=True)
 class Authorization:
-    """One sign-in, with a verifier and a state of its own.
+    """One sign-in of a user at an app. Its redirect URI and its scope are checked already."""
 
-    Raises `ConfigurationError` when it is built.
-    """
-
-    settings: Settings
+    app: OAuthApp
     redirect_uri: str
     scope: str
-    #: RFC 7636 section 4.1 and the ADH guide: 32 random bytes, base64url without padding
-    verifier: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
-    state: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
-
-    def __post_init__(self) -> None:
-        uri = self.redirect_uri
-        if not isinstance(uri, str) or origin_of(uri) is None or "#" in uri:
-            raise ConfigurationError(
-                "redirect_uri must be a URL like http://localhost:8765/callback", setting="redirect_uri"
-            )
-        if not isinstance(self.scope, str) or not self.scope.split():
-            raise ConfigurationError(
-                'scope must be a string like "profile:read discussions:read"', setting="scope"
-            )
+    pending: PendingSignIn = field(default_factory=PendingSignIn)
 
     def url(self) -> str:
         """Return the URL that the browser starts on. It holds the state, and no other secret."""
         query = {
-            "client_id": self.settings.client_id,
+            "client_id": self.app.client_id,
             "redirect_uri": self.redirect_uri,
             "response_type": "code",
-            "scope": " ".join(self.scope.split()),
-            "state": self.state.reveal(),
+            "scope": self.scope,
+            "state": self.pending.state.reveal(),
             "code_challenge": self._challenge(),
             "code_challenge_method": "S256",
         }
-        return f"{self.settings.base_url}{AUTHORIZE_PATH}?{urlencode(query)}"
+        return f"{self.app.base_url}{AUTHORIZE_PATH}?{urlencode(query)}"
 
     def _challenge(self) -> str:
-        digest = sha256(self.verifier.reveal().encode("ascii")).digest()
+        digest = sha256(self.pending.verifier.reveal().encode("ascii")).digest()
         return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
     def code_from(self, callback: Callback) -> Secret:
-        """Return the code of the callback. Raises `AdhAuthError` for a wrong state and for an error."""
-        # What a denial brings back is not documented. An error without a state can only end this sign-in,
-        # so it is not refused for the state.
-        is_bare_error = callback.state is None and callback.error
-        if not is_bare_error and not _same(callback.state, self.state):
-            raise AdhAuthError(
-                "the browser came back with the wrong state: that URL belongs to another sign-in, or is an "
-                f"attempt to sign you in as another user. {FILE_UNCHANGED}; start again"
-            )
+        """Return the code of a callback of this sign-in. Raises `AdhAuthError` for an error."""
         if callback.error == "access_denied":
             raise AdhAuthError(
                 f"the sign-in was denied in the browser (access_denied). {FILE_UNCHANGED}",
@@ -86,7 +94,7 @@ class Authorization:
             )
         if callback.error or callback.code is None:
             raise AdhAuthError(
-                f"the server ended the sign-in: {callback.error or 'it returned no code'}. {FILE_UNCHANGED}",
+                f"the server ended the sign-in: {_reason(callback.error)}. {FILE_UNCHANGED}",
                 code=callback.error,
             )
         return callback.code
@@ -94,23 +102,23 @@ class Authorization:
     def exchange(self, code: Secret) -> EndpointCall:
         """Return the call that trades the code for the first pair."""
         return EndpointCall(
-            self.settings.base_url + EXCHANGE_PATH,
+            self.app.base_url + EXCHANGE_PATH,
             {
                 "grant_type": "authorization_code",
                 "code": code.reveal(),
                 "redirect_uri": self.redirect_uri,
-                "client_id": self.settings.client_id,
-                "client_secret": self.settings.client_secret.reveal(),
-                "code_verifier": self.verifier.reveal(),
+                "client_id": self.app.client_id,
+                "client_secret": self.app.client_secret.reveal(),
+                "code_verifier": self.pending.verifier.reveal(),
             },
         )
 
-    def error_for(self, verdict: Verdict) -> AdhAuthError:
+    def error_for(self, verdict: Verdict, token_file: str) -> AdhAuthError:
         """Return the error for an exchange without a pair: each documented failure, and all others."""
         facts: dict[str, Any] = {
             "code": verdict.code,
             "request_id": verdict.request_id,
-            "token_file": str(self.settings.file.path),
+            "token_file": token_file,
         }
         if verdict.kind == "again":
             facts.update(status=verdict.status, retry_after=verdict.retry_after)
@@ -137,26 +145,15 @@ class Authorization:
             next_step = f"is {self.redirect_uri} registered for the app exactly as it is written here?"
         return AdhAuthError, f"the exchange was refused ({reason})", next_step
 
-    def timed_out(self, seconds: float) -> AdhAuthError:
-        """Return the error for a browser that did not come back within `seconds`."""
-        # A redirect URI that is not registered shows in the browser only.
-        return AdhAuthError(
-            f"the browser did not come back to {self.redirect_uri} within {seconds:g} s. If it showed an "
-            "error: this redirect URI has to be registered for the app exactly as it is written here. "
-            f"{FILE_UNCHANGED}"
-        )
-
-    def wrong_paste(self) -> AdhAuthError:
-        """Return the error for a pasted line that is no callback URL; often it is the code alone."""
-        example = f"{self.redirect_uri}{'&' if '?' in self.redirect_uri else '?'}code=…&state=…"
-        return AdhAuthError(
-            f"that is not the URL that a sign-in ends on: it has no code. {FILE_UNCHANGED}; start again, "
-            f"and paste the whole URL, like {example}"
+    def unreachable(self, reason: str) -> RefreshFailed:
+        """Return the error for a call that got no reply."""
+        return RefreshFailed(
+            f"{self.app.base_url} can't be reached to exchange the code ({reason}). {FILE_UNCHANGED}; "
+            "try again later"
         )
 
 
-def _same(given: Secret | None, expected: Secret) -> bool:
-    # In constant time. As bytes: compare_digest raises a TypeError for a str beyond ASCII.
-    return given is not None and hmac.compare_digest(
-        given.reveal().encode("utf-8", "replace"), expected.reveal().encode("ascii")
-    )
+def _reason(error: str | None) -> str:
+    if error is None:
+        return "it returned no code"
+    return "it gave a reason that is not documented" if error == "unknown" else error

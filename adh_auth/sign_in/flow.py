@@ -6,7 +6,6 @@ Nothing of the old session is touched before the new pair is there (rule 8).
 from __future__ import annotations
 
 import getpass
-import math
 import os
 import sys
 import threading
@@ -18,21 +17,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..clients.settings import resolve
+from ..clients.settings import Settings, resolve
 from ..common.secret import Secret
-from ..common.text import one_line
-from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
-from ..oauth import endpoint, replies
-from ..rotation.owner import Owner
+from ..common.text import format_duration, one_line
+from ..errors import AdhAuthError, fresh_copy
 from ..rotation.status import describe
-from ..store import disk, file_checks
-from ..store.messages import writing
-from ..store.token_file import TokenFile
-from ..tokens import Stored, Tokens
-from .authorization import FILE_UNCHANGED, Authorization
+from ..tokens import Tokens
+from .authorization import FILE_UNCHANGED
 from .callback import Callback
+from .exchange import check_writable
 from .listener import Listener
 from .page import as_sentence
+from .pending import PendingSignIn
+from .two_steps import SignIn, Started, checked_seconds
 from .user import greeting
 
 if TYPE_CHECKING:
@@ -40,8 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["login"]
 
-#: Seconds for the exchange. The code lives 60, and the browser has used up some of them.
-EXCHANGE_DEADLINE = 30.0
+#: Seconds. The prompt of `paste` has no limit of its own; the code in what is pasted lives 60 s.
+MAX_PASTE_AGE = 86400.0
+#: Wrong pastes before a sign-in ends: what feeds stdin may be a program.
+MAX_PASTES = 10
 
 
 def login(
@@ -77,12 +76,20 @@ def login(
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
     if echo is print:
         echo = partial(print, flush=True)  # a pipe is buffered: the URL would come out when the program ends
-    authorization = Authorization(settings, redirect_uri, scope)
-    flow = _BrowserFlow(authorization, open_browser, refresh_via, echo)
-    seconds = _checked(timeout)
+    seconds = checked_seconds("timeout", timeout)
+    sign_in = SignIn(
+        redirect_uri=redirect_uri,
+        scope=scope,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret,
+        base_url=settings.base_url,
+        max_age=max(seconds, MAX_PASTE_AGE),
+        refresh_via=refresh_via,
+    )
+    flow = _BrowserFlow(sign_in, sign_in.start(), redirect_uri, settings, open_browser, echo)
     failure = None
     try:
-        _check_writable(settings.file)
+        check_writable(settings.file)
         tokens = flow.by_paste() if paste else flow.by_listener(seconds)
     except AdhAuthError as error:
         failure = fresh_copy(error)  # without the frames, which hold the code and the tokens
@@ -96,50 +103,26 @@ def login(
     return tokens
 
 
-def _checked(timeout: float) -> float:
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not is_number or not (math.isfinite(timeout) and timeout > 0):
-        raise ConfigurationError("timeout must be a number of seconds above 0", setting="timeout")
-    return float(timeout)
-
-
-def _check_writable(file: TokenFile) -> None:
-    """Raise `TokenFileError` if the file can't be written, before a person signs in for nothing."""
-    with writing(str(file.path), "can't be written"):
-        obstacle = _obstacle(file)
-    if obstacle:
-        raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
-
-
-def _obstacle(file: TokenFile) -> str | None:
-    target = os.path.realpath(file.path)
-    disk.make_folder(target)
-    try:
-        disk.read_regular(str(file.path))
-    except file_checks.UnsafeFile:  # a folder, a device, a file of another user's
-        raise
-    except OSError:
-        pass  # a file that is missing or unreadable can be replaced all the same
-    return file_checks.problem_with_rewriting(target)
-
-
 @dataclass(frozen=True)
 class _BrowserFlow:
-    """One sign-in under way: how its URL reaches the user, and who carries its calls."""
+    """One sign-in under way: how its URL reaches the user, and how its answer comes back."""
 
-    authorization: Authorization
+    sign_in: SignIn
+    started: Started
+    redirect_uri: str
+    settings: Settings
     open_browser: bool
-    client: requests.Session | None
     echo: Callable[[str], object]
 
     def by_listener(self, seconds: float) -> Tokens:
         """Wait for the browser to come back, and show there how the sign-in ended."""
-        with Listener(self.authorization.redirect_uri) as listener:
+        with Listener(self.redirect_uri, self._is_ours) as listener:
             self._show_url()
+            self._say_that_it_waits(seconds)
             callback = listener.wait(seconds)
             try:
                 if callback is None:
-                    raise self.authorization.timed_out(seconds)
+                    raise self._timed_out(seconds, listener.strays)
                 tokens = self._finish(callback)
             except AdhAuthError as error:
                 listener.show(good=False, text=as_sentence(error.message))
@@ -148,17 +131,44 @@ class _BrowserFlow:
             return tokens
 
     def by_paste(self) -> Tokens:
-        """Ask for the URL that the browser ended on."""
+        """Ask for the URL that the browser ended on, until it is one of this sign-in."""
         self._show_url()
-        redirect_uri = one_line(self.authorization.redirect_uri)
-        self.echo(f"The browser ends on a URL that begins with {redirect_uri} and may be unable to show it.")
-        callback = Callback.from_url(_ask("Paste that URL here: "))
+        uri = one_line(self.redirect_uri)
+        self.echo(f"The browser ends on a URL that begins with {uri} and may be unable to show it.")
+        problem = "no URL was pasted"
+        for _ in range(MAX_PASTES):
+            pasted = _ask("Paste that URL here: ")
+            if pasted is None:
+                break
+            callback = Callback.from_text(pasted)
+            problem = self._problem_with(callback)
+            if not problem:
+                return self._finish(callback)
+            self.echo(as_sentence(problem))
+        raise AdhAuthError(f"{problem}. {FILE_UNCHANGED}; start again")
+
+    def _problem_with(self, callback: Callback | None) -> str:
+        """Return why it can't end this sign-in; an empty text if it can."""
         if callback is None:
-            raise self.authorization.wrong_paste()
-        return self._finish(callback)
+            example = f"{self.redirect_uri}{'&' if '?' in self.redirect_uri else '?'}code=…&state=…"
+            return (
+                "that is not the URL that a sign-in ends on: it has no code. "
+                f"Paste the whole URL, like {example}"
+            )
+        if not self._is_ours(callback):
+            return (
+                "that URL has the wrong state: it belongs to another sign-in. "
+                "Open the URL above, and paste what the browser ends on then"
+            )
+        return ""
+
+    def _is_ours(self, callback: Callback) -> bool:
+        pending = PendingSignIn.from_text(Secret(self.started.state))
+        assert pending is not None
+        return callback.is_bare_error or pending.is_named_by(callback.state)
 
     def _show_url(self) -> None:
-        url = self.authorization.url()
+        url = self.started.url
         if self.open_browser:
             # In a thread: webbrowser.open returns from a browser in the terminal only when that is closed,
             # and the callback has to be taken meanwhile.
@@ -168,42 +178,24 @@ class _BrowserFlow:
             self.echo("Open this URL in a browser to sign in:")
         self.echo(f"\n    {url}\n")
 
-    def _finish(self, callback: Callback) -> Tokens:
-        """Check, exchange, write."""
-        fresh = self._exchange(self.authorization.code_from(callback))
-        settings = self.authorization.settings
-        owner = Owner(settings.base_url, settings.client_id)
-        settings.file.save_mapping(owner.name_in(fresh.mapping), fresh.tokens)
-        return fresh.tokens
+    def _say_that_it_waits(self, seconds: float) -> None:
+        uri = one_line(self.redirect_uri)
+        self.echo(f"Waiting up to {format_duration(seconds)} for the browser to come back to {uri}")
+        self.echo("Is the browser on another machine? End this with Ctrl-C and start again with paste=True")
 
-    def _exchange(self, code: Secret) -> Stored:
-        sent_at = time.time()
-        verdict = replies.classify(self._post(code), sent_at)
-        if verdict.kind != "pair":
-            raise self.authorization.error_for(verdict)
-        problem = None
-        try:
-            return Stored(Tokens.from_response(verdict.mapping, now=sent_at), verdict.mapping)
-        except MalformedTokens as malformed:
-            problem = malformed.message
-        raise RefreshFailed(
-            f"the reply to the exchange is unusable: {problem}. {FILE_UNCHANGED}; try again later",
-            status=verdict.status,
-        )
+    def _finish(self, callback: Callback | None) -> Tokens:
+        assert callback is not None
+        return self.sign_in.finish(callback, self.started.state, token_file=self.settings.file.path)
 
-    def _post(self, code: Secret) -> endpoint.EndpointReply:
-        from ..clients.requests_transport import post
-
-        problem = None
-        try:
-            # Once: the server takes a second use of a code for theft, and may end the session that the first
-            # one started.
-            return post(self.authorization.exchange(code), EXCHANGE_DEADLINE, self.client, {})
-        except endpoint.Unreachable as unreachable:
-            problem = unreachable.reason
-        base_url = self.authorization.settings.base_url
-        raise RefreshFailed(
-            f"{base_url} can't be reached to exchange the code ({problem}). {FILE_UNCHANGED}; try again later"
+    def _timed_out(self, seconds: float, strays: int) -> AdhAuthError:
+        """Return the error for a browser that did not come back."""
+        # A redirect URI that is not registered shows in the browser only.
+        uri = self.redirect_uri
+        came = " What came had the state of another sign-in, or none." if strays else ""
+        return AdhAuthError(
+            f"the browser did not come back to {uri} within {seconds:g} s.{came} If it showed an "
+            "error: this redirect URI has to be registered for the app exactly as it is written here. "
+            f"{FILE_UNCHANGED}"
         )
 
 
@@ -212,11 +204,11 @@ def _open(url: str) -> None:
         webbrowser.open(url)
 
 
-def _ask(prompt: str) -> Secret:
-    """Return a line from the user, without the quotes of a copied URL."""
+def _ask(prompt: str) -> Secret | None:
+    """Return a line from the user, without the quotes of a copied URL; None at the end of the input."""
     try:
         # A notebook is saved with what is typed into it, so it asks there as for a password.
         text = getpass.getpass(prompt) if "ipykernel" in sys.modules else input(prompt)
     except (EOFError, RuntimeError):  # RuntimeError: a program without a console has no stdin
-        text = ""
+        return None
     return Secret(text.strip().strip("'\"<>"))

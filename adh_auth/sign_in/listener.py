@@ -11,6 +11,7 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ PAGE_TIMEOUT = 2.0
 WAIT_SLICE = 0.5
 #: Seconds between two checks of a server for its shutdown.
 POLL_INTERVAL = 0.05
+#: What a stray callback is answered with.
+STRAY = (
+    "The program still waits for its own one. Go on in the tab that it opened, or open the URL that it shows."
+)
 #: errno values of a machine without IPv6.
 NO_IPV6 = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
@@ -52,7 +57,7 @@ def listen_address_of(redirect_uri: str) -> ListenAddress:
     if parts.scheme != "http" or not is_loopback(host):
         raise ConfigurationError(
             f"{redirect_uri} can't be listened on: only http on localhost leads back to this machine. "
-            "Paste the URL that the browser ends on instead (--paste, paste=True)",
+            "Paste the URL that the browser ends on instead, with paste=True",
             setting="redirect_uri",
         )
     # A browser takes localhost for either. If only one were ours, another program could own the other.
@@ -61,15 +66,16 @@ def listen_address_of(redirect_uri: str) -> ListenAddress:
 
 
 class Listener:
-    """Takes the first callback and shows one page for it.
+    """Takes the first callback that `is_ours` and shows one page for it.
 
+    Any other one is a stray: a reloaded page, an old tab, a link of somebody's. It does not end the sign-in.
     A context manager; entering it raises `ConfigurationError` for a port that is in use.
     """
 
-    def __init__(self, redirect_uri: str) -> None:
+    def __init__(self, redirect_uri: str, is_ours: Callable[[Callback], bool] = lambda _: True) -> None:
         self._address = listen_address_of(redirect_uri)
         self._servers: list[_Server] = []
-        self._exchange = _Exchange(self._address.path)
+        self._exchange = _Exchange(self._address.path, is_ours)
 
     def __enter__(self) -> Listener:
         problem = None
@@ -82,8 +88,8 @@ class Listener:
         if problem is not None:
             raise ConfigurationError(
                 f"port {self._address.port} of this machine can't be listened on: {problem}. End what uses "
-                "it, give another redirect URI that is registered for the app, or paste the URL instead "
-                "(--paste, paste=True)",
+                "it, give another redirect URI that is registered for the app, or paste the URL instead, "
+                "with paste=True",
                 setting="redirect_uri",
             )
         return self
@@ -103,6 +109,11 @@ class Listener:
         ):
             pass
         return self._exchange.callback
+
+    @property
+    def strays(self) -> int:
+        """Return how many callbacks of no concern came."""
+        return self._exchange.strays
 
     def show(self, *, good: bool, text: str) -> None:
         """Show in the browser how the sign-in ended. Only the first call counts."""
@@ -133,18 +144,25 @@ class Listener:
 class _Exchange:
     """What the listener and the threads of its servers share: the callback one way, the page the other."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, is_ours: Callable[[Callback], bool]) -> None:
         self.path = path
+        self.strays = 0
+        self._is_ours = is_ours
         self.callback: Callback | None = None
         self.page: tuple[int, bytes] = (404, b"")
         self.received, self.decided, self.shown = threading.Event(), threading.Event(), threading.Event()
         self._lock = threading.Lock()
 
-    def take(self, callback: Callback) -> None:
+    def take(self, callback: Callback) -> bool:
+        """Take the callback and return True; return False for a stray."""
+        ours = self._is_ours(callback)
         with self._lock:
-            if self.callback is None:
+            if not ours:
+                self.strays += 1
+            elif self.callback is None:
                 self.callback = callback
                 self.received.set()
+        return ours
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -173,7 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
         if callback is None:  # /favicon.ico, or a visit without a code
             self._answer(404, page("Nothing here", "This URL waits for a sign-in to come back."))
             return
-        exchange.take(callback)
+        if not exchange.take(callback):
+            self._answer(400, page("This belongs to another sign-in", STRAY))
+            return
         exchange.decided.wait()
         try:
             self._answer(*exchange.page)

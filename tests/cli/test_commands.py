@@ -18,8 +18,8 @@ import pytest
 from adh_auth import TokenFile, Tokens
 from adh_auth.cli import login_command
 from adh_auth.cli.commands import COMMANDS
+from adh_auth.cli.flags import in_flags
 from adh_auth.cli.parser import new_parser
-from adh_auth.cli.terminal import echo
 from adh_auth.testing import Sandbox
 
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
@@ -121,6 +121,53 @@ def test_a_missing_secret_names_its_variable(env: dict[str, str]) -> None:
     said = adh("me", env={**env, "ADH_CLIENT_SECRET": ""})
     assert said.returncode == 1
     assert "ADH_CLIENT_SECRET" in one_line_of(said)
+
+
+def test_a_first_run_is_told_all_that_is_missing(tmp_path: Path) -> None:
+    """Id and secret are one error, in the words of the command line."""
+    said = adh("login", env={"HOME": str(tmp_path)})
+    assert said.returncode == 1
+    assert one_line_of(said) == (
+        "adh-auth: client_id and client_secret are missing: set ADH_CLIENT_ID and ADH_CLIENT_SECRET to those of "
+        "your OAuth app, or pass --client-id\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("login", "--redirect-uri", "http://app.example/"), "--redirect-uri must be https"),
+        (("login", "--redirect-uri", "https://app.example/"), "instead, with --paste"),
+        (("login", "--scope", " "), "--scope must be a string"),
+        (("me", "--base-url", "http://api.example"), "--base-url must be https"),
+        (("me", "--client-id", "other"), "(or --client-id) to sandbox-client"),
+    ],
+    ids=lambda value: None,
+)
+def test_messages_name_flags(
+    arguments: tuple[str, ...], words: str, env: dict[str, str], token_file: Path
+) -> None:
+    """What the library calls an argument is a flag here."""
+    assert adh("refresh", env=env).returncode == 0  # the file names its client from now on
+    said = adh(*arguments, env=env)
+    assert said.returncode == 1
+    assert words in one_line_of(said)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("client_id is missing: pass client_id= or set X", "client_id is missing: pass --client-id or set X"),
+        ("pass client_secret= or set ADH_CLIENT_SECRET", "set ADH_CLIENT_SECRET"),
+        ("see what it is doing, or raise lock_timeout", "see what it is doing"),
+        ("open https://x/?client_id=a&scope=b&paste=True", "open https://x/?client_id=a&scope=b&paste=True"),
+        ("/a/token_file=/b is missing", "/a/token_file=/b is missing"),
+        ("start again with paste=True", "start again with --paste"),
+    ],
+)
+def test_only_arguments_become_flags(message: str, shown: str) -> None:
+    """A URL or a path in a message stays as it is."""
+    assert in_flags(message) == shown
 
 
 def test_a_control_character_in_a_name_does_not_reach_the_terminal(tmp_path: Path) -> None:
@@ -526,7 +573,7 @@ def test_sandbox_says_that_a_port_is_in_use(sandbox: Sandbox) -> None:
     assert f"port {port}" in one_line_of(said)
 
 
-def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The sign-in gets every option under its name, with the defaults that the guide's example app has."""
     got: dict[str, Any] = {}
 
@@ -537,6 +584,8 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login_command, "login", login)
     args = new_parser().parse_args(["login", "--paste"])
     assert COMMANDS["login"].run(args) == 0
+    got.pop("echo")("Start again with paste=True")
+    assert capsys.readouterr().out == "Start again with --paste\n"
     assert got == {
         "token_file": None,
         "client_id": None,
@@ -546,7 +595,6 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "open_browser": True,
         "paste": True,
         "timeout": 300.0,
-        "echo": echo,
     }
 
 

@@ -55,6 +55,27 @@ def test_everything_from_the_environment(cls: Any, monkeypatch: pytest.MonkeyPat
     assert cls().token_file == str(tmp_path / "elsewhere.json")
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_is_missing_is_named_at_once(cls: Any) -> None:
+    """A first run meets one error for id and secret, in the words of the library."""
+    with pytest.raises(ConfigurationError) as raised:
+        cls()
+    assert raised.value.message == (
+        "client_id and client_secret are missing: set ADH_CLIENT_ID and ADH_CLIENT_SECRET to those of your "
+        "OAuth app, or pass client_id= and client_secret="
+    )
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_api_is_known_to_the_object(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script takes the address from the settings: argument, environment, default, without a slash."""
+    app = {"client_id": "i", "client_secret": "s"}
+    assert cls("t.json", **app).base_url == "https://api.agenticdeveloperhub.com"
+    monkeypatch.setenv("ADH_BASE_URL", "https://one.example/")
+    assert cls("t.json", **app).base_url == "https://one.example"
+    assert cls("t.json", **app, base_url="https://two.example").base_url == "https://two.example"
+
+
 def test_a_default_never_depends_on_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import adh_auth
-from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, Tokens, login
+from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, SignIn, Started, Tokens, login
 from adh_auth.testing import Call, Counts, Hold, Sandbox
 
 from ..support.cli import adh
@@ -147,13 +147,13 @@ def test_the_first_screen_has_what_the_first_minutes_need() -> None:
     assert "requests.Session()" in snippets[0]
     assert "httpx.Client(" in snippets[1]
     # A shell that points at the sandbox runs them as they stand.
-    assert all("ADH_BASE_URL" in snippet for snippet in snippets)
+    assert all("auth.base_url" in snippet for snippet in snippets)
 
 
 def test_sign_in_comes_before_the_first_snippet() -> None:
     """Nobody meets a snippet that needs a session before the two ways to get one."""
     before = HEAD[: HEAD.index("```python")]
-    assert "adh-auth login" in before
+    assert before.index("export ADH_CLIENT_ID") < before.index("adh-auth login")
     assert "adh-auth sandbox" in before
 
 
@@ -254,9 +254,18 @@ def _exists(name: str) -> bool:
 
 def _public_names() -> Iterator[str]:
     yield from adh_auth.__all__
-    for function in (AdhAuth, login, Tokens, Tokens.from_response, Sandbox, Sandbox.fail_next):
+    for function in (
+        AdhAuth,
+        login,
+        SignIn,
+        SignIn.finish,
+        Tokens,
+        Tokens.from_response,
+        Sandbox,
+        Sandbox.fail_next,
+    ):
         yield from inspect.signature(function).parameters
-    for kind in (AdhAuth, AdhHttpxAuth, Tokens, Sandbox, Hold, *_errors(AdhAuthError)):
+    for kind in (AdhAuth, AdhHttpxAuth, SignIn, Started, Tokens, Sandbox, Hold, *_errors(AdhAuthError)):
         for base in kind.__mro__:
             if base.__module__.startswith("adh_auth"):
                 names = {*vars(base), *base.__annotations__} - INTERNAL

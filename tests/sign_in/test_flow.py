@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,6 +37,7 @@ from adh_auth import (
     TokenFileError,
     login,
 )
+from adh_auth.sign_in import listener as listener_module
 from adh_auth.sign_in.callback import Callback
 from adh_auth.sign_in.listener import Listener, listen_address_of
 from adh_auth.sign_in.page import as_sentence
@@ -195,22 +197,6 @@ def deny(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None:
     sandbox.deny_next()
 
 
-def wrong_state(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda url: visit(re.sub(r"state=[^&]+", "state=another", url))
-
-
-def state_beyond_ascii(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda url: visit(re.sub(r"state=[^&]+", "state=%C3%BC", back(url)))
-
-
-def no_state(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda url: visit(re.sub(r"&state=[^&]+", "", back(url)))
-
-
-def two_states(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
-    browser.script = lambda url: visit(f"{back(url)}&state=another")
-
-
 def odd_error(_: Sandbox, __: dict[str, Any], browser: Browser) -> None:
     browser.script = lambda url: visit(re.sub(r"code=[^&]+", "error=<script>alert(1)</script>", back(url)))
 
@@ -279,11 +265,7 @@ def useless_reply(sandbox: Sandbox, _: dict[str, Any], browser: Browser) -> None
 
 FAILURES: list[tuple[Any, type[AdhAuthError], str]] = [
     (deny, AdhAuthError, "the sign-in was denied"),
-    (wrong_state, AdhAuthError, "wrong state"),
-    (state_beyond_ascii, AdhAuthError, "wrong state"),
-    (no_state, AdhAuthError, "wrong state"),
-    (two_states, AdhAuthError, "wrong state"),
-    (odd_error, AdhAuthError, "the server ended the sign-in: <script>"),
+    (odd_error, AdhAuthError, "the server ended the sign-in: it gave a reason that is not documented"),
     (code_used_twice, ReauthorizationRequired, "used already"),
     (code_too_old, ReauthorizationRequired, "older than 60 s"),
     (code_for_another_redirect, ReauthorizationRequired, "another redirect URI"),
@@ -343,6 +325,60 @@ def _code_of(browser: Browser) -> str:
     return parse_qs(urlsplit(browser.page.request.url or "").query).get("code", ["no code came"])[0]
 
 
+STRAYS = {
+    "a wrong state": lambda url: re.sub(r"state=[^&]+", "state=another", back(url)),
+    "a state beyond ASCII": lambda url: re.sub(r"state=[^&]+", "state=%C3%BC", back(url)),
+    "no state": lambda url: re.sub(r"&state=[^&]+", "", back(url)),
+    "two states": lambda url: f"{back(url)}&state=another",
+    "an error of no server": lambda url: re.sub(r"\?.*", "?error=<script>", back(url)),
+}
+
+
+@pytest.mark.parametrize("stray", STRAYS.values(), ids=STRAYS)
+def test_a_stray_visit_does_not_end_it(
+    sandbox: Sandbox, session: dict[str, Any], browser: Browser, stray: Callable[[str], str]
+) -> None:
+    """A link of somebody's, an old tab: the page says what it is, and the right one is still waited for."""
+
+    def browse(url: str) -> requests.Response:
+        page = visit(stray(url))
+        assert (page.status_code, "belongs to another sign-in" in page.text) == (400, True)
+        assert "<script>" not in page.text
+        return visit(url)
+
+    browser.script = browse
+    login(**session)
+    assert "You are signed in" in browser.text()
+    assert sandbox.counts.exchanges == 1
+
+
+def test_stray_visits_alone_are_told_at_the_end(
+    session: dict[str, Any], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that loses the state shows in the error."""
+    monotonic, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(listener_module, "time", SimpleNamespace(monotonic=lambda: monotonic() + passed[0]))
+
+    def browse(url: str) -> requests.Response:
+        page = visit(STRAYS["no state"](url))
+        passed[0] = 2 * PATIENCE
+        return page
+
+    browser.script = browse
+    with pytest.raises(AdhAuthError, match="What came had the state of another sign-in, or none"):
+        login(**session)
+
+
+def test_it_says_that_it_waits(
+    session: dict[str, Any], browser: Browser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person sees where the browser has to come back to, for how long, and what to do if it can't."""
+    login(**session)
+    said = capsys.readouterr().out
+    assert f"Waiting up to 30 s for the browser to come back to {session['redirect_uri']}\n" in said
+    assert "start again with paste=True\n" in said
+
+
 def test_denied_without_a_state(session: dict[str, Any], browser: Browser) -> None:
     """What a denial brings back is not documented: one without a state ends the sign-in, too."""
     browser.script = lambda url: visit(session["redirect_uri"] + "?error=access_denied")
@@ -378,11 +414,11 @@ def _taken(host: str, port: int) -> socket.socket:
 
 @pytest.mark.parametrize(
     "uri",
-    ["https://localhost:8765/callback", "http://192.0.2.1:8765/callback", "https://app.example/callback"],
+    ["https://localhost:8765/callback", "https://app.example/callback"],
 )
 def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser, uri: str) -> None:
-    """Any other redirect URI can only be pasted, and the error names the option."""
-    with pytest.raises(ConfigurationError, match="--paste"):
+    """Any other redirect URI can only be pasted, and the error names the argument."""
+    with pytest.raises(ConfigurationError, match="with paste=True"):
         login(**{**session, "redirect_uri": uri})
     assert browser.urls == []
 
@@ -392,6 +428,7 @@ def test_only_loopback_is_listened_on(session: dict[str, Any], browser: Browser,
     [
         ("redirect_uri", "localhost:8765"),
         ("redirect_uri", "http://localhost:8765/#f"),
+        ("redirect_uri", "http://192.0.2.1:8765/callback"),
         ("scope", " "),
         ("timeout", 0),
         ("timeout", float("nan")),
@@ -706,7 +743,7 @@ def test_a_command_that_fails_says_nothing_in_json(
         visit(_url_in(command.stderr))
         said, rest = command.communicate(timeout=PATIENCE)
         assert (command.returncode, said) == (1, "")
-    assert rest.strip() == DENIED
+    assert rest.splitlines()[-1] == DENIED
 
 
 @pytest.mark.parametrize("closed", [1, 2])
@@ -768,7 +805,7 @@ def test_a_pasted_url(sandbox: Sandbox, environment: dict[str, str], redirect: s
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [("", "no code"), ("hello\n", "no code"), ("http://x/?code=1&state=2\n", "wrong state")],
+    [("", "no URL"), ("hello\n", "no code"), ("http://x/?code=1&state=2\n", "wrong state")],
 )
 def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str, words: str) -> None:
     """One line, exit 1, and the old token file untouched."""
@@ -779,6 +816,28 @@ def test_a_wrong_paste(environment: dict[str, str], token_file: Path, typed: str
     assert words in complaint
     assert complaint.count("\n") == 1
     assert token_file.read_bytes() == before
+
+
+def test_a_wrong_paste_is_asked_for_again(sandbox: Sandbox, environment: dict[str, str]) -> None:
+    """The code alone, or the URL of another tab, cost a line and not the sign-in."""
+    with started("login", "--no-browser", "--paste", env=environment, stdin=-1) as command:
+        answer = back(_url_in(command.stdout))
+        other = re.sub(r"state=[^&]+", "state=another", answer)
+        said, complaint = command.communicate(f"c0de\n\n{other}\n{answer}\n", timeout=PATIENCE)
+        assert (command.returncode, complaint) == (0, "")
+    assert said.count("it has no code") == 2
+    assert said.count("wrong state") == 1
+    assert "Hello Sandbox User" in said
+    assert sandbox.counts.exchanges == 1
+
+
+def test_a_program_behind_stdin_does_not_paste_for_ever(environment: dict[str, str]) -> None:
+    """`yes | adh-auth login --paste` ends."""
+    with started("login", "--no-browser", "--paste", env=environment, stdin=-1) as command:
+        said, complaint = command.communicate("y\n" * 1000, timeout=PATIENCE)
+        assert command.returncode == 1
+    assert said.count("Paste that URL here") == 10
+    assert complaint.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -797,7 +856,7 @@ def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str)
         assert command.returncode == 1
     assert complaint == (
         "adh-auth: that is not the URL that a sign-in ends on: it has no code. "
-        f"The token file was left as it was; start again, and paste the whole URL, like {example}\n"
+        f"Paste the whole URL, like {example}. The token file was left as it was; start again\n"
     )
     assert "c0de-of-mine" not in said
 
