@@ -77,7 +77,9 @@ def token_command(args: argparse.Namespace) -> int:
         _fetch_user(args, auth)  # rotates an expired token on the way
         tokens = auth.tokens
     elif tokens.expires_at - time.time() < MIN_LIFE:
-        tokens = _auth(args).refresh()
+        auth = _auth(args)
+        auth.get_token(MIN_LIFE)
+        tokens = auth.tokens
     if args.json:
         facts = pair_facts(tokens, time.time())
         times = {name: facts[name] for name in ("expires_at", "seconds_left")}

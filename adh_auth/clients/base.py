@@ -1,4 +1,4 @@
-"""What the three auth classes share: arguments, `refresh`, `revoke` and `tokens`, repr, pickling.
+"""What the three auth classes share: arguments, `refresh`, `get_token`, `revoke`, `tokens`, repr, pickling.
 
 Rule 12: the token goes to the API's origin only. Rule 13: no repr and no log line shows a secret.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakMethod
 
@@ -17,10 +18,11 @@ from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls, Post
-from ..rotation.core import DescribeTransport, Rotation
+from ..rotation.core import DescribeTransport, Fallback, Rotation
 from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .settings import Settings, as_secret, resolve
+from .waits import Wait, Waits, run_async, run_sync
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -136,6 +138,44 @@ class BaseAuth:
         self._core.use_outcome(job)
         return self.tokens
 
+    def get_token(self, min_life: float = 30.0, rejected: str | None = None) -> str:
+        """Return an access token that works for `min_life` seconds, refreshed first if it has less left.
+
+        For websockets, gRPC and clients without a class of their own. `rejected`: the token that the far end
+        has just refused; it is rotated away from, unless another process has done so.
+
+        A token whose whole life is shorter is refreshed once its first half is over. Without a stored expiry
+        it counts as good. Raises the errors of `refresh`; for a wrong argument `ConfigurationError`.
+        """
+        refused = as_secret(rejected)
+        del rejected
+        pair = run_sync(self._working_pair(min_life, refused, Job.run_here))
+        return str(pair.tokens.access_token)
+
+    async def aget_token(self, min_life: float = 30.0, rejected: str | None = None) -> str:
+        """Return what `get_token` does, to a task of asyncio or trio. Waits without a thread."""
+        refused = as_secret(rejected)
+        del rejected
+        pair = await run_async(self._working_pair(min_life, refused, Job.run_in_a_task, in_task=True))
+        return str(pair.tokens.access_token)
+
+    def _working_pair(
+        self, min_life: float, refused: Secret | None, without_thread: Fallback, *, in_task: bool = False
+    ) -> Waits:
+        from .current_token import check_request, working_pair
+
+        check_request(min_life, refused)
+        self._load(in_task=in_task)
+        replaced = None
+        if refused is not None:
+            replaced = Wait(
+                partial(self._wait_for_new_tokens, refused),
+                partial(self._wait_for_new_tokens_async, refused),
+            )
+        return working_pair(
+            self._core, min_life, replaced, rounds=MAX_ROTATIONS, without_thread=without_thread
+        )
+
     def revoke(self) -> None:
         """Sign out everywhere: revoke the session at the server, then remove the token file.
 
@@ -180,6 +220,9 @@ class BaseAuth:
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:
         """Send a call to an auth endpoint, within `seconds`. Raises `Unreachable`."""
         raise NotImplementedError
+
+    def _load(self, *, in_task: bool) -> None:
+        """Import what a refresh needs that did not come with the class (rule 17)."""
 
     def _describe_transport(self) -> TransportSpec | None:
         """Return what carries a refresh, for another process; None if that is no client as installed."""

@@ -155,6 +155,8 @@ class HttpxFlow(BaseAuth):
 
     def _load(self, *, in_task: bool) -> None:
         """Import what a later refresh needs (rule 17)."""
+        if self._has_loaded:
+            return
         if self._refresh_via is None:
             load_transport(self._client)
         if in_task:

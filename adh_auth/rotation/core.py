@@ -22,7 +22,7 @@ from ..store.stat_cache import StatCache
 from ..tokens import Tokens
 from .active_tokens import ActiveTokens
 from .context import Calls, Launch, Post, RotationContext
-from .decision import is_due_ahead
+from .decision import is_due_ahead, is_in_first_half
 from .detached import Launcher, TransportSpec, begins_in_background, is_daemonic, wants_helper
 from .job import Job
 from .program_end import OwnClock, forget_jobs
@@ -31,7 +31,7 @@ from .transaction import check_transaction, revocation_transaction, rotation_tra
 if TYPE_CHECKING:
     from ..store.base import CachedStore
 
-__all__ = ["DescribeTransport", "Rotation"]
+__all__ = ["DescribeTransport", "Fallback", "Rotation"]
 
 #: What to do with a job for which no thread can be started: `Job.run_here`, `Job.run_in_a_task` or
 #: `Job.give_up`.
@@ -182,6 +182,18 @@ class Rotation:
             self._refresh_in_background(pair, now)
         return False
 
+    def lasts(self, pair: ActiveTokens, seconds: float) -> bool:
+        """Return whether the access token of `pair` has so many seconds left, as far as its expiry is known.
+
+        A pair whose whole life is shorter does in the first half of it.
+        """
+        if self.needs_rotation(pair):
+            return False
+        now = time.time()
+        if pair.expires_at is None or pair.expires_at - now >= seconds:
+            return True
+        return is_in_first_half(pair.tokens, self._store.record(), now)
+
     def _pauses_background(self) -> bool:
         since, seconds = self._background_pause
         return 0 <= time.monotonic() - since < seconds
@@ -233,15 +245,19 @@ class Rotation:
         helper = self._helper_for(transport, in_background=without_thread is Job.give_up)
         return self._start(active.secret, post, without_thread, helper)
 
-    def refresh_now(self, *, without_thread: Fallback = Job.run_here) -> Job:
-        """Return a job that refreshes now, whatever the expiry. Raises `TokenFileError`."""
+    def refresh_now(self, away_from: Secret | None = None, *, without_thread: Fallback = Job.run_here) -> Job:
+        """Return a job that refreshes now, whatever the expiry. Raises `TokenFileError`.
+
+        `away_from`: the access token to replace, that in force now by default. What another process has
+        replaced it with meanwhile is adopted.
+        """
         job = self._job
         if job is not None and job.paused:
             job.go_on()
             if job.paused:  # it has the pair in force, and the lock
                 return job
         helper = self._helper_for(None, in_background=False)
-        return self._start(self.current().secret, None, without_thread, helper)
+        return self._start(away_from or self.current().secret, None, without_thread, helper)
 
     def _helper_for(self, transport: DescribeTransport | None, *, in_background: bool) -> Launch | None:
         """Return what starts a helper for a job; None where the job's thread does everything itself."""

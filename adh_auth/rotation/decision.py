@@ -30,6 +30,7 @@ __all__ = [
     "after_401",
     "decide",
     "is_due_ahead",
+    "is_in_first_half",
     "pause_ends",
 ]
 
@@ -149,8 +150,16 @@ def is_due_ahead(
     if record.concerns(fingerprint(stored.refresh_token), owner):
         recent = 0 <= now - record.at < (longest if record.state == SENDING else pause)
         return record.state not in (REFUSED, UNSAVED) and not (recent and record.state in (SENDING, FAILED))
+    return not is_in_first_half(stored, record, now)
+
+
+def is_in_first_half(stored: Tokens, record: Record, now: float) -> bool:
+    """Return whether less than half of the token's life has passed, as far as the record knows its begin.
+
+    A pair that lives shorter than what is asked for would else be rotated away again and again.
+    """
     began, end = record.rotated_at, stored.expires_at
-    return began is None or end is None or not began <= now < began + (end - began) / 2
+    return began is not None and end is not None and began <= now < began + (end - began) / 2
 
 
 def pause_ends(record: Record, now: float) -> float | None:

@@ -72,6 +72,11 @@ def app(environ, start):
     return [b"{}"]
 client = httpx.Client(transport=httpx.WSGITransport(app=app))
 """
+#: A call with that token, by a client of its own.
+WITH_TOKEN = """
+import requests
+answer = requests.get(url, headers={"Authorization": f"Bearer {token}"})
+"""
 #: How each client is built, and how it makes one call; `url` of the sandbox.
 CALLS = {
     "AdhAuth": ("client = requests.Session()", "answer = client.get(url, auth=AdhAuth())"),
@@ -88,6 +93,10 @@ CALLS = {
     "AdhHttpxAuth, trio": (
         "import anyio, trio\nclient = httpx.AsyncClient(auth=AdhHttpxAuth())",
         "async def call(): return await client.get(url)\nanswer = anyio.run(call, backend='trio')",
+    ),
+    "AdhHttpxAuth, get_token": (
+        "auth = AdhHttpxAuth()",
+        "token = auth.get_token(rejected=auth.tokens.access_token)\n" + WITH_TOKEN,
     ),
 }
 
