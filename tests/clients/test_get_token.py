@@ -225,7 +225,7 @@ def test_tasks_share_one_refresh(sandbox: Sandbox, token_file: Path, arguments: 
         return set(await asyncio.gather(*tasks))
 
     assert len(asyncio.run(main())) == 1
-    assert threads.count("adh-auth rotation") == 1
+    assert threads.count("adh-auth rotation") <= 1  # it may have ended by then
     assert sandbox.counts.refresh_calls == 1
 
 
