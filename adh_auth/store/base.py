@@ -56,7 +56,7 @@ class InheritableLock(Lock, Protocol):
         """Forget the lock without unlocking it: a helper holds it. Raises `OSError`."""
 
 
-class LeaseLost(Exception):  # noqa: N818
+class LeaseLost(Exception):
     """Another may hold the lock by now; nothing was sent. The rotation decides anew."""
 
 
@@ -109,8 +109,10 @@ class NamedStore(Protocol):
     word alone is what it is called for short.
     """
 
-    name: str
-    kind: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
 
     def what(self) -> str:
         """Return what it is with its name, as a sentence begins: "token file /x/tokens.json"."""
@@ -135,8 +137,10 @@ class Store(NamedStore, Protocol):
     does: then no event loop's thread calls them.
     """
 
-    pace: Pace
-    reads_block: bool
+    @property
+    def pace(self) -> Pace: ...
+    @property
+    def reads_block(self) -> bool: ...
 
     # In a request.
 
