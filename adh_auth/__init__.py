@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         LockTimeout,
         ReauthorizationRequired,
         RefreshFailed,
+        StoreError,
         TokenFileError,
+        TokenStoreError,
     )
     from .for_httpx import AdhHttpxAuth
     from .for_httpx2 import AdhHttpx2Auth
@@ -39,8 +41,10 @@ __all__ = [
     "RefreshFailed",
     "SignIn",
     "Started",
+    "StoreError",
     "TokenFile",
     "TokenFileError",
+    "TokenStoreError",
     "Tokens",
     "login",
 ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..store.base import Look
+from ..store.record import NOTHING, Record
 from ..tokens import Stored, Tokens
 from .attempt import Attempt, attempted
 from .context import RotationContext, Step, Transaction
@@ -36,7 +38,7 @@ def take_over(context: RotationContext, unsaved: Tokens, spent: Stored) -> Trans
         return stored.tokens  # the helper wrote it at the last moment, or somebody signed in
     fresh = context.owner.mark(Stored.of(unsaved, spent.mapping, {}), spent)
     record = yield Step("record", context.store.record)
-    attempt = Attempt(context, spent, LateReservation(context.store), record, Refresh())
+    attempt = Attempt(context, Look(None, spent, record), LateReservation(context.store), Refresh())
     return (yield from attempt.take_over(fresh))
 
 
@@ -46,18 +48,17 @@ class LateReservation:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
         """Do as `Reservation.replace`. What lies beside the file is put in place where it is that pair.
 
         Nothing is reserved then: that would remove the only copy on disk.
         """
-        assert spent is not None
         left = self._store.left_behind()
         if left is not None and left.follows(spent):
-            return self._store.install_left_behind(spent)
+            return bool(self._store.recover(spent, NOTHING))
         reservation = self._store.reserve()
         try:
-            return reservation.replace(fresh, spent)
+            return reservation.replace(fresh, spent, record)
         finally:
             reservation.leave()
 

@@ -10,7 +10,7 @@ from adh_auth import TokenFile
 from adh_auth.errors import TokenFileError
 from adh_auth.helper.__main__ import run_steps
 from adh_auth.rotation.takeover import LateReservation, take_over
-from adh_auth.store.record import DONE, UNSAVED
+from adh_auth.store.record import DONE, NOTHING, UNSAVED
 
 from .memory import NEW, OLD, SIGNED_IN, Endpoint, World, stored
 
@@ -74,10 +74,10 @@ def test_what_lies_beside_the_file_is_put_in_place(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as disk:
         disk.setattr("os.replace", _fails)
         with pytest.raises(TokenFileError):
-            reservation.replace(stored(NEW), spent)
+            reservation.replace(stored(NEW), spent, NOTHING)
     reservation.leave()
     monkeypatch.setattr(TokenFile, "reserve", _fails)
-    assert LateReservation(file).replace(stored(NEW), spent)
+    assert LateReservation(file).replace(stored(NEW), spent, NOTHING)
     assert file.load() == NEW
 
 
@@ -88,7 +88,7 @@ def test_what_is_another_tokens_is_not(tmp_path: Path) -> None:
     beside = tmp_path / "tokens.json.new"
     beside.write_bytes(stored(SIGNED_IN).in_place_of(stored(NEW)).to_bytes())
     beside.chmod(0o600)
-    assert LateReservation(file).replace(stored(NEW), file.read())
+    assert LateReservation(file).replace(stored(NEW), file.read(), NOTHING)
     assert file.load() == NEW
     assert not beside.exists()
 
