@@ -2,8 +2,10 @@
 
 AdhAuthError                    every error of this library
 ├─ ConfigurationError           a missing id or secret, a plain-http base_url, a client refused by the server
-├─ TokenFileError               missing, unreadable, corrupt or unwritable token file
-│  └─ MalformedTokens           a pair that no client may send; also a ValueError
+├─ TokenStoreError              the session can't be read or written where it is kept
+│  ├─ TokenFileError            missing, unreadable, corrupt or unwritable token file
+│  │  └─ MalformedTokens        a pair that no client may send; also a ValueError
+│  └─ StoreError                a store for several machines can't be reached, or holds no such session
 ├─ LockTimeout                  another process has been refreshing for longer than lock_timeout
 ├─ RefreshFailed                the endpoint is unreachable or failing; the session is still good
 └─ ReauthorizationRequired      invalid_grant: the user must sign in again
@@ -28,7 +30,9 @@ __all__ = [
     "MalformedTokens",
     "ReauthorizationRequired",
     "RefreshFailed",
+    "StoreError",
     "TokenFileError",
+    "TokenStoreError",
     "error_for_client",
     "fresh_copy",
     "replaced_errors",
@@ -43,6 +47,9 @@ class AdhAuthError(Exception):
 
     #: path of the token file concerned, None where there is none
     token_file: str | None = None
+    #: name of the store concerned, without user and password, and of its session; None for a token file
+    store: str | None = None
+    session: str | None = None
     #: ``X-Request-Id`` of the endpoint's reply, for support
     request_id: str | None = None
 
@@ -83,7 +90,11 @@ class ConfigurationError(AdhAuthError):
     code: str | None = None
 
 
-class TokenFileError(AdhAuthError):
+class TokenStoreError(AdhAuthError):
+    """The session can't be read or written where it is kept; nothing was changed."""
+
+
+class TokenFileError(TokenStoreError):
     """The token file is missing, unreadable, corrupt or can't be replaced; nothing was changed."""
 
 
@@ -91,10 +102,14 @@ class MalformedTokens(TokenFileError, ValueError):
     """A token is missing, is not a string, or holds characters that must not go into a header."""
 
 
+class StoreError(TokenStoreError):
+    """A store for several machines can't be reached, refuses, or holds no such session."""
+
+
 class LockTimeout(AdhAuthError):
     """Another process has been refreshing for longer than ``lock_timeout``."""
 
-    #: path of the lock file
+    #: path of the lock file, None for a store
     lock_file: str | None = None
     #: seconds waited
     waited: float | None = None
@@ -134,8 +149,10 @@ KINDS: dict[str, type[AdhAuthError]] = {
     for kind in (
         AdhAuthError,
         ConfigurationError,
+        TokenStoreError,
         TokenFileError,
         MalformedTokens,
+        StoreError,
         LockTimeout,
         RefreshFailed,
         ReauthorizationRequired,

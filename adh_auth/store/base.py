@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from .record import Record
     from .stat_cache import StatCache
 
-__all__ = ["CachedStore", "InheritableLock", "InspectableStore", "Lock", "Reservation", "Store", "StoreFacts"]
+__all__ = [
+    "CachedStore",
+    "InheritableLock",
+    "InspectableStore",
+    "LeaseLost",
+    "Lock",
+    "Look",
+    "Pace",
+    "Reservation",
+    "Store",
+    "StoreFacts",
+]
 
 T = TypeVar("T")
 
@@ -39,6 +50,32 @@ class InheritableLock(Lock, Protocol):
 
     def hand_over(self) -> None:
         """Forget the lock without unlocking it: a helper holds it. Raises `OSError`."""
+
+
+class LeaseLost(Exception):
+    """Another may hold the lock by now; nothing was sent. The rotation decides anew."""
+
+
+class Look(NamedTuple):
+    """A session at one moment. `state`: what `Store.has_changed` compares with."""
+
+    state: object
+    stored: Stored
+    record: Record
+
+
+class Pace(NamedTuple):
+    """How often a waiter asks, and how long a pair that could not be written is tried. Seconds."""
+
+    #: between two checks for a change while another process refreshes: short at first, then longer
+    first_poll: float
+    last_poll: float
+    #: between two tries for the lock meanwhile
+    lock_interval: float
+    #: between the last tries to write, once the program is ending
+    last_pauses: tuple[float, ...]
+    #: whether `Store.has_changed` notices a new record, too. If not, one is read after each try for the lock
+    notices_records: bool = False
 
 
 class Reservation(Protocol):
