@@ -72,7 +72,7 @@ class Lease:
         Raises `StoreError`, also where there is no session.
         """
         # What a waiter has just looked at is good enough: a change since then makes the take fail.
-        known = self._view.just_read() or self._view.fetch()
+        known = self._view.just_looked() or self._view.fetch()
         stored = self._view.stored(known)
         if self._is_ours(known.seen):
             self._held = True

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .register import RegisterUnavailable, Row
+from .register import RegisterRefused, RegisterUnavailable, Row
 
 __all__ = ["MemoryRegister"]
 
@@ -62,6 +62,8 @@ class MemoryRegister:
         self.is_cut_off = False
         #: answers to the next changes that get lost after the change was made
         self.lost_answers = 0
+        #: whether this machine may only read
+        self.is_read_only = False
         #: operations that were asked for from this machine, in order
         self.calls: list[str] = []
         self._shared = _Shared(clock)
@@ -197,6 +199,8 @@ class MemoryRegister:
 
     def _change(self, name: str, session: str, changed: Callable[[_Entry | None], _Entry | None]) -> bool:
         self._require_reach(name)
+        if self.is_read_only:
+            raise RegisterRefused("permission denied", "grant this user the right to change it")
         with self._shared.guard:
             entry = changed(self._shared.rows.get(session))
             if entry is not None:

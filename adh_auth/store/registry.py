@@ -134,6 +134,7 @@ class RegistryStore:
         """Return the session as it is now. Raises `StoreError`."""
         known = self._view.fetch()
         stored = self._view.stored(known)
+        self._view.looked = known
         lease = self._leases.get(threading.get_ident())
         if lease is not None:
             lease.known = known
@@ -144,7 +145,7 @@ class RegistryStore:
 
         False where that can't be known now.
         """
-        known = self._view.fetch_if_possible()
+        self._view.looked = known = self._view.fetch_if_possible()
         return known is not None and _version(known) != state
 
     def lock(self) -> RotationLease:

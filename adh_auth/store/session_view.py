@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: or where there is no session: another process has most likely changed it by now.
 TRUST_SECONDS, SHORT_TRUST_SECONDS = 5.0, 1.0
 #: Seconds for which a take of the lease may go by what its thread has just read.
-JUST_READ_SECONDS = 0.05
+JUST_LOOKED_SECONDS = 0.05
 #: Reads in a row that found a loss, and another process's change in the way of putting it right.
 HEAL_TRIES = 5
 #: Bytes of a pair as it is stored: base64 makes four of three.
@@ -83,8 +83,8 @@ class SessionView:
         self._cipher = cipher
         #: what was read last
         self._known: Known | None = None
-        #: the same, until a take of the lease has used it
-        self._just_read: Known | None = None
+        #: the same, where that was a waiter's look, until a take of the lease has used it
+        self.looked: Known | None = None
         #: the newest that was ever seen here
         self._newest: Seen | None = None
         #: when a read in the background was last begun
@@ -168,10 +168,10 @@ class SessionView:
             return None
         return known
 
-    def just_read(self) -> Known | None:
-        """Return what was read a moment ago, once; None where that was longer ago."""
-        known, self._just_read = self._just_read, None
-        if known is None or not 0 <= self.clock.monotonic() - known.seen.ended < JUST_READ_SECONDS:
+    def just_looked(self) -> Known | None:
+        """Return what a waiter has looked at a moment ago, once; None where that was longer ago."""
+        known, self.looked = self.looked, None
+        if known is None or not 0 <= self.clock.monotonic() - known.seen.ended < JUST_LOOKED_SECONDS:
             return None
         return known
 
@@ -209,8 +209,7 @@ class SessionView:
             found = self._get()
             seen = self._put_back(found) if self._is_loss(found) else found
             if seen is not None:
-                self._just_read = known = self.remember(seen)
-                return known
+                return self.remember(seen)
         raise RegisterUnavailable("it keeps changing")
 
     def _get(self) -> Seen:
@@ -231,13 +230,13 @@ class SessionView:
             content = self._parsed(seen)
             state = None if isinstance(content, Problem) else (seen.generation, seen.stamp)
             known = Known(seen, content, state)
-        self._known, self._just_read = known, None
+        self._known, self.looked = known, None
         self._newest = None if seen.version is None else seen
         return known
 
     def forget(self) -> None:
         """Forget what was read: it was changed since."""
-        self._known = self._just_read = None
+        self._known = self.looked = None
 
     # What a failover has lost.
 
