@@ -21,6 +21,9 @@ sign-in and `/api/auth/me`, every path under `/api/` answers a live access token
     /api/cookie?name=value              the echo, and a cookie
     /api/anything/else                  an echo: method, path, query, headers; the body's length, sha256, text
 
+`MemoryRegister` is a register for several machines in memory, and `StoreContract` the tests that a register
+of your own has to pass.
+
 The folder ``sandbox`` holds its parts, and imports nothing of the library:
 
     settings   what a test may set
@@ -38,7 +41,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .sandbox.faults import Faults, Hold, check_plan, planned_fault
 from .sandbox.routes import Routes
@@ -47,9 +50,24 @@ from .sandbox.settings import SandboxSettings
 from .sandbox.state import Call, Counts, State
 from .store import disk
 
-__all__ = ["Call", "Counts", "Hold", "Sandbox"]
+if TYPE_CHECKING:
+    from .store.contract import StoreContract
+    from .store.memory_register import MemoryRegister
+
+__all__ = ["Call", "Counts", "Hold", "MemoryRegister", "Sandbox", "StoreContract"]
+
+#: Names that few tests use, by the modules that they are loaded from.
+_LATE = {"MemoryRegister": ".store.memory_register", "StoreContract": ".store.contract"}
 
 _HOST = "127.0.0.1"
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name], __package__), name)
 
 
 class Sandbox(SandboxSettings):

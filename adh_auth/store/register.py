@@ -27,6 +27,9 @@ class Row(NamedTuple):
     holder: str
     lease_left: float
 
+    def __repr__(self) -> str:
+        return f"Row(version={self.version}, generation={self.generation}, holder={self.holder!r})"
+
 
 class RegisterUnavailable(Exception):
     """The register can't be reached, is starting or failing over: the same may work in a moment.
@@ -58,6 +61,9 @@ class Register(Protocol):
 
     #: its name for messages: scheme, host, port and database, no user and no password
     name: str
+    #: whether a row can get lost: what is missing is then put back by a process that has seen it. Otherwise
+    #: a missing row is a sign-out
+    missing_is_lost: bool
 
     def get(self, session: str) -> Row | None:
         """Return the row, or None where there is none."""
@@ -66,7 +72,10 @@ class Register(Protocol):
         """Give the lease to `me` for `seconds` if the row is at `version` still. Return whether it was."""
 
     def note(self, session: str, me: str, record: str, seconds: float) -> bool:
-        """Keep `record` durably and renew the lease, if `me` holds it (run out or not). Return whether."""
+        """Keep `record` durably and renew the lease, if `me` holds it (run out or not). Return whether.
+
+        `seconds` 0 ends the lease.
+        """
 
     def put(
         self, session: str, pair: str | None, stamp: str, spent_generation: int | None, record: str | None
@@ -74,7 +83,9 @@ class Register(Protocol):
         """Keep a new pair and `record` durably, and end the lease, whoever has it: generation + 1.
 
         Only if the generation is `spent_generation` still; None: whatever it is, and also where there is no
-        row (a sign-in, or with `pair` None a sign-out). Return whether it was done.
+        row (a sign-in, or with `pair` None a sign-out). Then the generation is the register's clock in
+        milliseconds since 1970, if that is more: a sign-in on a register that had gone back comes after the
+        pair that it has lost. Return whether it was done.
         """
 
     def heal(self, session: str, version: int | None, pair: str, stamp: str, generation: int) -> bool:
