@@ -15,6 +15,12 @@ from adh_auth.testing import Sandbox
 from .support import skips
 from .support.clients import FAMILY, Family
 from .support.httpx_client import Twin
+from .support.server_fixtures import (  # noqa: F401 - fixtures for every test
+    pgbouncer_server,
+    postgresql_server,
+    redis_server,
+    valkey_server,
+)
 
 
 def pytest_configure() -> None:
@@ -35,7 +41,14 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, the proxies or the session of the user who runs it."""
-    for name in ("ADH_TOKEN_FILE", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_BASE_URL"):
+    for name in (
+        "ADH_TOKEN_FILE",
+        "ADH_CLIENT_ID",
+        "ADH_CLIENT_SECRET",
+        "ADH_BASE_URL",
+        "ADH_STORE",
+        "ADH_SESSION",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in (
         "HTTP_PROXY",
