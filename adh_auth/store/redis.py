@@ -10,7 +10,7 @@ from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, replaced_errors
 from . import redis_scripts
 from .redis_client import client_for, name_of_client, replicas_in
-from .redis_durability import Durability, facts_of, warnings_of
+from .redis_durability import Durability, settings_of, warnings_of
 from .redis_errors import register_error
 from .register import RegisterRefused, RegisterUnavailable, Row
 from .store_url import name_of
@@ -106,7 +106,7 @@ class RedisStore:
 
     def _delete_checked(self) -> dict[str, Any]:
         self._client().delete(PREFIX + _CHECKED)
-        return facts_of(self._client_for_key(PREFIX + _CHECKED))
+        return settings_of(self._client_for_key(PREFIX + _CHECKED))
 
     def sessions(self) -> list[str]:
         """See `Register`."""

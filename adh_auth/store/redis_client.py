@@ -29,6 +29,7 @@ class SharedClient:
         """Return it. Raises `ConfigurationError` without redis-py, and `RegisterRefused`."""
         if self._client is None:
             self._client = _client_of(self._url)
+            weakref.finalize(self, self._client.close)
         return self._client
 
 

@@ -9,7 +9,7 @@ from .register import RegisterRefused, RegisterUnavailable
 __all__ = ["register_error"]
 
 CHECK_URL = "Check the user and the password of the store's URL"
-ALLOW = "Allow this user: ~adh:session:* +@read +@write +@scripting +waitaof +wait"
+ALLOW = "Allow this user: ~adh:session:* +@read +@write +@scripting +@connection +time +info"
 
 #: By the server's error code: a second try won't help.
 REFUSALS = {

