@@ -15,6 +15,12 @@ from adh_auth.testing import Sandbox
 from .support import skips
 from .support.clients import FAMILY, Family
 from .support.httpx_client import Twin
+from .support.server_fixtures import (  # noqa: F401 - fixtures for every test
+    pgbouncer_server,
+    postgresql_server,
+    redis_server,
+    valkey_server,
+)
 
 
 def pytest_configure() -> None:

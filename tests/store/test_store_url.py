@@ -1,0 +1,72 @@
+"""The name of a store, without what is secret in its URL."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from adh_auth.common.secret import Secret
+from adh_auth.errors import ConfigurationError
+from adh_auth.store.redis_client import replicas_in
+from adh_auth.store.store_url import name_of
+
+NAMES = {
+    "postgresql://app:pw@db:5432/app?sslmode=require": "postgresql://db:5432/app",
+    "postgres://app:pw@db/app": "postgresql://db/app",
+    "POSTGRES://app:pw@db/app": "postgresql://db/app",
+    "postgresql://app:a%40b%2Fc@db,db2:6432/app": "postgresql://db,db2:6432/app",
+    "postgresql://u:p@w@db/app": "postgresql://db/app",
+    "postgresql:///app?host=/run/postgresql&password=pw": "postgresql:///app",
+    "postgresql://[::1]:5432/app": "postgresql://[::1]:5432/app",
+    "postgresql://[::1]/app": "postgresql://[::1]/app",
+    "redis://:pw@cache": "redis://cache",
+    "redis://:pw@cache/": "redis://cache",
+    "rediss://u:pw@cache:6380/2?replicas=1": "rediss://cache:6380/2",
+    "valkey://cache:6379/0": "valkey://cache:6379/0",
+}
+
+
+@pytest.mark.parametrize("url", NAMES)
+def test_name(url: str) -> None:
+    assert name_of(Secret(url)) == NAMES[url]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql://app:geheim/x@db/app", "out of place"),
+        ("postgresql://app:geheim#x@db/app", "out of place"),
+        ("postgresql://app:geheim?x@db/app", "out of place"),
+        ("postgresql://app:geheim@db:geheim/app", "port"),
+        ("postgresql://app:geheim@db:65536/app", "port"),
+        ("postgresql://app:geheim@db:5432:geheim/app", "port"),
+        ("postgresql://geheim:geheim", "port"),
+        ("postgresql://app:geheim@db,db2:geheim/app", "port"),
+        ("redis://:geheim@[::1]:geheim", "port"),
+        ("redis://:geheim@ca\nche/0", "control character"),
+    ],
+)
+def test_url_that_is_refused(url: str, problem: str) -> None:
+    """In words that quote nothing of it: a password with a character that has to be escaped is cut anywhere."""
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        name_of(Secret(url))
+    assert caught.value.setting == "store"
+    assert caught.value.__context__ is None
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+    assert not any(
+        "geheim" in repr(frame.f_locals)
+        for frame, _ in traceback.walk_tb(caught.tb)
+        if "adh_auth" in frame.f_code.co_filename
+    )
+
+
+@pytest.mark.parametrize(("options", "replicas"), [("", 0), ("?replicas=2", 2), ("?x=1&replicas=0", 0)])
+def test_replicas(options: str, replicas: int) -> None:
+    assert replicas_in(Secret("redis://cache" + options)) == replicas
+
+
+@pytest.mark.parametrize("value", ["", "-1", "two", "1.5", "²"])
+def test_replicas_that_are_no_number(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be a number"):
+        replicas_in(Secret(f"redis://cache?replicas={value}"))
