@@ -5,9 +5,11 @@ Rule 16: the pair came over the pipe, and nothing lets go of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..errors import TokenStoreError
 from ..store.base import Look
 from ..store.record import NOTHING, Record
 from ..tokens import Stored, Tokens
@@ -55,12 +57,19 @@ class LateReservation:
         """
         left = self._store.left_behind()
         if left is not None and left.follows(spent):
-            return bool(self._store.recover(spent, NOTHING))
+            return self._install(spent, record)
         reservation = self._store.reserve()
         try:
             return reservation.replace(fresh, spent, record)
         finally:
             reservation.leave()
+
+    def _install(self, spent: Stored, record: Record) -> bool:
+        done = bool(self._store.recover(spent, NOTHING))
+        if done:
+            with suppress(TokenStoreError):  # the pair is in force, whether or not others learn who wrote it
+                self._store.note(record)
+        return done
 
     def leave(self) -> None:
         """Do nothing: each try leaves its own."""
