@@ -113,12 +113,12 @@ class Authorization:
             },
         )
 
-    def error_for(self, verdict: Verdict, token_file: str) -> AdhAuthError:
+    def error_for(self, verdict: Verdict, facts_of_store: dict[str, str]) -> AdhAuthError:
         """Return the error for an exchange without a pair: each documented failure, and all others."""
         facts: dict[str, Any] = {
             "code": verdict.code,
             "request_id": verdict.request_id,
-            "token_file": token_file,
+            **facts_of_store,
         }
         if verdict.kind == "again":
             facts.update(status=verdict.status, retry_after=verdict.retry_after)

@@ -5,7 +5,6 @@ Nothing of the old session is touched before the new pair is there (rule 8).
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,32 +17,29 @@ from ..errors import AdhAuthError, MalformedTokens, RefreshFailed, fresh_copy
 from ..oauth import endpoint, replies
 from ..rotation.owner import Owner
 from ..rotation.waiters import Waiters, task_waiter
-from ..store import disk, file_checks
-from ..store.messages import writing
-from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens, fingerprint
 from .authorization import FILE_UNCHANGED, Authorization, state_mismatch
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["SaveTarget", "check_writable", "complete", "in_its_own_thread"]
+    from ..store.base import SessionStore
+
+__all__ = ["complete", "in_its_own_thread"]
 
 #: Seconds for the exchange. The code lives 60, and the browser has used up some of them.
 EXCHANGE_DEADLINE = 30.0
 #: Key of a token file: the fingerprint of the state of the sign-in that began its session.
 SIGN_IN = "sign_in"
-#: Where the session of a sign-in goes. A store would join it here.
-SaveTarget = TokenFile
 
 
 def complete(
-    authorization: Authorization, code: Secret, target: SaveTarget, client: requests.Session | None
+    authorization: Authorization, code: Secret, target: SessionStore, client: requests.Session | None
 ) -> Tokens:
     """Trade the code, save the pair, and return it. Raises `AdhAuthError`, without frames that hold them."""
     failure = None
     try:
-        check_writable(target)  # a code that was spent is lost with what it would have brought
+        target.require_writable()  # a code that was spent is lost with what it would have brought
         mark = fingerprint(authorization.pending.state.reveal())
         _check_not_finished(target, mark)
         fresh = _exchange(authorization, code, target, client)
@@ -55,7 +51,7 @@ def complete(
     raise failure
 
 
-def _check_not_finished(target: SaveTarget, mark: str) -> None:
+def _check_not_finished(target: SessionStore, mark: str) -> None:
     """Raise for an answer that was loaded again in another process.
 
     A code that comes twice ends the session that it began (RFC 6749 section 4.1.2).
@@ -68,12 +64,12 @@ def _check_not_finished(target: SaveTarget, mark: str) -> None:
 
 
 def _exchange(
-    authorization: Authorization, code: Secret, target: SaveTarget, client: requests.Session | None
+    authorization: Authorization, code: Secret, target: SessionStore, client: requests.Session | None
 ) -> Stored:
     sent_at = time.time()
     verdict = replies.classify(_post(authorization, code, client), sent_at)
     if verdict.kind != "pair":
-        raise authorization.error_for(verdict, str(target.path))
+        raise authorization.error_for(verdict, target.facts_for_errors())
     problem = None
     try:
         return Stored(Tokens.from_response(verdict.mapping, now=sent_at), verdict.mapping)
@@ -98,26 +94,6 @@ def _post(
     except endpoint.Unreachable as unreachable:
         problem = unreachable.reason
     raise authorization.unreachable(problem)
-
-
-def check_writable(file: TokenFile) -> None:
-    """Raise `TokenFileError` if the file can't be written, before a person signs in for nothing."""
-    with writing(str(file.path), "can't be written"):
-        obstacle = _obstacle(file)
-    if obstacle:
-        raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
-
-
-def _obstacle(file: TokenFile) -> str | None:
-    target = os.path.realpath(file.path)
-    disk.make_folder(target)
-    try:
-        disk.read_regular(str(file.path))
-    except file_checks.UnsafeFile:  # a folder, a device, a file of another user's
-        raise
-    except OSError:
-        pass  # a file that is missing or unreadable can be replaced all the same
-    return file_checks.problem_with_rewriting(target)
 
 
 async def in_its_own_thread(work: Callable[[], Tokens]) -> Tokens:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..clients.settings import Settings, resolve
+from ..clients.settings import Settings, as_url, resolve
 from ..common.secret import Secret
 from ..common.text import format_duration, one_line
 from ..errors import AdhAuthError, fresh_copy
@@ -25,7 +25,6 @@ from ..rotation.status import describe
 from ..tokens import Tokens
 from .authorization import FILE_UNCHANGED
 from .callback import Callback
-from .exchange import check_writable
 from .listener import Listener
 from .page import as_sentence
 from .pending import PendingSignIn
@@ -46,6 +45,8 @@ MAX_PASTES = 10
 def login(
     token_file: str | os.PathLike[str] | None = None,
     *,
+    store: Any = None,
+    session: str | None = None,
     client_id: str | None = None,
     client_secret: str | None = None,
     base_url: str | None = None,
@@ -59,7 +60,7 @@ def login(
 ) -> Tokens:
     """Sign in with the browser, write the token file, and return the pair.
 
-    `token_file`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
+    `token_file`, `store`, `session`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
     `redirect_uri`: registered for the app, exactly as it is given here; login listens on its port.
     `scope`: what to ask for, separated by spaces.
     `open_browser`: False only shows the URL, for a machine without a browser.
@@ -70,9 +71,17 @@ def login(
 
     Raises `AdhAuthError`, in one line that says what happened and what to do: `ConfigurationError` for a
     setting or a port in use, `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an
-    endpoint that can't be reached or fails, `TokenFileError`. The old token file is untouched then.
+    endpoint that can't be reached or fails, `TokenStoreError`. The old session is untouched then.
     """
-    settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
+    store = as_url(store)
+    settings = resolve(
+        token_file,
+        store=store,
+        session=session,
+        client_id=client_id,
+        client_secret=client_secret,
+        base_url=base_url,
+    )
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
     if echo is print:
         echo = partial(print, flush=True)  # a pipe is buffered: the URL would come out when the program ends
@@ -89,7 +98,7 @@ def login(
     flow = _BrowserFlow(sign_in, sign_in.start(), redirect_uri, settings, open_browser, echo)
     failure = None
     try:
-        check_writable(settings.file)
+        settings.store.require_writable()
         tokens = flow.by_paste() if paste else flow.by_listener(seconds)
     except AdhAuthError as error:
         failure = fresh_copy(error)  # without the frames, which hold the code and the tokens
@@ -98,8 +107,8 @@ def login(
     sentence, name = greeting(settings, refresh_via)
     if name is not None:
         with suppress(AdhAuthError):  # the session is on disk, with or without its user's name
-            settings.file.annotate(tokens, signed_in_as=name)
-    echo(one_line(f"{sentence} {settings.file.path}: {describe(tokens, time.time())}"))
+            settings.store.annotate(tokens, signed_in_as=name)
+    echo(one_line(f"{sentence} {settings.store.name}: {describe(tokens, time.time())}"))
     return tokens
 
 
@@ -185,7 +194,7 @@ class _BrowserFlow:
 
     def _finish(self, callback: Callback | None) -> Tokens:
         assert callback is not None
-        return self.sign_in.finish(callback, self.started.state, token_file=self.settings.file.path)
+        return self.sign_in.finish(callback, self.started.state, store=self.settings.store)
 
     def _timed_out(self, seconds: float, strays: int) -> AdhAuthError:
         """Return the error for a browser that did not come back."""

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..clients.settings import as_secret, resolve_app
+from ..clients.settings import as_secret, as_url, open_session, resolve_app
 from ..common.secret import Secret
 from ..common.text import format_duration
 from ..errors import ConfigurationError
-from ..store.token_file import TokenFile
 from ..tokens import Tokens, fingerprint
 from .authorization import Authorization, checked_redirect_uri, checked_scope, state_mismatch
 from .callback import Callback
-from .exchange import SaveTarget, complete, in_its_own_thread
+from .exchange import complete, in_its_own_thread
 from .pending import PendingSignIn, all_pending
 
 if TYPE_CHECKING:
     import requests
+
+    from ..store.base import SessionStore
 
 __all__ = ["SignIn", "Started"]
 
@@ -96,22 +97,26 @@ class SignIn:
         answer: str | Mapping[str, Any] | Callback,
         states: str | Iterable[str] | None,
         *,
-        token_file: str | os.PathLike[str],
+        token_file: str | os.PathLike[str] | None = None,
+        store: Any = None,
+        session: str | None = None,
     ) -> Tokens:
-        """Check what the browser came back with, write the user's token file, and return the pair.
+        """Check what the browser came back with, write the user's session, and return the pair.
 
         `answer`: the URL that was called, its query, or the parameters as the framework has them. Nothing but
         the query is read. `states`: the state of `start`, or several, of several tabs; the one that the
-        answer names counts. `token_file`: this user's own.
+        answer names counts. `token_file`: this user's own; or `store` and `session`,
+        as for the auth classes.
 
         Raises `ReauthorizationRequired` with the code ``state_mismatch`` for a state that is missing, used,
         too old or of another browser, and with ``invalid_grant`` for a code that was refused: send the
         browser to a new `start`. Raises `AdhAuthError` where the user or the server said no,
-        `ConfigurationError`, `RefreshFailed`, `TokenFileError`. The old file is untouched then.
+        `ConfigurationError`, `RefreshFailed`, `TokenStoreError`. The old session is untouched then.
         """
+        store = as_url(store)
         parsed = _parsed(answer, states)
         del answer, states  # tracebacks with locals show the arguments of every frame
-        work = self._accepted(parsed, TokenFile(token_file))
+        work = self._accepted(parsed, open_session(token_file, store, session))
         return work()
 
     async def afinish(
@@ -119,15 +124,18 @@ class SignIn:
         answer: str | Mapping[str, Any] | Callback,
         states: str | Iterable[str] | None,
         *,
-        token_file: str | os.PathLike[str],
+        token_file: str | os.PathLike[str] | None = None,
+        store: Any = None,
+        session: str | None = None,
     ) -> Tokens:
         """Do the same in a task, on asyncio and trio. One that is cancelled leaves an exchange to its end."""
+        store = as_url(store)
         parsed = _parsed(answer, states)
         del answer, states  # tracebacks with locals show the arguments of every frame
-        work = self._accepted(parsed, TokenFile(token_file))
+        work = self._accepted(parsed, open_session(token_file, store, session))
         return await in_its_own_thread(work)
 
-    def _accepted(self, parsed: _Parsed | TypeError, target: SaveTarget) -> partial[Tokens]:
+    def _accepted(self, parsed: _Parsed | TypeError, target: SessionStore) -> partial[Tokens]:
         """Return what is left to do for an answer that belongs to a sign-in. Raises `AdhAuthError`."""
         if isinstance(parsed, TypeError):
             raise parsed
