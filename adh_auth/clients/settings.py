@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.limits import LOCK_TIMEOUT
@@ -62,9 +63,7 @@ def resolve(
     """
     client_secret = as_secret(client_secret)
     store = as_url(store)
-    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
-    origin = origin_of(base)
-    assert origin is not None
+    base, origin = _server(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
     return Settings(
         store=open_session(token_file, store, session),
         client_id=_string("client_id", client_id, "ADH_CLIENT_ID"),
@@ -75,6 +74,15 @@ def resolve(
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
         detached=_choice("detached", detached),
     )
+
+
+@lru_cache(maxsize=16)
+def _server(base_url: str) -> tuple[str, Origin]:
+    """Return URL and origin of the API; a web application asks with each request."""
+    base = base_url_of(base_url)
+    origin = origin_of(base)
+    assert origin is not None
+    return base, origin
 
 
 def open_session(
