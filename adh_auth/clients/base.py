@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,22 +107,21 @@ class BaseAuth:
         self._refresh_via = refresh_via
         # As they were passed: a pickle holds a secret, and a store's URL, only if it was an argument. What
         # came from the environment is read from the environment of the process that loads it.
-        if isinstance(settings.store, TokenFile) and arguments["store"] is None and session is None:
+        if type(settings.store) is TokenFile and arguments["store"] is None:
             arguments["token_file"] = settings.store.name
         self._arguments = arguments
-        self._core = self._new_core(settings)
+        self._core = self._core_for(settings)
         self._set_origin(*settings.origin)
 
-    def _new_core(self, settings: Settings) -> Rotation:
-        return Rotation(
-            settings.store,
-            Calls(settings.base_url, settings.client_id, settings.client_secret),
-            WeakMethod(self._post),
-            refresh_ahead=settings.refresh_ahead,
-            lock_timeout=settings.lock_timeout,
-            launcher=settings.launcher(),
-            find_transport=WeakMethod(self._describe_transport),
-        )
+    def _core_for(self, settings: Settings) -> Rotation:
+        if type(settings.store) is TokenFile or self._refresh_via is not None:
+            return _new_core(settings, WeakMethod(self._post), WeakMethod(self._describe_transport))
+        # Late: most programs have a token file.
+        from .shared_cores import shared_core
+
+        key = (type(self), id(settings.store), *settings[1:])
+        self._shared = shared_core(self, key, partial(_new_shared_core, settings))
+        return self._shared.core
 
     @property
     def token_file(self) -> str | None:
@@ -341,6 +341,27 @@ class BaseAuth:
 
     def _seconds_to_wait(self, seconds: float | None) -> float:
         return self._core.patience if seconds is None else min(seconds, self._core.patience)
+
+
+def _new_core(
+    settings: Settings,
+    find_post: Callable[[], Post | None],
+    find_transport: Callable[[], DescribeTransport | None],
+) -> Rotation:
+    return Rotation(
+        settings.store,
+        Calls(settings.base_url, settings.client_id, settings.client_secret),
+        find_post,
+        refresh_ahead=settings.refresh_ahead,
+        lock_timeout=settings.lock_timeout,
+        launcher=settings.launcher(),
+        find_transport=find_transport,
+    )
+
+
+def _new_shared_core(settings: Settings, find: Callable[[str], Any]) -> Rotation:
+    """Return a core that any of several auth objects serves. `find`: returns a method of one that lives."""
+    return _new_core(settings, partial(find, "_post"), partial(find, "_describe_transport"))
 
 
 class WaitBudget:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.limits import LOCK_TIMEOUT
@@ -80,8 +81,7 @@ def resolve(
     client_secret = as_secret(client_secret)
     store = as_url(store)
     app = resolve_app(client_id=client_id, client_secret=client_secret, base_url=base_url)
-    origin = origin_of(app.base_url)
-    assert origin is not None
+    _, origin = _server(app.base_url)
     return Settings(
         store=open_session(token_file, store, session),
         **app._asdict(),
@@ -94,7 +94,7 @@ def resolve(
 
 def resolve_app(*, client_id: str | None, client_secret: Secret | None, base_url: str | None) -> OAuthApp:
     """Return the app as `resolve` does. Raises `ConfigurationError`."""
-    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
+    base, _ = _server(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
     _check_any_credentials(client_id, client_secret)
     return OAuthApp(_string("client_id", client_id, "ADH_CLIENT_ID"), _secret(client_secret), base)
 
@@ -108,6 +108,15 @@ def _check_any_credentials(client_id: str | None, client_secret: Secret | None) 
             "your OAuth app, or pass client_id= and client_secret=",
             setting="ADH_CLIENT_ID",
         )
+
+
+@lru_cache(maxsize=16)
+def _server(base_url: str) -> tuple[str, Origin]:
+    """Return URL and origin of the API; a web application asks with each request."""
+    base = base_url_of(base_url)
+    origin = origin_of(base)
+    assert origin is not None
+    return base, origin
 
 
 def open_session(

@@ -132,6 +132,7 @@ def test_a_pickle_has_the_url_only_if_it_was_an_argument(
     again = pickle.loads(pickle.dumps(given))
     assert again.token_file == copy.deepcopy(given).token_file == given.token_file
     monkeypatch.setenv("ADH_STORE", folder.as_uri())
+    assert str(folder).encode() not in pickle.dumps(AdhAuth(**APP))
     pickled = pickle.dumps(AdhAuth(session="reports", **APP))
     assert str(folder).encode() not in pickled
     monkeypatch.setenv("ADH_STORE", (tmp_path / "elsewhere").as_uri())
