@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         LockTimeout,
         ReauthorizationRequired,
         RefreshFailed,
+        StoreError,
         TokenFileError,
+        TokenStoreError,
     )
     from .for_httpx import AdhHttpxAuth
     from .for_httpx2 import AdhHttpx2Auth
@@ -36,8 +38,10 @@ __all__ = [
     "LockTimeout",
     "ReauthorizationRequired",
     "RefreshFailed",
+    "StoreError",
     "TokenFile",
     "TokenFileError",
+    "TokenStoreError",
     "Tokens",
     "login",
 ]

@@ -35,7 +35,15 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, the proxies or the session of the user who runs it."""
-    for name in ("ADH_TOKEN_FILE", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_BASE_URL"):
+    for name in (
+        "ADH_TOKEN_FILE",
+        "ADH_CLIENT_ID",
+        "ADH_CLIENT_SECRET",
+        "ADH_BASE_URL",
+        "ADH_STORE",
+        "ADH_SESSION",
+        "ADH_STORE_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in (
         "HTTP_PROXY",

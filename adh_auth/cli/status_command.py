@@ -6,7 +6,7 @@ import argparse
 import time
 
 from ..common.text import format_time_relative, one_line
-from ..errors import TokenFileError
+from ..errors import TokenStoreError
 from ..rotation.status import Status, format_clock, status_of
 from ..store.token_file import TokenFile
 from .terminal import echo, echo_json, paint
@@ -20,13 +20,13 @@ StatusRow = tuple[str, str, "str | None"]
 def status_command(args: argparse.Namespace) -> int:
     """Run ``adh-auth status``. Return 0 if the session is good, as far as is known here.
 
-    Raises `TokenFileError`.
+    Raises `TokenStoreError`.
     """
     file = TokenFile(args.token_file)
     now = time.time()
     try:
         status = status_of(file, now)
-    except TokenFileError as error:
+    except TokenStoreError as error:
         if not args.json:
             raise
         echo_json({"signed_in": False, "token_file": str(file.path), "problem": error.message})
@@ -49,7 +49,7 @@ def _session_rows(status: Status, now: float) -> list[StatusRow]:
     store, pair = status.store, status.pair
     return [
         ("signed in", "yes", "green") if status.signed_in else ("signed in", "no", "red"),
-        ("token file", store.name + (f" → {store.leads_to}" if store.leads_to else ""), None),
+        (status.kind, store.name + (f" → {store.leads_to}" if store.leads_to else ""), None),
         *_owner_rows(status),
         *_access_rows(status),
         ("access token", pair.access_token_fingerprint, None),

@@ -98,10 +98,9 @@ class BaseAuth:
         self._set_origin(*settings.origin)
 
     def _new_core(self, settings: Settings) -> Rotation:
-        path = str(settings.file.path)
         return Rotation(
             settings.file,
-            Calls(path, settings.base_url, settings.client_id, settings.client_secret),
+            Calls(settings.base_url, settings.client_id, settings.client_secret),
             WeakMethod(self._post),
             refresh_ahead=settings.refresh_ahead,
             lock_timeout=settings.lock_timeout,

@@ -122,18 +122,12 @@ class Rotation:
     def run(self, post: PostWith) -> None:
         """Do it. Its outcome is in the file or in the record, for whoever waits for the lock."""
         session, options = self._told["session"], self._told["transport"]
-        calls = Calls(
-            session["token_file"],
-            session["base_url"],
-            session["client_id"],
-            Secret(session["client_secret"]),
-        )
+        calls = Calls(session["base_url"], session["client_id"], Secret(session["client_secret"]))
         context = RotationContext(
             store=TokenFile(session["token_file"]),
             clock=self._clock,
             post=partial(self._post, post, options),
             refresh_call=calls.refresh,
-            name=calls.name,
             owner=calls.owner,
             who=(os.getpid(), self._told["host"]),
             lock_timeout=0.0,

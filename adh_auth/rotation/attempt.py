@@ -17,8 +17,9 @@ from ..common.guarded_logs import with_guarded_logs
 from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
 from ..common.text import capitalized, format_time
-from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenFileError
+from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, TokenStoreError
 from ..oauth import endpoint, replies
+from ..store.base import LeaseLost, Look
 from ..store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import Stored, fingerprint
 from .context import RotationContext, Step, Transaction
@@ -36,9 +37,6 @@ PAUSES = (0.5, 1.0, 2.0)
 LEAST_SECONDS = 1.0
 #: Seconds between tries to write a pair that could not be written; the last one again and again.
 SAVE_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-#: Seconds between the last tries to write, once the program is ending: a full disk or a network mount is
-#: often back after a moment.
-LAST_PAUSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0, 1.0)
 #: Tries of a write that something else than the disk broke off, before the user is warned of it.
 IMMEDIATE_WRITES = 3
 #: Seconds of a longer pause after which the end of the program is noticed.
@@ -61,22 +59,18 @@ def attempted(step: Step) -> Generator[Step, Any, tuple[Any, BaseException | Non
 class Attempt:
     """One attempt to refresh, under the lock.
 
-    `stored`: what the file holds. `reservation`: the temporary file for its successor. `record`: of the
-    attempt before. `decision`: what is known of a lost reply.
+    `look`: what the store holds, and what is recorded of the attempt before. `reservation`: the place of the
+    next pair. `decision`: what is known of a lost reply.
     """
 
     def __init__(
-        self,
-        context: RotationContext,
-        stored: Stored,
-        reservation: Reservation,
-        record: Record,
-        decision: Refresh,
+        self, context: RotationContext, look: Look, reservation: Reservation, decision: Refresh
     ) -> None:
         self._context = context
-        self._stored = stored
+        self._stored = stored = look.stored
         self._reservation = reservation
         pid, host = context.who
+        record = look.record
         self._record = Record(
             number=record.number + 1,
             about=fingerprint(stored.tokens.refresh_token),
@@ -95,7 +89,7 @@ class Attempt:
     def steps(self) -> Transaction:
         """Send until there is an answer, or another try makes no sense.
 
-        Return the pair to use; raise the outcome's error.
+        Return the pair to use; raise the outcome's error. Raises `LeaseLost` where another may send by now.
         """
         clock = self._context.clock
         deadline = clock.monotonic() + REFRESH_DEADLINE
@@ -123,9 +117,8 @@ class Attempt:
         sent_at = context.clock.now()
         call = context.refresh_call(Secret(self._stored.tokens.refresh_token))
         self._base_url = call.url.removesuffix(endpoint.REFRESH_PATH)
-        reply, raised = yield from attempted(
-            Step("send", partial(with_guarded_logs, context.post, call, max(seconds, LEAST_SECONDS)))
-        )
+        send = partial(with_guarded_logs, self._post_call, call, max(seconds, LEAST_SECONDS))
+        reply, raised = yield from attempted(Step("send", send))
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)
@@ -137,6 +130,12 @@ class Attempt:
             # explained by it.
             self._record = replace(self._record, lost_at=context.clock.now(), lost_how=verdict.reason)
         return verdict, fresh
+
+    def _post_call(self, call: endpoint.EndpointCall, seconds: float) -> endpoint.EndpointReply:
+        """Post, if the lock is ours still."""
+        # In one step: between two, this process may be suspended for longer than a lease.
+        self._context.store.before_send()
+        return self._context.post(call, seconds)
 
     def _understood(self, reply: endpoint.EndpointReply, sent_at: float) -> Transaction:
         """Return what a reply means, and the pair if it brought one.
@@ -177,8 +176,8 @@ class Attempt:
         return (yield from self._newer())
 
     def _newer(self) -> Transaction:
-        """Return the pair in the file if it is not the one that is being spent (rule 8)."""
-        stored = yield Step("reread", self._context.store.read_patiently)
+        """Return the stored pair if it is not the one that is being spent (rule 8)."""
+        stored = (yield Step("reread", self._context.store.look)).stored
         return None if stored.tokens.refresh_token == self._stored.tokens.refresh_token else stored.tokens
 
     # A pair has come.
@@ -188,26 +187,25 @@ class Attempt:
         self.has_pair = self._context.refreshed = True
         for _ in range(IMMEDIATE_WRITES):
             written, raised = yield from self._write(fresh)
-            if raised is None or isinstance(raised, TokenFileError):
+            if raised is None or isinstance(raised, TokenStoreError):
                 break
         if raised is not None:
             return (yield from self._continue_unsaved(fresh, _described(raised)))
         return (yield from self._saved(fresh, written))
 
     def _write(self, fresh: Stored) -> Transaction:
-        """Try to write. Return whether it was done, False if the file is newer, and what was raised."""
-        write = partial(self._reservation.replace, fresh, self._stored)
-        return (yield from attempted(Step("write", write)))
-
-    def _saved(self, fresh: Stored, written: bool) -> Transaction:
-        if not written:
-            return (yield Step("reread", self._context.store.read)).tokens
+        """Try to write. Return whether it was done, False if the store is newer, and what was raised."""
         now, pid = self._context.clock.now(), self._record.pid
         success = replace(
             self._record, state=DONE, at=now, rotated_at=now, rotated_by=pid, lost_at=None, lost_how=None
         )
-        yield from self._note_if_possible(success)
-        return fresh.tokens
+        write = partial(self._reservation.replace, fresh, self._stored, success)
+        return (yield from attempted(Step("write", write)))
+
+    def _saved(self, fresh: Stored, written: bool) -> Transaction:
+        if written:
+            return fresh.tokens
+        return (yield Step("reread", self._context.store.look)).stored.tokens
 
     def _continue_unsaved(self, fresh: Stored, why: str) -> Transaction:
         """Go on with a pair that is in memory only, and write it once that works. Return the pair in force.
@@ -224,7 +222,7 @@ class Attempt:
             context.warn(f"the program ends, and its new pair could not be written: {_described(raised)}")
             return fresh.tokens
         if written:
-            context.warn(f"token file {context.name} could be written again and holds the new pair")
+            context.warn(f"{context.store.what()} could be written again and holds the new pair")
         return (yield from self._saved(fresh, written))
 
     def _warn_unsaved(self, why: str) -> Transaction:
@@ -238,7 +236,7 @@ class Attempt:
     def _write_later(self, fresh: Stored) -> Transaction:
         """Try to write until that works, or the program ends. Return what the last `_write` returned."""
         pauses = chain(SAVE_PAUSES, repeat(SAVE_PAUSES[-1]))
-        last_pauses = iter(LAST_PAUSES)
+        last_pauses = iter(self._context.store.pace.last_pauses)
         while True:
             may_try_again = yield from self._pause_before_write(next(pauses), last_pauses)
             written, raised = yield from self._write(fresh)
@@ -285,7 +283,7 @@ class Attempt:
             request_id=verdict.request_id,
         )
         yield from self._note_if_possible(record)
-        raise refusal(record, self._context.name)
+        raise refusal(record, self._context.store)
 
     def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], next_step: str) -> Transaction:
         """Record the failure for every process that waits. Return its error, of the class `kind`."""
@@ -295,7 +293,7 @@ class Attempt:
             at=self._context.clock.now(),
             error=kind.__name__,
             reason=(
-                f"the refresh for {self._context.name} at {self._base_url} failed: {verdict.reason}."
+                f"the refresh for {self._context.store.name} at {self._base_url} failed: {verdict.reason}."
                 f"{self._lost_reply()} {capitalized(next_step)}."
             ),
             status=verdict.status,
@@ -305,7 +303,7 @@ class Attempt:
             not_before=self._pause_end(verdict),
         )
         yield from self._note_if_possible(record)
-        return failure(record, self._context.name)
+        return failure(record, self._context.store)
 
     def _lost_reply(self) -> str:
         if self._record.lost_at is None:
@@ -340,7 +338,7 @@ class Attempt:
     def _note_if_possible(self, record: Record) -> Transaction:
         # The outcome is the same whether or not other processes learn of it.
         _, raised = yield from attempted(Step("note", partial(self._context.store.note, record)))
-        if raised is not None:
+        if raised is not None and not isinstance(raised, LeaseLost):
             self._context.warn(_described(raised))
 
 
@@ -348,7 +346,7 @@ def _verdict_without_reply(raised: BaseException) -> tuple[replies.Verdict, bool
     """Return what follows from a call that raised, and whether the token may be spent."""
     if isinstance(raised, endpoint.Unreachable):
         return replies.Verdict("again", raised.reason), raised.sent
-    if isinstance(raised, AdhAuthError):
+    if isinstance(raised, (AdhAuthError, LeaseLost)):
         raise raised
     return replies.Verdict("failed", f"the call broke off ({type(raised).__name__})"), True
 

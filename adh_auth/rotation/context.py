@@ -53,7 +53,7 @@ class Clock(Protocol):
 class RotationContext:
     """What one job needs.
 
-    `name`: the store's, for messages. `who`: process id and host, for the record. `lock_timeout`: seconds to
+    `who`: process id and host, for the record. `lock_timeout`: seconds to
     wait for another process's refresh.
     """
 
@@ -61,7 +61,6 @@ class RotationContext:
     clock: Clock
     post: Post
     refresh_call: Callable[[Secret], endpoint.EndpointCall]
-    name: str
     #: the server and the client that the session has to belong to
     owner: Owner
     who: tuple[int, str]
@@ -82,10 +81,9 @@ Launch = Callable[[RotationContext, Secret, int], Any]
 
 
 class Calls:
-    """The calls of one client to the auth endpoints. `name`: the store's, for messages."""
+    """The calls of one client to the auth endpoints."""
 
-    def __init__(self, name: str, base_url: str, client_id: str, client_secret: Secret) -> None:
-        self.name = name
+    def __init__(self, base_url: str, client_id: str, client_secret: Secret) -> None:
         self.owner = Owner(base_url, client_id)
         self._base_url = base_url
         self._client_id = client_id

@@ -26,10 +26,15 @@ from .decision import is_due_ahead
 from .detached import Launcher, TransportSpec, begins_in_background, is_daemonic, wants_helper
 from .job import Job
 from .program_end import OwnClock, forget_jobs
-from .transaction import check_transaction, revocation_transaction, rotation_transaction
+from .transaction import (
+    check_transaction,
+    look_transaction,
+    revocation_transaction,
+    rotation_transaction,
+)
 
 if TYPE_CHECKING:
-    from ..store.base import CachedStore
+    from ..store.base import Store
 
 __all__ = ["DescribeTransport", "Rotation"]
 
@@ -50,7 +55,7 @@ HOT_INTERVAL = 0.02
 #: Seconds that a waiter adds to the lock's time-out and the refresh's deadline, for a busy machine.
 PATIENCE_MARGIN = 5.0
 
-#: The cache of a file that is not kept open: it never answers.
+#: The cache where no file is kept open: it never answers.
 EMPTY_CACHE: StatCache[Any] = StatCache()
 
 
@@ -62,7 +67,7 @@ class Rotation:
 
     def __init__(
         self,
-        store: CachedStore,
+        store: Store,
         calls: Calls,
         find_post: Callable[[], Post | None],
         *,
@@ -72,6 +77,8 @@ class Rotation:
         find_transport: Callable[[], DescribeTransport | None] = lambda: None,
     ) -> None:
         self._store = store
+        #: whether `current` may wait for a network, see `must_look_first`
+        self.reads_block = store.reads_block
         self._calls = calls
         # Found when it is needed: it is a method of the object that owns this core, and a reference circle
         # of the two would wait for the garbage collector.
@@ -102,6 +109,7 @@ class Rotation:
         self._guard = threading.RLock()
         self._job: Job | None = None
         self._check_job: Job | None = None
+        self._look_job: Job | None = None
 
     @property
     def patience(self) -> float:
@@ -111,17 +119,37 @@ class Rotation:
     # Which pair is in force.
 
     def current(self) -> ActiveTokens:
-        """Return the pair to use, re-read if the file has changed. Raises `TokenFileError`."""
+        """Return the pair to use, re-read if the store has changed. Raises `TokenStoreError`."""
         state = self._store.state()
         active = self._active
         if state == self._file_state and state is not None and active is not None:
             return active
         return self._reload(state)
 
-    def current_fast(self) -> ActiveTokens:
-        """Return what `current` does, and keep the file open where one request soon follows another.
+    def must_look_first(self) -> bool:
+        """Return whether `current` would wait for a network. A task awaits the job of `look` before."""
+        return self.reads_block and self._store.state() is None
 
-        Raises `TokenFileError`.
+    def look(self, *, without_thread: Fallback = Job.run_here) -> tuple[Job, bool]:
+        """Return the job that reads the session as it is now, and whether it begins only now.
+
+        `current` knows the session afterwards. A job that is under way may have read before this call.
+        """
+        with self._guard:
+            job = self._look_job
+            if job is not None and not job.settled:
+                return job, False
+            job = Job()
+            started = job.start(self._context(job), look_transaction)
+            self._look_job = job
+        if not started:
+            without_thread(job)
+        return job, True
+
+    def current_fast(self) -> ActiveTokens:
+        """Return what `current` does, and keep a file open where one request soon follows another.
+
+        Raises `TokenStoreError`.
         """
         active = self.current()
         now = time.monotonic()
@@ -133,13 +161,13 @@ class Rotation:
     def _keep_file_open(self) -> None:
         with self._guard:
             if self._active is not None and self.cache.state != self._file_state:
-                self.cache = self._store.cached(self._file_state, self._active)
+                self.cache = self._store.cached(self._file_state, self._active) or EMPTY_CACHE
             self.cache.revalidate()
 
     def _reload(self, state: object) -> ActiveTokens:
         # The state was taken before the read: if the file changes in between, the next check sees it.
         stored = self._store.read()
-        self._calls.owner.check(stored, self._calls.name)
+        self._calls.owner.check(stored, self._store)
         tokens = stored.tokens
         with self._guard:
             if self._active is None or self._active.tokens != tokens:
@@ -220,7 +248,7 @@ class Rotation:
     ) -> Job | None:
         """Return the job that rotates away from `rejected`; None if that has happened already.
 
-        Raises `TokenFileError`.
+        Raises `TokenStoreError`.
 
         `without_thread`: what to do where no thread can be started for it. `transport`: describes what
         `post` carries a call with.
@@ -234,7 +262,7 @@ class Rotation:
         return self._start(active.secret, post, without_thread, helper)
 
     def refresh_now(self, *, without_thread: Fallback = Job.run_here) -> Job:
-        """Return a job that refreshes now, whatever the expiry. Raises `TokenFileError`."""
+        """Return a job that refreshes now, whatever the expiry. Raises `TokenStoreError`."""
         job = self._job
         if job is not None and job.paused:
             job.go_on()
@@ -311,7 +339,7 @@ class Rotation:
         return job
 
     def revoke(self, *, without_thread: Fallback = Job.run_here) -> Job:
-        """Return a job that tells the server to end the session, then removes the file."""
+        """Return a job that tells the server to end the session, then removes it here."""
         job = Job()
         if not job.start(
             self._context(job), lambda context: revocation_transaction(context, self._calls.revoke)
@@ -327,7 +355,6 @@ class Rotation:
             clock=OwnClock(job.is_waited_for),
             post=post,
             refresh_call=self._calls.refresh,
-            name=self._calls.name,
             owner=self._calls.owner,
             who=(os.getpid(), host_name()),
             lock_timeout=self._lock_timeout,
@@ -336,7 +363,7 @@ class Rotation:
         )
 
     def _continue_unsaved(self, job: Job, tokens: Tokens) -> None:
-        """Go on with a pair that could not be written, until the file changes (rule 3)."""
+        """Go on with a pair that could not be written, until the store changes (rule 3)."""
         with self._guard:
             self._file_state, self.cache = self._store.state(), EMPTY_CACHE
             # Checked before each request, which may have to go on with the job.

@@ -16,6 +16,7 @@ from ..tokens import Tokens, fingerprint
 from .outcome import failure, refusal
 
 if TYPE_CHECKING:
+    from ..store.base import NamedStore
     from .active_tokens import ActiveTokens
 
 __all__ = [
@@ -70,14 +71,14 @@ def decide(
     now: float,
     *,
     since: int,
-    path: str,
+    store: NamedStore,
     owner: str | None = None,
 ) -> Decision:
     """Return whether to adopt, refresh or refuse.
 
     `rejected`: the access token that the failed request carried. `stored`: the pair on disk. `record`: the
     last attempt of any process. `now`: epoch seconds. `since`: the number of the last attempt when this
-    caller began; a later failure is its failure too. `path`: the store's name, for messages.
+    caller began; a later failure is its failure too. `store`: for messages.
     `owner`: the server and the client that ask, as the record has them.
     """
     concerned = record.concerns(fingerprint(stored.refresh_token), owner)
@@ -86,9 +87,9 @@ def decide(
     if not concerned:
         return Refresh()
     if record.state == REFUSED:
-        return Refuse(refusal(record, path))
+        return Refuse(refusal(record, store))
     if record.state == FAILED and (record.number > since or pause_ends(record, now) is not None):
-        return Refuse(failure(record, path))
+        return Refuse(failure(record, store))
     if record.state in (SENDING, UNSAVED):
         ended = f"process {record.pid} on {record.host} ended before it had saved the reply"
         return Refresh(record.at, record.lost_how or ended)

@@ -71,6 +71,7 @@ ENDING = b"E"
 #: that would start the program again.
 INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*(t?d?|-dbg|-intel64)", re.ASCII)
 OTHER_TRANSPORT = "what carries the refresh is not a client as it was installed"
+NO_DESCRIPTOR = "the lock of a store lives in no descriptor"
 #: What is in the environment and a secret: the configuration brings it.
 SECRET_VARIABLES = frozenset({"ADH_CLIENT_SECRET", "ADH_STORE"})
 #: The interpreter's own `sys.path` may lack what the program has put there: a zipapp, a folder of plug-ins.
@@ -185,11 +186,12 @@ def hand_over(context: RotationContext, rejected: Secret, since: int) -> Transac
 class Launcher:
     """Starts helpers for one core.
 
-    `session`: what a helper has to know of it, without the secret. `client_secret`: the secret.
+    `session`: what a helper has to know of it, without the secret; None for a store whose lock no helper can
+    inherit. `client_secret`: the secret.
     """
 
     def __init__(
-        self, detached: bool | None, session: Mapping[str, str], client_secret: Secret | None = None
+        self, detached: bool | None, session: Mapping[str, str] | None, client_secret: Secret | None = None
     ) -> None:
         self.detached = detached
         self._session = session
@@ -197,7 +199,10 @@ class Launcher:
 
     def is_possible(self, spec: TransportSpec | None) -> bool:
         """Return whether a helper can be started for a refresh that is carried like that."""
-        reason = obstacle(this_program()) if spec is not None else OTHER_TRANSPORT
+        if self._session is None:
+            reason: str | None = NO_DESCRIPTOR
+        else:
+            reason = obstacle(this_program()) if spec is not None else OTHER_TRANSPORT
         if reason is not None:
             _explain(reason)
         return reason is None
@@ -208,8 +213,8 @@ class Launcher:
         """Start a helper and hand the lock over to it; None where nothing was handed over."""
         helper = handed_over = None
         try:
-            configuration = self._configuration(spec, context, rejected, since)
             held = _inheritable(context.lock)
+            configuration = self._configuration(spec, context, held, rejected, since)
             lock = None if held is None else held.descriptor()
             if held is None or lock is None or len(configuration.reveal()) > CONFIGURATION_LIMIT:
                 return None
@@ -233,19 +238,24 @@ class Launcher:
         return None
 
     def _configuration(
-        self, spec: TransportSpec, context: RotationContext, rejected: Secret, since: int
+        self,
+        spec: TransportSpec,
+        context: RotationContext,
+        lock: InheritableLock | None,
+        rejected: Secret,
+        since: int,
     ) -> Secret:
         secret = "" if self._client_secret is None else self._client_secret.reveal()
         return Secret(
             json.dumps(
                 {
-                    "session": {**self._session, "client_secret": secret},
+                    "session": {**(self._session or {}), "client_secret": secret},
                     "transport": spec.options,
                     "rejected": rejected.reveal(),
                     "since": since,
                     "now": context.clock.now(),
                     "host": context.who[1],
-                    "lock": "" if context.lock is None else context.lock.path,
+                    "lock": "" if lock is None else lock.path,
                 }
             )
         )

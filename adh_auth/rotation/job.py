@@ -110,9 +110,10 @@ class Job:
     def give_up(self) -> None:
         """Settle with the error that no thread can be started for it."""
         assert self._context is not None
-        name = self._context.name
+        store = self._context.store
         self.finished = True
-        self.settle(RefreshFailed(f"{NO_THREAD}. The session of {name} is as it was", token_file=name))
+        error = f"{NO_THREAD}. The session of {store.name} is as it was"
+        self.settle(RefreshFailed(error, **store.facts_for_errors()))
 
     def go_on(self) -> None:
         """Go on with a paused job: in a thread if one can be started now, else here, up to the next pause."""
@@ -144,7 +145,8 @@ class Job:
         # Whatever it is: a waiter must not wait for ever. Its frames hold tokens, so only its type is kept.
         except BaseException as error:  # noqa: BLE001 - see above
             outcome = RefreshFailed(
-                f"the refresh for {context.name} broke off: {type(error).__name__}", token_file=context.name
+                f"the refresh for {context.store.name} broke off: {type(error).__name__}",
+                **context.store.facts_for_errors(),
             )
         self._finish(context, outcome)
 
@@ -167,7 +169,7 @@ class Job:
         self.settle(outcome)
         unfinished_jobs.discard(self)
         with suppress(BaseException):  # last: it runs a log handler of the program's
-            _log(context.name, outcome)
+            _log(context.store.what(), outcome)
 
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
         """Make the outcome known, once."""
@@ -293,9 +295,9 @@ def _wake_nothing() -> None:
     """Do nothing: the thread that waits is the one that runs."""
 
 
-def _log(name: str, outcome: Tokens | AdhAuthError | None) -> None:
+def _log(store: str, outcome: Tokens | AdhAuthError | None) -> None:
     """Log the outcome: the requests that met the expiry show it by a reply or an error only."""
     if isinstance(outcome, AdhAuthError):
         logger.info("%s", outcome.message)
     elif outcome is not None:
-        logger.info("token file %s: the access token is now <%s>", name, fingerprint(outcome.access_token))
+        logger.info("%s: the access token is now <%s>", store, fingerprint(outcome.access_token))

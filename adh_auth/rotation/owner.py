@@ -1,23 +1,26 @@
 """Whose session a store holds: the server and the client that its tokens belong to.
 
-Rule 12: nothing of a session is sent to another server. The token file says which one is its own.
+Rule 12: nothing of a session is sent to another server. A session says which one is its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.text import printable
 from ..errors import ConfigurationError
 from ..oauth.origin import origin_of, origin_url
 from ..tokens import OWNER_KEYS, Stored, fingerprint
 
+if TYPE_CHECKING:
+    from ..store.base import NamedStore
+
 __all__ = ["Owner", "owner_facts", "owner_in"]
 
 
 def owner_facts(mapping: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a token file says of its owner; a value that makes no sense is left out."""
+    """Return what a session says of its owner; a value that makes no sense is left out."""
     facts = {
         name: mapping[name] for name in OWNER_KEYS if isinstance(mapping.get(name), str) and mapping[name]
     }
@@ -31,7 +34,7 @@ def owner_facts(mapping: Mapping[str, Any]) -> dict[str, str]:
 
 
 def owner_in(mapping: Mapping[str, Any]) -> Owner | None:
-    """Return the owner that a token file names, None unless it names server and client."""
+    """Return the owner that a session names, None unless it names server and client."""
     facts = owner_facts(mapping)
     if "base_url" not in facts or "client_id" not in facts:
         return None
@@ -54,10 +57,10 @@ class Owner:
             self._fingerprint = fingerprint(f"{origin_of(self.base_url)} {self.client_id}")
         return self._fingerprint
 
-    def check(self, stored: Stored, store: str) -> None:
+    def check(self, stored: Stored, store: NamedStore) -> None:
         """Raise `ConfigurationError` where the session belongs to another server or client.
 
-        `store`: the store's name, for the message. Servers are compared as origins, not as texts.
+        `store`: for the message. Servers are compared as origins, not as texts.
         """
         facts = owner_facts(stored.mapping)
         theirs, ours = facts.get("base_url"), self.base_url
@@ -86,11 +89,12 @@ def _origin_of(url: str) -> str:
     return url if origin is None else origin_url(origin)
 
 
-def _foreign(setting: str, store: str, theirs: str, ours: str, variable: str) -> ConfigurationError:
+def _foreign(setting: str, store: NamedStore, theirs: str, ours: str, variable: str) -> ConfigurationError:
     whose = "the server" if setting == "base_url" else "the client"
     return ConfigurationError(
-        f"the session in {store} belongs to {whose} {printable(theirs)}, but {setting} is {ours}: nothing "
-        f"was sent. Set {variable} (or {setting}=) to {printable(theirs)}, or name another token file",
+        f"the session in {store.name} belongs to {whose} {printable(theirs)}, but {setting} is {ours}:"
+        f" nothing was sent. Set {variable} (or {setting}=) to {printable(theirs)},"
+        f" or name another {store.kind}",
         setting=setting,
-        token_file=store,
+        **store.facts_for_errors(),
     )

@@ -13,9 +13,9 @@ from ..common.limits import LOCK_TIMEOUT
 from ..common.text import format_time_relative
 from ..errors import ConfigurationError
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
-from ..store.remedies import login_command_line
 from ..tokens import OWNER_KEYS, Stored, Tokens, fingerprint
 from .decision import pause_ends
+from .outcome import short_kind
 from .owner import owner_facts, owner_in
 
 if TYPE_CHECKING:
@@ -103,6 +103,10 @@ class Status:
     refresh_in_flight: InFlight | None
     last_failure: LastFailure | None
     last_attempt: str
+    #: what the store is, "token file" or "session store"
+    kind: str
+    #: how `--json` names it, as errors do: `token_file`, or `store` and `session`
+    named_by: dict[str, str]
     #: the server, the client and the user that the store names, None where it does not
     base_url: str | None
     client_id: str | None
@@ -112,7 +116,7 @@ class Status:
         """Return the facts as ``adh-auth status --json`` prints them."""
         return {
             "signed_in": self.signed_in,
-            "token_file": self.store.name,
+            **self.named_by,
             "leads_to": self.store.leads_to,
             "mode": self.store.mode,
             "owner": self.store.owner,
@@ -128,12 +132,12 @@ class Status:
 
 
 def status_of(store: InspectableStore, now: float) -> Status:
-    """Return the state of the session in `store`. `now`: epoch seconds. Raises `TokenFileError`."""
+    """Return the state of the session in `store`. `now`: epoch seconds. Raises `TokenStoreError`."""
     stored, record, in_flight = _consistent_read(store, now)
     facts = store.facts()
     failure = None
     if not (in_flight and record.state == SENDING):
-        failure = _last_failure(store, facts.name, stored, record, in_flight, now)
+        failure = _last_failure(store, stored, record, in_flight, now)
     return Status(
         signed_in=failure is None or not failure.final,
         store=facts,
@@ -144,6 +148,8 @@ def status_of(store: InspectableStore, now: float) -> Status:
         refresh_in_flight=InFlight(record.at, record.pid, record.host) if in_flight else None,
         last_failure=failure,
         last_attempt=record.state if _is_about(record, stored) else "",
+        kind=store.kind,
+        named_by=store.facts_for_errors(),
         **_belongs_to(stored),
     )
 
@@ -208,19 +214,19 @@ def _is_held(store: InspectableStore, record: Record, now: float) -> bool:
 
 
 def _last_failure(
-    store: InspectableStore, name: str, stored: Stored, record: Record, in_flight: bool, now: float
+    store: InspectableStore, stored: Stored, record: Record, in_flight: bool, now: float
 ) -> LastFailure | None:
     if not _is_about(record, stored) or record.state not in (SENDING, UNSAVED, FAILED, REFUSED):
         return None
     not_before = pause_ends(record, now)
     if record.state == REFUSED:
-        what, next_step = _after_refusal(record, name)
+        what, next_step = _after_refusal(store, record)
     elif record.state == FAILED:
         what, next_step = record.reason or "the refresh failed", _after_failure(record, not_before)
     elif in_flight:
-        what, next_step = _while_unsaved(record)
+        what, next_step = _while_unsaved(store, record)
     else:
-        what, next_step = _after_kill(store, name, stored, record)
+        what, next_step = _after_kill(store, stored, record)
     return LastFailure(
         what=what,
         next_step=next_step,
@@ -238,11 +244,11 @@ def _last_failure(
 # What happened, and what to do.
 
 
-def _after_refusal(record: Record, name: str) -> tuple[str, str]:
+def _after_refusal(store: InspectableStore, record: Record) -> tuple[str, str]:
     what = "the refresh token was refused (invalid_grant: revoked, expired or already used)"
     if record.lost_at is not None:
         what += f", most likely because the reply to an earlier try was lost ({record.lost_how})"
-    return what, login_command_line(name)
+    return what, store.sign_in_command()
 
 
 def _after_failure(record: Record, not_before: float | None) -> str:
@@ -257,18 +263,21 @@ def _after_failure(record: Record, not_before: float | None) -> str:
     return again
 
 
-def _while_unsaved(record: Record) -> tuple[str, str]:
-    holder = f"process {record.pid} on {record.host}"
-    return (
-        f"{holder} holds the only copy of the new pair and can't write it: {record.reason}",
-        f"make the file writable again; don't end process {record.pid} before it has written the pair",
+def _while_unsaved(store: InspectableStore, record: Record) -> tuple[str, str]:
+    what = (
+        f"process {record.pid} on {record.host} holds the only copy of the new pair and can't write it:"
+        f" {record.reason}"
+    )
+    return what, (
+        f"make the {short_kind(store)} writable again;"
+        f" don't end process {record.pid} before it has written the pair"
     )
 
 
-def _after_kill(store: InspectableStore, name: str, stored: Stored, record: Record) -> tuple[str, str]:
+def _after_kill(store: InspectableStore, stored: Stored, record: Record) -> tuple[str, str]:
     what = f"process {record.pid} on {record.host} ended before it had saved the reply to its refresh"
     left = store.left_behind()
     if left is not None and left.follows(Stored(stored.tokens, {})) is not False:
         return what, "nothing: its new pair was found beside the file, and the next refresh puts it in place"
-    again = login_command_line(name)
+    again = store.sign_in_command()
     return what, f"the next refresh tries the same token once more; if that is refused, {again}"

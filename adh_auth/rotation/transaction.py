@@ -17,46 +17,52 @@ from ..common.limits import REFRESH_DEADLINE
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, RefreshFailed
 from ..oauth import endpoint, replies
+from ..store.base import LeaseLost, Look
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
-from ..tokens import Stored, Tokens, fingerprint
+from ..tokens import Tokens, fingerprint
 from .attempt import Attempt, attempted
 from .context import RotationContext, Step, Transaction
 from .decision import Adopt, Decision, Refresh, Refuse, decide
 from .detached import hand_over
-from .outcome import failure, refusal, unsaved
+from .outcome import failure, refusal, short_kind, unsaved
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
     from .detached import Helper
 
-__all__ = ["check_transaction", "revocation_transaction", "rotate_locked", "rotation_transaction"]
+__all__ = [
+    "check_transaction",
+    "look_transaction",
+    "revocation_transaction",
+    "rotate_locked",
+    "rotation_transaction",
+]
 
 #: Seconds for the call that shows whether the API takes a token. A request waits for it, and goes on without
 #: an answer.
 CHECK_TIMEOUT = 5.0
-#: Seconds between checks of the token file while another process refreshes: short at first, then longer to
-#: spare the processor.
-FIRST_POLL, LAST_POLL = 0.004, 0.02
-#: Seconds between tries for the lock meanwhile, each with a read of the record. They cost fifty times a check
-#: of the file.
-LOCK_INTERVAL = 0.05
+#: Each poll of a waiter is longer than the one before by this factor.
+POLL_GROWTH = 1.3
 
 
 def rotation_transaction(context: RotationContext, rejected: Secret) -> Transaction:
     """Rotate away from the access token `rejected`. Return the pair to use; raise the outcome's error."""
-    store = context.store
-    state = yield Step("state", store.state)
-    stored = yield from _read(context, "load")
-    record = yield Step("record", store.record)
-    since = _last_ended_attempt(record)
-    early = _decide(context, rejected, stored.tokens, record, since)
+    look = yield from _look(context, "look")
+    since = _last_ended_attempt(look.record)
+    early = _decide(context, rejected, look, since)
     if not isinstance(early, Refresh):
         return _carry_out(early)
-    context.lock = store.lock()
-    adopted = yield from _await_lock(context, rejected, state, since)
-    if adopted is not None:
-        return adopted
-    return (yield from _then_unlock(context, rotate_locked(context, rejected, since)))
+    deadline = context.clock.monotonic() + context.lock_timeout
+    while True:
+        context.lock = context.store.lock()
+        adopted = yield from _await_lock(context, rejected, look.state, since, deadline)
+        if adopted is not None:
+            return adopted
+        try:
+            return (yield from _then_unlock(context, rotate_locked(context, rejected, since)))
+        except LeaseLost:  # nothing was sent, and another decides by now
+            yield from _wait(context, context.store.pace.lock_interval, deadline)
+        look = yield from _look(context, "look")
 
 
 def _last_ended_attempt(record: Record) -> int:
@@ -67,18 +73,18 @@ def _last_ended_attempt(record: Record) -> int:
     return record.number - 1 if record.state == SENDING else record.number
 
 
-def _decide(
-    context: RotationContext, rejected: Secret, stored: Tokens, record: Record, since: int
-) -> Decision:
+def _decide(context: RotationContext, rejected: Secret, look: Look, since: int) -> Decision:
     now, owner = context.clock.now(), context.owner.fingerprint
-    return decide(rejected, stored, record, now, since=since, path=context.name, owner=owner)
+    return decide(
+        rejected, look.stored.tokens, look.record, now, since=since, store=context.store, owner=owner
+    )
 
 
-def _read(context: RotationContext, name: str) -> Transaction:
-    """Read the session, and refuse one of another server or client: nothing of it is sent."""
-    stored = yield Step(name, context.store.read_patiently)
-    context.owner.check(stored, context.name)
-    return stored
+def _look(context: RotationContext, name: str) -> Transaction:
+    """Look at the session, and refuse one of another server or client: nothing of it is sent."""
+    look = yield Step(name, context.store.look)
+    context.owner.check(look.stored, context.store)
+    return look
 
 
 def _carry_out(decision: Adopt | Refuse) -> Tokens:
@@ -90,10 +96,10 @@ def _carry_out(decision: Adopt | Refuse) -> Tokens:
 def _then_unlock(context: RotationContext, steps: Transaction) -> Transaction:
     """Return what the steps return, or raise their error, after the lock was released."""
     assert context.lock is not None
-    error = None
+    error: Exception | None = None
     try:
         outcome = yield from steps
-    except AdhAuthError as raised:
+    except (AdhAuthError, LeaseLost) as raised:
         error = raised
     yield from attempted(Step("unlock", context.lock.release))  # where that fails, the job's end does it
     if error is not None:
@@ -104,50 +110,64 @@ def _then_unlock(context: RotationContext, steps: Transaction) -> Transaction:
 # Waiting for the lock.
 
 
-def _await_lock(context: RotationContext, rejected: Secret, state: object, since: int) -> Transaction:
-    """Take the lock and return None, or return the pair that its holder got; raise the holder's error."""
+def _await_lock(
+    context: RotationContext, rejected: Secret, state: object, since: int, deadline: float
+) -> Transaction:
+    """Take the lock and return None, or return the pair that its holder got; raise the holder's error.
+
+    `state`: of the last look. `deadline`: by the monotonic clock.
+    """
     store, clock, lock = context.store, context.clock, context.lock
     assert lock is not None
-    deadline = clock.monotonic() + context.lock_timeout
-    poll, next_try = FIRST_POLL, clock.monotonic()
+    poll, next_try = store.pace.first_poll, clock.monotonic()
     while True:
         if clock.monotonic() >= next_try:
             if (yield Step("lock", lock.take)):
                 return None
-            record = yield Step("record", store.record)
-            stored = yield from _read(context, "load")
-            _raise_shared_error(context, rejected, record, stored.tokens, since)
-            next_try = clock.monotonic() + LOCK_INTERVAL
+            if not store.pace.notices_records:
+                _raise_shared_error(context, rejected, (yield from _look(context, "look")), since)
+            next_try = clock.monotonic() + store.pace.lock_interval
         _require_not_ending(context)
         yield Step("wait", partial(clock.sleep, poll))
-        poll = min(1.3 * poll, LAST_POLL)
+        poll = min(POLL_GROWTH * poll, store.pace.last_poll)
         timed_out = clock.monotonic() > deadline
-        if (yield Step("state", store.state)) != state or timed_out:
-            stored = yield from _read(context, "load")
-            if Secret(stored.tokens.access_token) != rejected:
-                return stored.tokens
+        if (yield Step("state", partial(store.has_changed, state))) or timed_out:
+            look = yield from _look(context, "look")
+            if Secret(look.stored.tokens.access_token) != rejected:
+                return look.stored.tokens
+            _raise_shared_error(context, rejected, look, since)
+            state = look.state
         if timed_out:
             raise store.lock_timeout(lock, context.lock_timeout)
 
 
+def _wait(context: RotationContext, seconds: float, deadline: float) -> Transaction:
+    """Wait, and raise the error for a wait that was too long."""
+    _require_not_ending(context)
+    if context.clock.monotonic() > deadline:
+        raise context.store.lock_timeout(context.lock, context.lock_timeout)
+    yield Step("wait", partial(context.clock.sleep, seconds))
+
+
 def _require_not_ending(context: RotationContext) -> None:
     if context.clock.ending():
-        raise RefreshFailed("the program is ending; another process is refreshing", token_file=context.name)
+        raise RefreshFailed(
+            "the program is ending; another process is refreshing", **context.store.facts_for_errors()
+        )
 
 
-def _raise_shared_error(
-    context: RotationContext, rejected: Secret, record: Record, stored: Tokens, since: int
-) -> None:
+def _raise_shared_error(context: RotationContext, rejected: Secret, look: Look, since: int) -> None:
     """Raise the error of the holder's attempt, if it has failed (rule 6)."""
+    record, stored = look.record, look.stored.tokens
     concerned = record.concerns(fingerprint(stored.refresh_token), context.owner.fingerprint)
     # Also where the rejected token is the holder's own, of a pair that is in that process's memory only.
     if concerned and record.state == UNSAVED:
-        raise unsaved(record, context.name)
+        raise unsaved(record, context.store)
     about_this = concerned and Secret(stored.access_token) == rejected
     if about_this and record.number > since and record.state == FAILED:
-        raise failure(record, context.name)
+        raise failure(record, context.store)
     if about_this and record.state == REFUSED:
-        raise refusal(record, context.name)
+        raise refusal(record, context.store)
 
 
 # Under the lock.
@@ -156,74 +176,70 @@ def _raise_shared_error(
 def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Transaction:
     """Re-read, decide and refresh, with the lock held. `since`: number of the last attempt that had ended.
 
-    Return the pair to use; raise the outcome's error.
+    Return the pair to use; raise the outcome's error. Raises `LeaseLost` where nothing was sent and another
+    may have the lock.
     """
     store = context.store
-    stored = yield from _read(context, "reread")
-    record = yield Step("record", store.record)
-    decision = _decide(context, rejected, stored.tokens, record, since)
+    look = yield from _look(context, "reread")
+    decision = _decide(context, rejected, look, since)
     if not isinstance(decision, Refresh):
         return _carry_out(decision)
-    if (yield from _recover(context, stored, record)):
+    if (yield from _recover(context, look)):
         # What was found may have expired meanwhile: decide anew.
         return (yield from rotate_locked(context, rejected, since))
     if context.launch_helper is not None:
-        state = yield Step("state", store.state)
         helper = yield from hand_over(context, rejected, since)
         if helper is not None:
-            return (yield from _after_helper(context, helper, stored, rejected, state, since))
+            return (yield from _after_helper(context, helper, look, rejected, since))
     reservation = yield Step("reserve", store.reserve)
-    attempt = Attempt(context, stored, reservation, record, decision)
+    attempt = Attempt(context, look, reservation, decision)
     try:
         with exchange_under_way():
             return (yield from attempt.steps())
     finally:
-        if attempt.has_pair:
-            reservation.leave()
-        else:
-            reservation.discard()
+        with suppress(Exception):  # the outcome counts, and with it a pair that only this process has
+            if attempt.has_pair:
+                reservation.leave()
+            else:
+                reservation.discard()
 
 
 def _after_helper(
-    context: RotationContext, helper: Helper, spent: Stored, rejected: Secret, state: object, since: int
+    context: RotationContext, helper: Helper, before: Look, rejected: Secret, since: int
 ) -> Transaction:
     """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
-    stored = yield from _read(context, "reread")
-    if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
+    stored = (yield from _look(context, "reread")).stored
+    spent = before.stored.tokens
+    if helper.unsaved is not None and stored.tokens.refresh_token == spent.refresh_token:
         # It gave up as the program ends. What it left beside the file is installed below. A token that is
         # known to be spent is not sent.
         left = yield Step("left behind", context.store.left_behind)
         if left is None or not left.follows(stored):
             return helper.unsaved
-    adopted = yield from _await_lock(context, rejected, state, since)
+    deadline = context.clock.monotonic() + context.lock_timeout
+    adopted = yield from _await_lock(context, rejected, before.state, since, deadline)
     if adopted is not None:
         return adopted
     return (yield from rotate_locked(context, rejected, since))
 
 
-def _recover(context: RotationContext, stored: Stored, record: Record) -> Transaction:
-    """Finish the write of a holder that was killed before its new pair, on disk already, was the file.
+def _recover(context: RotationContext, look: Look) -> Transaction:
+    """Finish the write of a holder that was killed in the midst of it (rule 16).
 
-    Return whether there was one (rule 16).
+    Return whether to look again and decide anew.
     """
-    left = yield Step("left behind", context.store.left_behind)
-    # The record is not durable and may be lost, or another's. Only a pair that an earlier version of this
-    # library has left needs its word.
-    unfinished = record.state in (SENDING, UNSAVED) and record.concerns(
-        fingerprint(stored.tokens.refresh_token)
-    )
-    follows = left is not None and left.follows(stored)
-    if not (unfinished if follows is None else follows):
-        return False
-    if (yield Step("recover", partial(context.store.install_left_behind, stored))):
-        context.warn(
-            f"token file {context.name}: a process ended while it replaced the file;"
-            " its pair was found beside it and is in place now"
-        )
-    return True
+    done = yield Step("recover", partial(context.store.recover, look.stored, look.record))
+    if done:
+        context.warn(done)
+    return done is not None
 
 
-# The two other jobs.
+# The other jobs.
+
+
+def look_transaction(context: RotationContext) -> Transaction:
+    """Return the pair as it is now, for callers that must not wait for a network themselves."""
+    return (yield from _look(context, "look")).stored.tokens
 
 
 def check_transaction(
@@ -245,22 +261,19 @@ def check_transaction(
 def revocation_transaction(
     context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
 ) -> Transaction:
-    """Tell the server to end the session, then remove the file, both under the lock."""
+    """Tell the server to end the session, then remove it here, both under the lock."""
     context.lock = lock = context.store.lock()
     deadline = context.clock.monotonic() + context.lock_timeout
     while not (yield Step("lock", lock.take)):
-        _require_not_ending(context)
-        if context.clock.monotonic() > deadline:
-            raise context.store.lock_timeout(lock, context.lock_timeout)
-        yield Step("wait", partial(context.clock.sleep, LAST_POLL))
+        yield from _wait(context, context.store.pace.last_poll, deadline)
     yield from _then_unlock(context, _revoke_locked(context, revoke_call))
 
 
 def _revoke_locked(
     context: RotationContext, revoke_call: Callable[[Secret], endpoint.EndpointCall]
 ) -> Transaction:
-    stored = yield from _read(context, "reread")
-    call = revoke_call(Secret(stored.tokens.refresh_token))
+    look = yield from _look(context, "reread")
+    call = revoke_call(Secret(look.stored.tokens.refresh_token))
     try:
         reply = yield Step("send", partial(context.post, call, REFRESH_DEADLINE))
     except endpoint.Unreachable as unreachable:
@@ -278,10 +291,10 @@ def _revocation_error(context: RotationContext, verdict: replies.Verdict) -> Adh
     if verdict.kind == "misconfigured":
         return ConfigurationError(
             f"the server refuses this client ({verdict.reason}); check ADH_CLIENT_ID and ADH_CLIENT_SECRET."
-            f" {context.name} was kept",
-            token_file=context.name,
+            f" {context.store.name} was kept",
             code=verdict.code,
             request_id=verdict.request_id,
+            **context.store.facts_for_errors(),
         )
     return _not_revoked(
         context, verdict.reason, status=verdict.status, code=verdict.code, request_id=verdict.request_id
@@ -289,8 +302,10 @@ def _revocation_error(context: RotationContext, verdict: replies.Verdict) -> Adh
 
 
 def _not_revoked(context: RotationContext, reason: str, **facts: Any) -> RefreshFailed:
+    store = context.store
     return RefreshFailed(
-        f"the session of {context.name} could not be revoked: {reason}. The file was kept; try again later",
-        token_file=context.name,
+        f"the session of {store.name} could not be revoked: {reason}. The {short_kind(store)} was kept;"
+        " try again later",
+        **store.facts_for_errors(),
         **facts,
     )

@@ -1,26 +1,27 @@
-"""The contract of a store: what a rotation asks of it, of its lock and of its reservation.
-
-For type checkers only: making a Protocol takes time at each start.
-"""
+"""The contract of a store: what a rotation asks of it, of its lock and of its reservation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from ..common.fork_safety import OwnDescriptor
-    from ..errors import LockTimeout, TokenFileError
+    from ..errors import LockTimeout, TokenStoreError
     from ..tokens import Stored
     from .record import Record
     from .stat_cache import StatCache
+else:
+    Protocol = object  # making a Protocol takes time at each start
 
 __all__ = [
-    "CachedStore",
     "InheritableLock",
     "InspectableStore",
     "LeaseLost",
     "Lock",
     "Look",
+    "NamedStore",
     "Pace",
     "Reservation",
     "Store",
@@ -31,19 +32,22 @@ T = TypeVar("T")
 
 
 class Lock(Protocol):
-    """A lock between processes. The end of its holder releases it."""
-
-    path: str
+    """A lock between processes. The end of its holder releases it, or the end of its lease."""
 
     def take(self) -> bool:
-        """Take the lock and return True, or return False where it is held. Raises `TokenFileError`."""
+        """Take the lock and return True, or return False where it is held. Raises `TokenStoreError`."""
 
     def release(self) -> None:
         """Release the lock; nothing happens where it is not held."""
 
 
 class InheritableLock(Lock, Protocol):
-    """A lock that lives in a descriptor, as a file's: a helper process may inherit it."""
+    """A lock that lives in a descriptor, as a file's: a helper process may inherit it.
+
+    `path`: of the lock file.
+    """
+
+    path: str
 
     def descriptor(self) -> OwnDescriptor | None:
         """Return a copy of the locked descriptor for a helper process; None where there is none."""
@@ -56,8 +60,28 @@ class LeaseLost(Exception):
     """Another may hold the lock by now; nothing was sent. The rotation decides anew."""
 
 
+class Reservation(Protocol):
+    """Space for the next pair, reserved before the present one is spent."""
+
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
+        """Write `fresh` durably and return True, or return False where `spent` is not stored any more.
+
+        `record`: the success. It is kept along with the pair, or right after it where that can fail without
+        any harm. Raises `TokenStoreError`: then the pair was perhaps written, and a second call is right.
+        """
+
+    def leave(self) -> None:
+        """Leave what is reserved, with its content, to the next process."""
+
+    def discard(self) -> None:
+        """Free what is reserved."""
+
+
 class Look(NamedTuple):
-    """A session at one moment. `state`: what `Store.has_changed` compares with."""
+    """A session at one moment.
+
+    `state`: what `Store.has_changed` compares with; no `Store.state`. It is as old as the rest, or older.
+    """
 
     state: object
     stored: Stored
@@ -78,40 +102,102 @@ class Pace(NamedTuple):
     notices_records: bool = False
 
 
-class Reservation(Protocol):
-    """Space for the next pair, reserved before the present one is spent."""
+class NamedStore(Protocol):
+    """How messages call a store.
 
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh` durably and return True, or return False where `spent` is not stored any more."""
+    `name`: its path, or its URL without user and password. `kind`: "token file" or "session store"; the last
+    word alone is what it is called for short.
+    """
 
-    def leave(self) -> None:
-        """Leave what is reserved, with its content, to the next process."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
 
-    def discard(self) -> None:
-        """Free what is reserved."""
+    def what(self) -> str:
+        """Return what it is with its name, as a sentence begins: "token file /x/tokens.json"."""
 
+    def facts_for_errors(self) -> dict[str, str]:
+        """Return the attributes by which an error names it: `token_file`, or `store` and `session`."""
 
-class Store(Protocol):
-    """Where a session lives: a token file, or a store shared by several machines."""
+    def sign_in_command(self) -> str:
+        """Return the command that signs in, as the end of a sentence."""
 
-    def state(self) -> object: ...
-    def read(self) -> Stored: ...
-    def read_patiently(self) -> Stored: ...
-    def lock(self) -> Lock: ...
-    def lock_timeout(self, lock: Any, waited: float) -> LockTimeout: ...
-    def reserve(self) -> Reservation: ...
-    def remove(self) -> None: ...
-    def record(self) -> Record: ...
-    def note(self, record: Record) -> None: ...
-    def left_behind(self) -> Stored | None: ...
-    def install_left_behind(self, spent: Stored) -> bool: ...
-    def error(self, what: str, next_step: str) -> TokenFileError: ...
+    def error(self, problem: str, next_step: str) -> TokenStoreError:
+        """Return an error that names the store, the problem and the next step."""
+
+    def lock_timeout(self, lock: Any, waited: float) -> LockTimeout:
+        """Return the error for a wait of so many seconds that was too long."""
 
 
-class CachedStore(Store, Protocol):
-    """A store that can be asked cheaply whether the session is as it was when it was read."""
+class Store(NamedStore, Protocol):
+    """Where a session lives: a token file, or a register shared by several machines.
 
-    def cached(self, state: object, made: T) -> StatCache[T]: ...
+    `pace`: see there. `reads_block`: whether `read` waits for a network where `state` is None, and `look`
+    does: then no event loop's thread calls them.
+    """
+
+    @property
+    def pace(self) -> Pace: ...
+    @property
+    def reads_block(self) -> bool: ...
+
+    # In a request.
+
+    def state(self) -> object:
+        """Return a value that changes with the session, None where none is known. Never raises or waits."""
+
+    def read(self) -> Stored:
+        """Return the session; from memory, where that is believed. Raises `TokenStoreError`."""
+
+    def record(self) -> Record:
+        """Return what is recorded of earlier attempts, as far as `read` knows. Never raises or waits."""
+
+    def cached(self, state: object, made: T) -> StatCache[T] | None:
+        """Return a cache that is cheaper to ask than `state`; None where there is none."""
+
+    # In a job.
+
+    def look(self) -> Look:
+        """Return the session as it is now, which `state` and `read` know from then on.
+
+        Raises `TokenStoreError`.
+        """
+
+    def has_changed(self, state: object) -> bool:
+        """Return whether it is not as in the `state` of a look any more. Never raises.
+
+        False where that can't be known now.
+        """
+
+    def lock(self) -> Lock:
+        """Return a lock for one rotation. With a register it is a lease, which may be lost (`LeaseLost`).
+
+        One lock at a time is taken through one store object in each process.
+        """
+
+    def note(self, record: Record) -> None:
+        """Record an attempt. Raises `TokenStoreError`, and `LeaseLost` where another has the lock by now."""
+
+    def before_send(self) -> None:
+        """Make sure, just before the token is sent, that nobody else will. Raises as `note`."""
+
+    def reserve(self) -> Reservation:
+        """Reserve the place of the next pair, before the present one is spent. Raises `TokenStoreError`."""
+
+    def recover(self, stored: Stored, record: Record) -> str | None:
+        """Finish the write of a holder that was killed in the midst of it.
+
+        `stored`, `record`: what a look has shown, under the lock. Return None where there was nothing to do.
+        Otherwise what was done, for a warning ("" for none): the rotation looks and decides anew.
+        Raises `TokenStoreError`.
+        """
+
+    def left_behind(self) -> Stored | None:
+        """Return the pair of such a holder without changing anything. Raises `TokenStoreError`."""
+
+    def remove(self) -> None:
+        """Sign out here, under the lock. Raises `TokenStoreError`."""
 
 
 class StoreFacts(NamedTuple):
@@ -128,7 +214,7 @@ class StoreFacts(NamedTuple):
     problem: str | None = None
 
 
-class InspectableStore(Protocol):
+class InspectableStore(NamedStore, Protocol):
     """What ``status`` reads. Nothing here changes anything or sends anything."""
 
     def read(self) -> Stored: ...

@@ -17,6 +17,8 @@ from contextlib import suppress
 if sys.platform != "win32":
     import fcntl
 
+from ..common.notices import warn_loudly
+from ..errors import TokenFileError
 from ..tokens import Stored
 from . import disk, file_checks
 from .disk import allocate, make_private, read_all, retry_while_busy, sync, sync_folder, write_all
@@ -30,6 +32,7 @@ from .file_checks import (
     require_own_regular_file,
 )
 from .messages import reading, warn_of_mode, writing
+from .record import Record
 
 __all__ = ["Reservation", "ReservedFile", "is_held"]
 
@@ -212,38 +215,56 @@ class Reservation:
     """The reserved file of one token file.
 
     `path`: the token file, for messages. `still_holds`: whether it still holds the refresh token of a pair;
-    None where it can't be read as a token file.
+    None where it can't be read as a token file. `note`: records an attempt.
     """
 
     def __init__(
-        self, path: str, reserved: ReservedFile, still_holds: Callable[[Stored], bool | None]
+        self,
+        path: str,
+        reserved: ReservedFile,
+        still_holds: Callable[[Stored], bool | None],
+        note: Callable[[Record], None],
     ) -> None:
         self._path = path
         self._reserved = reserved
         self._still_holds = still_holds
+        self._note = note
 
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
-        """Write `fresh` durably and return True.
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
+        """Write `fresh` durably, record the success, and return True.
 
         Rule 8: False where the file no longer holds the token that was `spent`; the newer state wins. A file
         that can't be read as a token file is left alone, and so is the pair beside it: it may be repaired.
         Raises `TokenFileError`.
         """
-        content = fresh if spent is None else fresh.in_place_of(spent)
+        self._fill(fresh.in_place_of(spent))
+        with reading(self._path):
+            held = self._still_holds(spent)
+        if held is False:
+            self.discard()
+        if not held:
+            return False
+        self._install()
+        try:
+            self._note(record)
+        except TokenFileError as error:  # the outcome is the same whether or not other processes learn of it
+            warn_loudly(error.message)
+        return True
+
+    def write(self, session: Stored) -> None:
+        """Write `session` durably, whatever the file holds. Raises `TokenFileError`."""
+        self._fill(session)
+        self._install()
+
+    def _fill(self, content: Stored) -> None:
         with writing(self._path, "can't be rewritten"):
             self._reserved.fill(content.to_bytes())
-        if spent is not None:
-            with reading(self._path):
-                held = self._still_holds(spent)
-            if held is False:
-                self.discard()
-            if not held:
-                return False
+
+    def _install(self) -> None:
         loose_before = file_checks.loose_mode(self._reserved.target)
         with writing(self._path, "can't be rewritten"):
             self._reserved.install()
         warn_of_mode(self._path, loose_before, file_checks.loose_mode(self._reserved.target))
-        return True
 
     def leave(self) -> None:
         """Close the reserved file and leave its content to the next process."""

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
-from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping
+from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
 from . import disk, file_checks, reservation
+from .base import Look, Pace
 from .file_lock import LockUnavailable, RotationLock
 from .location import absolute, default_path
 from .messages import lock_error, reading, token_file_error, unusable_content, writing
-from .record import NOTHING, Record
+from .record import NOTHING, SENDING, UNSAVED, Record
+from .remedies import login_command_line
 from .reservation import Reservation
 from .stat_cache import StatCache, state_of
 
 if TYPE_CHECKING:
     from .base import StoreFacts
 
-__all__ = ["TokenFile"]
+__all__ = ["TokenFile", "is_successor"]
 
 T = TypeVar("T")
 
@@ -42,6 +44,14 @@ LONG_READ_PAUSES = (0.05,) * 20
 #: The same before a new pair is written, which is lost if the file comes back afterwards: a copy over a slow
 #: network takes seconds.
 LAST_READ_PAUSES = LONG_READ_PAUSES + (0.1,) * 50
+#: A check of the file takes microseconds, a try for the lock fifty times that. Once the program is ending, a
+#: full disk or a network mount is often back after a moment.
+PACE = Pace(
+    first_poll=0.004,
+    last_poll=0.02,
+    lock_interval=0.05,
+    last_pauses=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0, 1.0),
+)
 #: Keys of a file that describe one pair, and are dropped with it.
 PAIR_FACTS = ("expires_in", "expires_at", "scope")
 
@@ -72,6 +82,11 @@ class TokenFile:
     `path` None: ``$ADH_TOKEN_FILE``, else ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh``; on Windows
     ``%APPDATA%``).
     """
+
+    # What a rotation needs (`adh_auth.store.base.Store`) is no part of the public interface.
+    kind = "token file"
+    pace = PACE
+    reads_block = False
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = default_path() if path is None else absolute(path)
@@ -119,7 +134,7 @@ class TokenFile:
     def _replace(self, session: Stored) -> None:
         reserved = self.reserve()
         try:
-            reserved.replace(session)
+            reserved.write(session)
         finally:
             reserved.discard()
 
@@ -133,7 +148,24 @@ class TokenFile:
         with self.locked(SAVE_TIMEOUT):
             self.remove()
 
-    # What a rotation needs (`adh_auth.store.base.Store`). Nothing below is part of the public interface.
+    # What a rotation needs. Nothing below is part of the public interface.
+
+    @property
+    def name(self) -> str:
+        """Return the path, for messages."""
+        return self._path
+
+    def what(self) -> str:
+        """Return "token file" and the path."""
+        return f"{self.kind} {self._path}"
+
+    def facts_for_errors(self) -> dict[str, str]:
+        """Return the attributes by which an error names this file."""
+        return {"token_file": self._path}
+
+    def sign_in_command(self) -> str:
+        """Return the command that makes the file, as the end of a sentence."""
+        return login_command_line(self._path)
 
     def state(self) -> object:
         """Return a value that changes when the file does, None for no file."""
@@ -153,6 +185,20 @@ class TokenFile:
     def read_patiently(self) -> Stored:
         """Return the same for a rotation, which can wait until an editor has written the file."""
         return self._usable(LONG_READ_PAUSES)
+
+    def look(self) -> Look:
+        """Return state, pair and record, in this order. Raises `TokenFileError`."""
+        # If the file changes in between, `has_changed` shows it. A record read first could be older than the
+        # pair, and miss a refusal of it.
+        state = self.state()
+        return Look(state, self.read_patiently(), self.record())
+
+    def has_changed(self, state: object) -> bool:
+        """Return whether the file is not in that state any more."""
+        return self.state() != state
+
+    def before_send(self) -> None:
+        """Do nothing: the kernel's lock does not run out."""
 
     def lock(self) -> TokenFileLock:
         """Return a lock for one rotation."""
@@ -195,7 +241,7 @@ class TokenFile:
             )
         with writing(self._path, "can't be rewritten"):
             reserved = reservation.ReservedFile(target, self._size_to_reserve(target))
-        return Reservation(self._path, reserved, self.still_holds)
+        return Reservation(self._path, reserved, self.still_holds, self.note)
 
     def remove(self) -> None:
         """Remove the file and those beside it, but the lock file. Raises `TokenFileError`."""
@@ -233,18 +279,25 @@ class TokenFile:
         except MalformedTokens:
             return None
 
-    def install_left_behind(self, spent: Stored) -> bool:
-        """Finish that replacement and return True. Raises `TokenFileError`.
+    def recover(self, stored: Stored, record: Record) -> str | None:
+        """Finish the replacement that a kill cut short, under the lock (rule 16). Raises `TokenFileError`.
 
-        Rule 8: False where the file no longer holds the token that was `spent`; the newer state wins.
+        Return None where there is nothing to finish, a warning where it was finished, and "" where the file
+        no longer holds the token of `stored`: the newer state wins (rule 8).
         """
+        left = self.left_behind()
+        if left is None or not is_successor(left, stored, record):
+            return None
         with reading(self._path):
-            held = self.still_holds(spent)
+            held = self.still_holds(stored)
         if not held:
-            return False
+            return ""
         with writing(self._path, "can't be rewritten"):
             reservation.install_left_behind(self._target())
-        return True
+        return (
+            f"{self.what()}: a process ended while it replaced the file;"
+            " its pair was found beside it and is in place now"
+        )
 
     def still_holds(self, spent: Stored) -> bool | None:
         """Return whether the file still holds the refresh token of `spent`.
@@ -323,6 +376,16 @@ class TokenFile:
             size = os.stat(target).st_size
         # JSON escapes make three bytes at most of one byte of UTF-8.
         return REPLY_LIMIT + 3 * min(size, MAX_READ_BYTES)
+
+
+def is_successor(left: Stored, stored: Stored, record: Record) -> bool:
+    """Return whether the pair that was `left` beside a file replaces the one that is `stored` in it."""
+    # The record is not durable and may be lost, or another's. Only a pair that an earlier version of this
+    # library has left needs its word.
+    follows = left.follows(stored)
+    if follows is not None:
+        return follows
+    return record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
 
 
 def _unlink(path: str) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from adh_auth.common.secret import Secret
-from adh_auth.errors import LockTimeout, TokenFileError
+from adh_auth.errors import LockTimeout, StoreError
 from adh_auth.oauth.endpoint import EndpointCall, EndpointReply
 from adh_auth.rotation.context import Calls, RotationContext
+from adh_auth.store.base import Look, Pace
 from adh_auth.store.record import NOTHING, Record
 from adh_auth.store.stat_cache import StatCache
 from adh_auth.tokens import Stored, Tokens
@@ -38,10 +39,17 @@ INVALID_GRANT = reply(400, {"X-Request-Id": "req_1"}, error="invalid_grant")
 BUSY = reply(503)
 
 
+PACE = Pace(first_poll=0.004, last_poll=0.02, lock_interval=0.05, last_pauses=(0.1, 0.2, 0.3, 0.4, 0.5))
+
+
 class MemoryStore:
     """One session in memory, shared by threads. It is its own lock and its own reservation."""
 
+    name = "memory"
+    kind = "session store"
     path = "memory.lock"
+    pace = PACE
+    reads_block = False
 
     def __init__(self, tokens: Tokens = OLD) -> None:
         self.content = stored(tokens)
@@ -71,7 +79,15 @@ class MemoryStore:
         self.reads += 1
         return self.content
 
-    read_patiently = read
+    def look(self) -> Look:
+        state = self.state()
+        return Look(state, self.read(), self.record())
+
+    def has_changed(self, state: object) -> bool:
+        return self.state() != state
+
+    def before_send(self) -> None:
+        """Do nothing."""
 
     def lock(self) -> MemoryStore:
         return self
@@ -90,13 +106,14 @@ class MemoryStore:
         self.reservation = "held"
         return self
 
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> bool:
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
         self.writes += 1
         if self.refusals:
             raise self.refusals.pop(0)
-        if spent is not None and spent.tokens.refresh_token != self.content.tokens.refresh_token:
+        if spent.tokens.refresh_token != self.content.tokens.refresh_token:
             return False
         self.content = fresh
+        self.note(record)
         return True
 
     def leave(self) -> None:
@@ -118,11 +135,20 @@ class MemoryStore:
     def left_behind(self) -> Stored | None:
         return None
 
-    def install_left_behind(self, spent: Stored) -> bool:
-        raise NotImplementedError
+    def recover(self, stored: Stored, record: Record) -> str | None:
+        return None
 
-    def error(self, what: str, next_step: str) -> TokenFileError:
-        return TokenFileError(f"{what}. {next_step}")
+    def what(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    def facts_for_errors(self) -> dict[str, str]:
+        return {"store": self.name, "session": "default"}
+
+    def sign_in_command(self) -> str:
+        return "sign in"
+
+    def error(self, problem: str, next_step: str) -> StoreError:
+        return StoreError(f"{self.what()} {problem}. {next_step}", **self.facts_for_errors())
 
 
 @dataclass
@@ -169,7 +195,7 @@ class Endpoint:
         return answer
 
 
-CALLS = Calls("memory", "https://api.example", "client", Secret("the client's secret"))
+CALLS = Calls("https://api.example", "client", Secret("the client's secret"))
 
 
 @dataclass
@@ -189,7 +215,6 @@ class World:
             clock=self.clock,
             post=self.endpoint,
             refresh_call=CALLS.refresh,
-            name="memory",
             owner=CALLS.owner,
             who=(4242, "here"),
             lock_timeout=45.0,

@@ -22,24 +22,25 @@ from adh_auth.oauth import replies
 from adh_auth.oauth.endpoint import Unreachable
 from adh_auth.rotation.attempt import (
     IMMEDIATE_WRITES,
-    LAST_PAUSES,
     LEAST_SECONDS,
     PAUSES,
     SAVE_PAUSES,
     Attempt,
 )
 from adh_auth.rotation.decision import MAX_RETRY_AFTER, Refresh
+from adh_auth.store.base import Look
 from adh_auth.store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.tokens import Tokens, fingerprint
 
-from .memory import BUSY, INVALID_GRANT, NEW, OLD, PAIR, SIGNED_IN, Endpoint, World, reply, stored
+from .memory import BUSY, INVALID_GRANT, NEW, OLD, PACE, PAIR, SIGNED_IN, Endpoint, World, reply, stored
 
 BEFORE = Record(number=6, about="another", state=DONE, rotated_at=1_600_000_000.0, rotated_by=7)
 
 
 def attempt_in(world: World, decision: Refresh | None = None) -> Attempt:
     """Return an attempt on the pair `OLD`."""
-    return Attempt(world.context(), stored(OLD), world.store.reserve(), BEFORE, decision or Refresh())
+    look = Look(None, stored(OLD), BEFORE)
+    return Attempt(world.context(), look, world.store.reserve(), decision or Refresh())
 
 
 def run(attempt: Attempt, names: list[str] | None = None) -> Tokens:
@@ -75,7 +76,7 @@ def test_a_pair_is_written_before_it_is_returned() -> None:
     world, names = World(Endpoint(PAIR)), list[str]()
     attempt = attempt_in(world)
     assert run(attempt, names) == NEW
-    assert names == ["note", "send", "write", "note"]
+    assert names == ["note", "send", "write"]
     assert states(world) == [SENDING, DONE]
     assert world.store.content.tokens == NEW
     assert attempt.has_pair
@@ -339,8 +340,8 @@ def test_the_end_of_the_program_leaves_a_few_seconds() -> None:
     world.clock.is_ending = True
     world.store.refusals = [TokenFileError("the disk is full")] * 99
     assert run(attempt_in(world)) == NEW
-    assert world.clock.slept == list(LAST_PAUSES)
-    assert world.store.writes == 1 + len(LAST_PAUSES) + 1
+    assert world.clock.slept == list(PACE.last_pauses)
+    assert world.store.writes == 1 + len(PACE.last_pauses) + 1
     assert "the program ends" in world.warnings[-1]
     assert states(world)[-1] == UNSAVED
 
@@ -349,7 +350,7 @@ def test_a_program_that_goes_on_after_all_goes_on_trying() -> None:
     """A thread that began meanwhile keeps it alive: none of the last tries is used up then."""
     world = World(Endpoint(PAIR))
     world.clock.is_ending = True
-    world.store.refusals = [TokenFileError("the disk is full")] * (1 + len(LAST_PAUSES) + 5)
+    world.store.refusals = [TokenFileError("the disk is full")] * (1 + len(PACE.last_pauses) + 5)
     goes_on: Callable[[], None] = lambda: setattr(world.clock, "is_ending", False)  # noqa: E731
     world.clock.when_slept = goes_on
     assert run(attempt_in(world)) == NEW

@@ -22,6 +22,7 @@ from adh_auth.rotation.decision import (
     decide,
 )
 from adh_auth.store.record import DONE, FAILED, NOTHING, REFUSED, SENDING, UNSAVED, Record
+from adh_auth.store.token_file import TokenFile
 from adh_auth.tokens import Tokens, fingerprint
 
 NOW = 1_700_000_000.0
@@ -182,7 +183,9 @@ def test_table(case: Case) -> None:
     """Adopt, refresh or refuse follows from the rejected token, the stored pair, the record and the time
     alone.
     """
-    decision = decide(REJECTED, case.stored, case.record, NOW, since=case.since, path="/x/tokens.json")
+    decision = decide(
+        REJECTED, case.stored, case.record, NOW, since=case.since, store=TokenFile("/x/tokens.json")
+    )
     assert _in_a_word(decision) == case.expected
     if isinstance(decision, Adopt):
         assert decision.tokens is case.stored
@@ -244,14 +247,14 @@ def test_unended_attempt_tells_whose_it_was() -> None:
     """The trace of a killed process goes into the next attempt: when it sent the token, and which process it
     was.
     """
-    decision = decide(REJECTED, OLD, replace(ABOUT_OLD, state=SENDING), NOW, since=7, path="/x")
+    decision = decide(REJECTED, OLD, replace(ABOUT_OLD, state=SENDING), NOW, since=7, store=TokenFile("/x"))
     assert isinstance(decision, Refresh)
     assert decision.lost_at == NOW - 5
     assert "process 4242 on elsewhere" in str(decision.lost_how)
 
 
 def _refusal_of(record: Record, since: int = 7) -> Exception:
-    decision = decide(REJECTED, OLD, record, NOW, since=since, path="/x/tokens.json")
+    decision = decide(REJECTED, OLD, record, NOW, since=since, store=TokenFile("/x/tokens.json"))
     assert isinstance(decision, Refuse)
     return decision.error
 

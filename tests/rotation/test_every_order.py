@@ -21,7 +21,6 @@ from ..support.simulated_world import FULL, SAMPLES, Broken, Rules, SimulatedSto
 
 @pytest.fixture(autouse=True)
 def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "LOCK_INTERVAL", 0.0)
     monkeypatch.setattr(attempt, "PAUSE_SLICE", simulation.EVER)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adh_auth import TokenFile, TokenFileError, Tokens
+from adh_auth.store.record import DONE, NOTHING, SENDING, UNSAVED, Record
+from adh_auth.store.token_file import is_successor
+from adh_auth.tokens import Stored, fingerprint
 
 PAIR = Tokens("adh_A", "adh_rt_A", expires_at=1234.5, scope="profile:read")
 
@@ -128,3 +132,74 @@ def test_a_corrupt_file_can_be_signed_in_over(tmp_path: Path) -> None:
 def test_repr_shows_the_path_only(tmp_path: Path) -> None:
     """A TokenFile knows no token."""
     assert repr(TokenFile(tmp_path / "t.json")) == f"TokenFile('{tmp_path}/t.json')"
+
+
+# The contract of a store.
+
+
+class Watched(TokenFile):
+    """A token file that is changed right after its state was taken."""
+
+    between: list[str]
+
+    def state(self) -> object:
+        state = super().state()
+        self.between.append("state")
+        return state
+
+    def read_patiently(self) -> Stored:
+        self.between.append("read")
+        return super().read_patiently()
+
+    def record(self) -> Record:
+        self.between.append("record")
+        return super().record()
+
+
+def test_a_look_takes_the_state_before_it_reads(tmp_path: Path) -> None:
+    """A change in between shows as one; a record read first could be older than the pair."""
+    file = Watched(tmp_path / "tokens.json")
+    file.between = []
+    file.save(PAIR)
+    file.between.clear()
+    look = file.look()
+    assert file.between == ["state", "read", "record"]
+    assert look.stored.tokens == PAIR
+    assert not file.has_changed(look.state)
+    TokenFile(file.path).save(Tokens("adh_B", "adh_rt_B"))
+    assert file.has_changed(look.state)
+    file.path.unlink()
+    assert file.has_changed(look.state)
+
+
+def test_how_a_token_file_is_named(tmp_path: Path) -> None:
+    """Messages and errors name it by its path."""
+    file = TokenFile(tmp_path / "tokens.json")
+    assert file.name == str(file.path)
+    assert file.what() == f"token file {file.path}"
+    assert file.facts_for_errors() == {"token_file": str(file.path)}
+    assert file.sign_in_command() == f"sign in with: adh-auth login --token-file {file.path}"
+    assert not file.reads_block
+
+
+LEFT = Stored(Tokens("adh_B", "adh_rt_B"), {"access_token": "adh_B", "refresh_token": "adh_rt_B"})
+HELD = Stored(PAIR, {})
+ABOUT_HELD = Record(number=1, about=fingerprint(PAIR.refresh_token))
+
+
+@pytest.mark.parametrize(
+    ("left", "record", "expected"),
+    [
+        (LEFT.in_place_of(HELD), NOTHING, True),
+        (LEFT.in_place_of(LEFT), replace(ABOUT_HELD, state=SENDING), False),
+        (HELD, replace(ABOUT_HELD, state=SENDING), False),
+        (LEFT, NOTHING, False),
+        (LEFT, replace(ABOUT_HELD, state=SENDING), True),
+        (LEFT, replace(ABOUT_HELD, state=UNSAVED), True),
+        (LEFT, replace(ABOUT_HELD, state=DONE), False),
+        (LEFT, Record(about="another", state=SENDING), False),
+    ],
+)
+def test_which_pair_beside_the_file_replaces_it(left: Stored, record: Record, expected: bool) -> None:
+    """Its mark decides; the record does only for one without a mark."""
+    assert is_successor(left, HELD, record) is expected

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 from adh_auth.common.secret import Secret
 from adh_auth.errors import AdhAuthError, LockTimeout, TokenFileError
 from adh_auth.oauth.endpoint import REFRESH_PATH, EndpointCall, EndpointReply, Unreachable
-from adh_auth.rotation import attempt, transaction
+from adh_auth.rotation import attempt
 from adh_auth.rotation.context import RotationContext, Step, Transaction
 from adh_auth.rotation.owner import Owner
 from adh_auth.rotation.transaction import rotation_transaction
+from adh_auth.store.base import Look, Pace
 from adh_auth.store.record import NOTHING, Record
+from adh_auth.store.token_file import is_successor
 from adh_auth.tokens import Stored, Tokens
 
 #: Seconds that a pause takes here, whatever was asked for: longer than any single wait, and short of
@@ -34,7 +37,11 @@ EVER = 1e9
 
 
 #: Steps that change nothing: a crash after one of them is the same as a crash before it, for all who live on.
-READS = frozenset({"state", "load", "record", "reread", "call", "wait", "left behind"})
+READS = frozenset({"state", "load", "record", "call", "wait", "left behind"})
+#: Steps that unfold into the smaller ones that they are made of.
+UNFOLDED = frozenset({"look", "reread", "recover", "send", "write"})
+#: A waiter tries the lock at each check: the time between two tries is no part of any order.
+PACE = Pace(first_poll=1.0, last_poll=1.0, lock_interval=0.0, last_pauses=(0.1,) * 9)
 
 
 class Broken(AssertionError):
@@ -309,9 +316,8 @@ class Process:
             current = self._unfolded[-1]
             try:
                 self.pending = current.send(value) if error is None else current.throw(error)
-                if self.pending.name not in ("send", "write"):
+                if self.pending.name not in UNFOLDED:
                     return
-                # These two unfold into the steps that they are made of.
                 self._unfolded.append(self.pending.work())
                 value, error = None, None
                 continue
@@ -360,7 +366,6 @@ def _context(process: Process, store: SimulatedStore) -> RotationContext:
         clock=SimulatedClock(process),
         post=store.post,  # type: ignore[arg-type] # it unfolds into two steps
         refresh_call=lambda token: EndpointCall(REFRESH_PATH, {"refresh_token": token.reveal()}),
-        name="tokens.json",
         owner=OWNER,
         who=(process.number, "simulated"),
         lock_timeout=EVER,
@@ -391,7 +396,11 @@ class SimulatedClock:
 class SimulatedStore:
     """What one process sees of the shared file, lock, record and temporary file, and of the server."""
 
+    name = "tokens.json"
+    kind = "token file"
     path = "tokens.json.lock"
+    pace = PACE
+    reads_block = False
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -403,7 +412,23 @@ class SimulatedStore:
     def read(self) -> Stored:
         return self._world.file
 
-    read_patiently = read
+    def has_changed(self, state: object) -> bool:
+        return self.state() != state
+
+    def cached(self, state: object, made: Any) -> None:
+        """Return none."""
+
+    def look(self) -> Any:
+        """Unfold into the steps of `TokenFile.look`, in its order."""
+        return self._looking()
+
+    def _looking(self) -> Transaction:
+        state = yield Step("state", self.state)
+        stored = yield Step("load", self.read)
+        return Look(state, stored, (yield Step("record", self.record)))
+
+    def before_send(self) -> None:
+        """Do nothing."""
 
     def record(self) -> Record:
         return self._world.record
@@ -415,9 +440,25 @@ class SimulatedStore:
     def left_behind(self) -> Stored | None:
         return self._world.temporary
 
-    def install_left_behind(self, spent: Stored) -> bool:
-        assert self._world.temporary is not None
-        return self._install_over(self._world.temporary, spent)
+    def recover(self, stored: Stored, record: Record) -> Any:
+        """Unfold into the steps of `TokenFile.recover`."""
+        return self._recovering(stored, record)
+
+    def _recovering(self, stored: Stored, record: Record) -> Transaction:
+        left = yield Step("left behind", self.left_behind)
+        if left is None or not is_successor(left, stored, record):
+            return None
+        held = yield Step("recover left", partial(self._install_over, left, stored))
+        return "recovered" if held else ""
+
+    def what(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    def facts_for_errors(self) -> dict[str, str]:
+        return {"token_file": self.name}
+
+    def sign_in_command(self) -> str:
+        return "sign in"
 
     def error(self, what: str, next_step: str) -> TokenFileError:
         return TokenFileError(f"{what}. {next_step}")
@@ -455,13 +496,17 @@ class SimulatedStore:
         self._world.temporary = None
         return self
 
-    def replace(self, fresh: Stored, spent: Stored | None = None) -> Any:
-        return self._replacing(fresh, spent)
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> Any:
+        """Unfold into the steps of `Reservation.replace`."""
+        return self._replacing(fresh, spent, record)
 
-    def _replacing(self, fresh: Stored, spent: Stored | None) -> Transaction:
-        assert spent is not None
+    def _replacing(self, fresh: Stored, spent: Stored, record: Record) -> Transaction:
         yield Step("fill", partial(self._fill, fresh.in_place_of(spent), spent))
-        return (yield Step("install", partial(self._install_over, fresh, spent)))
+        if not (yield Step("install", partial(self._install_over, fresh, spent))):
+            return False
+        with suppress(TokenFileError):
+            yield Step("note", partial(self.note, record))
+        return True
 
     def _fill(self, fresh: Stored, spent: Stored) -> None:
         self._require_lock()
@@ -692,10 +737,7 @@ SAMPLES = {
 
 
 def without_polling() -> None:
-    """Waiters here try the lock at each check, and pause in one go: the time between two tries is no part of
-    any order.
-    """
-    transaction.LOCK_INTERVAL = 0.0
+    """Waiters here pause in one go: the time between two tries is no part of any order."""
     attempt.PAUSE_SLICE = EVER
 
 
