@@ -101,7 +101,6 @@ class Lease:
         if seen.holder in ("", self.me):
             return True
         if seen.lease_left > 0:
-            self._observation = None
             return False
         return not _is_unfinished(record_of(seen), stored) or self._has_observed(seen)
 
@@ -135,10 +134,10 @@ class Lease:
             began[0] = clock.monotonic(), clock.wall()
             return register.note(session, self.me, text, seconds)
 
-        if not (self._held and self._view.write(change)):
-            self._held = False
+        noted = self._view.write(change)
+        self._held = noted and seconds > 0
+        if not noted:
             raise LeaseLost
-        self._held = seconds > 0
         self._note = _Note(record, *began[0])
 
     def before_send(self) -> None:

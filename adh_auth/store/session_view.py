@@ -81,12 +81,10 @@ class SessionView:
         #: counts reads that failed: an observation has a gap there
         self.outages = 0
         self._cipher = cipher
-        #: what was read last
+        #: what was read last, and is the newest that was ever there
         self._known: Known | None = None
         #: the same, where that was a waiter's look, until a take of the lease has used it
         self.looked: Known | None = None
-        #: the newest that was ever seen here
-        self._newest: Seen | None = None
         #: when a read in the background was last begun
         self._asked_at = float("-inf")
         #: the thread that reads in the background, by its process
@@ -231,7 +229,6 @@ class SessionView:
             state = None if isinstance(content, Problem) else (seen.generation, seen.stamp)
             known = Known(seen, content, state)
         self._known, self.looked = known, None
-        self._newest = None if seen.version is None else seen
         return known
 
     def forget(self) -> None:
@@ -241,21 +238,23 @@ class SessionView:
     # What a failover has lost.
 
     def _is_loss(self, seen: Seen) -> bool:
-        newest = self._newest
-        return newest is not None and is_loss(self.register, seen, newest)
+        known = self._known
+        return known is not None and is_loss(self.register, seen, known.seen)
 
     def _put_back(self, seen: Seen) -> Seen | None:
         """Put back the newest that this process has seen; read again then.
 
         Return it where the register may not be changed from here: what it holds is spent.
         """
-        newest = self._newest
-        if newest is None:
+        known = self._known
+        if known is None:
             return None
         try:
-            done = self.put_back(seen, newest)
+            done = self.put_back(seen, known.seen)
         except RegisterRefused:
-            return newest._replace(version=seen.version, began=seen.began, ended=seen.ended, wall=seen.wall)
+            return known.seen._replace(
+                version=seen.version, began=seen.began, ended=seen.ended, wall=seen.wall
+            )
         if done:
             self.warn_of_loss()
         return None

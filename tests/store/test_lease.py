@@ -67,6 +67,24 @@ def test_a_look_is_enough_for_one_take(machines: Machines) -> None:
     assert machine.register.calls == ["get", "take"]
 
 
+def test_a_look_is_enough_for_no_second_take(machines: Machines) -> None:
+    """What a waiter has seen once is not believed for ever: the clock may stand still."""
+    held, waiting = machines.machine().store.lock(), machines.machine()
+    assert held.take()
+    lock = waiting.store.lock()
+    waiting.store.look()
+    assert not lock.take()
+    held.release()
+    assert lock.take()
+
+
+def test_own_lease_that_ran_out(machines: Machines) -> None:
+    """A rotation that begins anew has nobody to wait for but itself."""
+    begun = machines.machine().begin()
+    machines.clock.passed += 36
+    assert begun.lock.take()
+
+
 def test_lease_from_take_to_note(machines: Machines) -> None:
     """A holder that has noted nothing is followed after 10 s: it has sent nothing."""
     assert machines.machine().store.lock().take()
@@ -119,7 +137,10 @@ def test_holder_that_goes_on(machines: Machines) -> None:
     assert watcher.take()
 
 
-@pytest.mark.parametrize("gap", ["stopped", "suspended", "out of reach", "cut off for a moment"])
+GAPS = ["stopped", "stopped, and the clock set back", "suspended", "out of reach", "cut off for a moment"]
+
+
+@pytest.mark.parametrize("gap", [*GAPS, "followed by another machine"])
 def test_observation_with_a_gap(machines: Machines, gap: str) -> None:
     """A machine that was stopped or suspended, or could not reach the store, has watched nothing."""
     _abandoned(machines)
@@ -137,8 +158,9 @@ def test_observation_with_a_gap(machines: Machines, gap: str) -> None:
 
 
 def _interrupt(machines: Machines, machine: Machine, gap: str) -> None:
-    if gap == "stopped":
+    if gap.startswith("stopped"):
         machines.clock.passed += 2.1
+        machines.clock.suspended -= 2.1 if "set back" in gap else 0.0
     elif gap == "suspended":
         machines.clock.suspended += 3600
     elif gap == "out of reach":
@@ -146,6 +168,11 @@ def _interrupt(machines: Machines, machine: Machine, gap: str) -> None:
         with pytest.raises(StoreError, match="can't be read"):
             machine.store.lock().take()
         machines.register.start()
+    elif gap == "followed by another machine":
+        row = machines.register.get("reports")
+        assert row is not None
+        machines.register.take("reports", row.version, "another", 10.0)
+        machines.register.advance(11.0)  # a failover to a host whose clock is ahead
     else:
         state = machine.store.look().state
         machine.register.is_cut_off = True
@@ -236,17 +263,19 @@ def test_note_that_is_refused(machines: Machines) -> None:
 # Just before the token is sent.
 
 
-@pytest.mark.parametrize("clock", ["passed", "suspended"])
+@pytest.mark.parametrize("clock", ["both", "monotonic", "wall"])
 @pytest.mark.parametrize(("seconds", "notes"), [(0.0, 1), (2.0, 1), (2.01, 2), (3600.0, 2), (-1.0, 2)])
 def test_note_that_is_old(machines: Machines, clock: str, seconds: float, notes: int) -> None:
     """A note that began more than 2 s ago is repeated, whichever clock shows it."""
     begun = machines.machine().begin()
-    setattr(machines.clock, clock, getattr(machines.clock, clock) + seconds)
+    machines.clock.passed += 0.0 if clock == "wall" else seconds
+    machines.clock.suspended += {"both": 0.0, "wall": seconds, "monotonic": -seconds}[clock]
     begun.machine.store.before_send()
     assert begun.machine.register.calls.count("note") == notes
     row = machines.register.get("reports")
     assert row is not None
-    assert row.lease_left == pytest.approx(35.0 - (seconds if notes == 1 else 0), abs=0.01)
+    passed = seconds if notes == 1 and clock != "monotonic" else 0.0
+    assert row.lease_left == pytest.approx(35.0 - passed, abs=0.01)
 
 
 @pytest.mark.parametrize("clock", ["passed", "suspended"])

@@ -260,6 +260,24 @@ def test_sign_out_is_never_undone(machines: Machines) -> None:
     assert machine.store.look().stored.tokens == SECOND
 
 
+def test_sign_out_after_another_sign_out(machines: Machines) -> None:
+    """Signed out is signed out: an older tombstone is no loss."""
+    machine, other = machines.machine(), machines.machine()
+    snapshot = machines.register.snapshot()
+    machines.clock.passed += 1
+    machine.store.delete()
+    with pytest.raises(StoreError, match="holds no session"):
+        machine.store.look()
+    machines.register.go_back(snapshot)
+    assert other.store.lock().take()
+    other.store.look()
+    other.store.remove()
+    calls = len(machine.register.calls)
+    with pytest.raises(StoreError, match="holds no session"):
+        machine.store.look()
+    assert machine.register.calls[calls:] == ["get"]
+
+
 @pytest.mark.parametrize("what", ["sign-in", "sign-out"])
 def test_change_after_a_loss_is_never_undone(machines: Machines, what: str) -> None:
     """The user signs in or out on a register that had gone back: that comes after what was lost."""
@@ -772,6 +790,13 @@ def test_unusable_content(pair: str, reason: str) -> None:
         machine.store.look()
     assert machine.register.calls == ["get"]
     assert machine.store.state() is None
+
+
+def test_huge_encrypted_content() -> None:
+    """Ten megabytes are not decrypted first."""
+    machine = _with_row("gAAAA" + "A" * 10_000_000, _keys(1))
+    with pytest.raises(StoreError, match="is larger than"):
+        machine.store.look()
 
 
 def test_unusable_record(machines: Machines) -> None:
