@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from adh_auth import TokenFile
+from adh_auth.common.text import format_clock
 from adh_auth.rotation.decision import MAX_RETRY_AFTER
 from adh_auth.store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.store.remedies import login_command_line
@@ -226,7 +227,7 @@ def test_a_pause_that_the_server_asked_for_is_shown(asked: float, token_file: Pa
     until = min(at + asked, at + MAX_RETRY_AFTER)
     shown = facts(token_file)
     assert shown["trouble"]["not_before"] == pytest.approx(until)
-    clock = time.strftime("%H:%M:%S", time.localtime(until))
+    clock = format_clock(until)
     step = (
         f"the server is not asked again before {clock} (it asked to wait):"
         " until then, a request that meets an expired token fails"
