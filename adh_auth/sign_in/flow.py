@@ -185,7 +185,9 @@ class _BrowserFlow:
 
     def _finish(self, callback: Callback | None) -> Tokens:
         assert callback is not None
-        return self.sign_in.finish(callback, self.started.state, token_file=self.settings.file.path)
+        return self.sign_in.finish(
+            callback.as_mapping(), self.started.state, token_file=self.settings.file.path
+        )
 
     def _timed_out(self, seconds: float, strays: int) -> AdhAuthError:
         """Return the error for a browser that did not come back."""

@@ -93,7 +93,7 @@ class SignIn:
 
     def finish(
         self,
-        answer: str | Mapping[str, Any] | Callback,
+        answer: str | Mapping[str, Any],
         states: str | Iterable[str] | None,
         *,
         token_file: str | os.PathLike[str],
@@ -116,7 +116,7 @@ class SignIn:
 
     async def afinish(
         self,
-        answer: str | Mapping[str, Any] | Callback,
+        answer: str | Mapping[str, Any],
         states: str | Iterable[str] | None,
         *,
         token_file: str | os.PathLike[str],
@@ -173,7 +173,7 @@ class _Parsed(NamedTuple):
 def _parsed(answer: object, states: object) -> _Parsed | TypeError:
     """Return both, or the error for a wrong type: raised here, its frames would hold them."""
     pending = all_pending(states)
-    if not isinstance(answer, (str, Mapping, Callback)):
+    if not isinstance(answer, (str, Mapping)):
         kind = type(answer).__name__
         return TypeError(f"answer must be a URL, its query or a mapping of its parameters, not {kind}")
     if pending is None:
@@ -182,12 +182,10 @@ def _parsed(answer: object, states: object) -> _Parsed | TypeError:
     return _Parsed(_callback_in(answer), pending)
 
 
-def _callback_in(answer: object) -> Callback | None:
+def _callback_in(answer: str | Mapping[str, Any]) -> Callback | None:
     if isinstance(answer, str):
         return Callback.from_text(Secret(answer))
-    if isinstance(answer, Mapping):
-        return Callback.from_mapping(answer)
-    return answer if isinstance(answer, Callback) else None
+    return Callback.from_mapping(answer)
 
 
 def checked_seconds(name: str, value: float) -> float:

@@ -18,6 +18,8 @@ import anyio
 import pytest
 import requests
 from anyio.to_thread import run_sync
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adh_auth import (
     AdhAuth,
@@ -495,6 +497,69 @@ def test_the_session_goes_on_as_any_other(sandbox: Sandbox, app: dict[str, Any],
     assert requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE).ok
     auth.revoke()
     assert not file.exists()
+
+
+@given(st.one_of(st.text(), st.dictionaries(st.sampled_from(["code", "state", "error"]), st.text())))
+def test_no_answer_breaks_anything(answer: Any) -> None:
+    """Anybody can call the redirect URI with anything."""
+    sign_in = SignIn(redirect_uri=REDIRECT, client_id="i", client_secret="s", base_url="https://api.example")
+    with pytest.raises(ReauthorizationRequired):
+        sign_in.finish(answer, None, token_file="never-written.json")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    st.one_of(
+        st.text(),
+        _JSON.map(json.dumps),
+        st.fixed_dictionaries({"state": _JSON, "verifier": _JSON, "at": st.integers()}).map(json.dumps),
+    )
+)
+def test_no_state_breaks_anything(text: str) -> None:
+    """A session may hold what an older release, or another program, has left there."""
+    sign_in = SignIn(redirect_uri=REDIRECT, client_id="i", client_secret="s", base_url="https://api.example")
+    with pytest.raises(ReauthorizationRequired):
+        sign_in.finish(
+            "code=c&state=s",
+            [
+                text,
+                '{"state": "s", "verifier": "v", "at": 1}',
+                json.dumps({"state": "s", "verifier": "v", "at": 10**400}),
+            ],
+            token_file="never-written.json",
+        )
+
+
+#: An exchange of a task that prints each module that is imported in its thread.
+FIRST_EXCHANGE = """
+import sys, threading, anyio
+from adh_auth import SignIn
+sign_in = SignIn(redirect_uri={redirect!r})
+
+class Finder:
+    def find_spec(self, module, *_):
+        if threading.current_thread().name == "adh-auth sign-in":
+            print(module, flush=True)
+
+sys.meta_path.insert(0, Finder())
+async def main():
+    return await sign_in.afinish({answer!r}, {state!r}, token_file={file!r})
+print(anyio.run(main).scope)
+"""
+
+
+def test_the_thread_of_an_exchange_imports_nothing(sandbox: Sandbox, app: dict[str, Any], file: Path) -> None:
+    """Threads import badly beside forks and at the end of a program (rule 17)."""
+    started = SignIn(**app).start()
+    names = {"redirect": REDIRECT, "answer": answer_to(started), "state": started.state, "file": str(file)}
+    with child(FIRST_EXCHANGE.format(**names), sandbox.environment(file)) as program:
+        output, errors = program.communicate(timeout=PATIENCE)
+    assert (output, errors) == ("profile:read discussions:read\n", "")
 
 
 # What is shown.
