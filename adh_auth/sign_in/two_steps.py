@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import requests
 
 from ..clients.settings import as_secret, resolve_app
 from ..common.secret import Secret
@@ -24,9 +26,6 @@ from .authorization import Authorization, checked_redirect_uri, checked_scope, s
 from .callback import Callback
 from .exchange import SaveTarget, complete, in_its_own_thread
 from .pending import PendingSignIn, all_pending
-
-if TYPE_CHECKING:
-    import requests
 
 __all__ = ["SignIn", "Started"]
 
@@ -78,7 +77,7 @@ class SignIn:
         self._redirect_uri = checked_redirect_uri(redirect_uri)
         self._scope = checked_scope(scope)
         self._max_age = checked_seconds("max_age", max_age)
-        self._client = refresh_via
+        self._client = _checked_session(refresh_via)
         self._used: dict[str, object] = {}
 
     def __repr__(self) -> str:
@@ -186,6 +185,13 @@ def _callback_in(answer: str | Mapping[str, Any]) -> Callback | None:
     if isinstance(answer, str):
         return Callback.from_text(Secret(answer))
     return Callback.from_mapping(answer)
+
+
+def _checked_session(client: Any) -> requests.Session | None:
+    if client is None or isinstance(client, requests.Session):
+        return client
+    kind = type(client).__name__
+    raise ConfigurationError(f"refresh_via must be a requests.Session, not {kind}", setting="refresh_via")
 
 
 def checked_seconds(name: str, value: float) -> float:

@@ -78,6 +78,31 @@ def test_a_good_session_is_shown_in_a_few_lines(token_file: Path) -> None:
     assert shown["last failure"] == "none"
 
 
+def test_it_says_who_where_and_with_which_client(token_file: Path) -> None:
+    """As the file has them; a file of a time before says what will write them."""
+    shown = rows(token_file)
+    assert shown["server"] == shown["client"] == "not stored; the next refresh writes it"
+    assert "user" not in shown
+    owner = {"base_url": "https://api.example", "client_id": "reports", "signed_in_as": "Ada Lovelace"}
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), **owner}))
+    shown = rows(token_file)
+    assert (shown["user"], shown["server"], shown["client"]) == (
+        "Ada Lovelace",
+        "https://api.example",
+        "reports",
+    )
+    assert {name: facts(token_file)[name] for name in owner} == owner
+    labels = list(shown)
+    assert labels.index("user") < labels.index("server") < labels.index("client") < labels.index("expiry")
+
+
+def test_times_are_local_and_name_their_zone(token_file: Path) -> None:
+    """A person need not reckon; JSON has epoch seconds."""
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": 4102444800}))
+    said = adh("status", "--token-file", str(token_file), env={"TZ": "IST-5:30"}).stdout
+    assert "2100-01-01 05:30:00+05:30 (in " in said
+
+
 @pytest.mark.parametrize(
     ("left", "text"),
     [(7300, "in 2 h 1 min"), (-130, "2 min ago"), (-200_000, "2 d 7 h ago"), (None, "not stored")],

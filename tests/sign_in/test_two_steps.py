@@ -130,6 +130,42 @@ async def test_an_error_reaches_the_task(sandbox: Sandbox, sign_in: SignIn, file
     assert not file.exists()
 
 
+class Broken(requests.Session):
+    """A session of a user's whose code fails."""
+
+    def post(self, *_: Any, **__: Any) -> Any:
+        raise LookupError("with a secret")
+
+
+@pytest.mark.anyio
+async def test_whatever_an_exchange_raises_ends_the_wait(app: dict[str, Any], file: Path) -> None:
+    """Only its type is told: its frames hold the code."""
+    with Broken() as session:
+        sign_in = SignIn(**app, refresh_via=session)
+        started = sign_in.start()
+        answer = await run_sync(answer_to, started)
+        with pytest.raises(RefreshFailed, match=r"broke off: LookupError; start again$") as raised:
+            await sign_in.afinish(answer, started.state, token_file=file)
+    assert raised.value.__context__ is None
+
+
+@pytest.mark.anyio
+async def test_without_a_thread_nothing_is_sent(
+    sandbox: Sandbox, sign_in: SignIn, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on threads is an error like any other."""
+    started = sign_in.start()
+    answer = await run_sync(answer_to, started)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(RefreshFailed, match="nothing was sent"):
+        patched.setattr(threading.Thread, "start", refuse)
+        await sign_in.afinish(answer, started.state, token_file=file)
+    assert sandbox.counts.exchanges == 0
+
+
 def test_the_end_of_the_program_waits_for_an_exchange(
     sandbox: Sandbox, app: dict[str, Any], file: Path
 ) -> None:
@@ -163,6 +199,15 @@ class MultiDict(dict[str, Any]):
         return dict.__getitem__(self, name)[-1] if name in self else default
 
 
+class OtherMultiDict(MultiDict):
+    """As aiohttp's: `getall` raises for a parameter that did not come."""
+
+    getlist = None  # type: ignore[assignment]
+
+    def getall(self, name: str) -> list[str]:
+        return list(self[name])
+
+
 FORMS: dict[str, Callable[[str], Any]] = {
     "the URL": lambda url: url,
     "behind a proxy that ends TLS": lambda url: url.replace(REDIRECT, "http://10.0.0.7:8000/callback"),
@@ -176,6 +221,7 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "a dict": lambda url: dict(parse_qsl(urlsplit(url).query)),
     "lists": lambda url: parse_qs(urlsplit(url).query),
     "a multi-dict": lambda url: MultiDict(parse_qs(urlsplit(url).query)),
+    "another multi-dict": lambda url: OtherMultiDict(parse_qs(urlsplit(url).query)),
 }
 
 
@@ -430,6 +476,7 @@ def test_a_file_that_cannot_be_written_does_not_spend_the_code(
         ("max_age", float("inf")),
         ("max_age", True),
         ("base_url", "http://api.example"),
+        ("refresh_via", object()),
     ],
 )
 def test_arguments_that_cannot_work(app: dict[str, Any], argument: str, value: Any) -> None:
@@ -647,5 +694,12 @@ def _own_frames(error: BaseException) -> str:
     """The message, and the traceback with all locals but those of the test's own frame."""
     lines = traceback.TracebackException.from_exception(error, capture_locals=True)
     del lines.stack[0]
-    assert len(lines.stack) >= 1
+    assert {frame.name for frame in lines.stack} <= {
+        "finish",
+        "_accepted",
+        "_named_by",
+        "_use_up",
+        "code_from",
+        "complete",
+    }
     return "".join(lines.format())

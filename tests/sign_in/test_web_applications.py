@@ -203,6 +203,17 @@ def test_another_browsers_answer_signs_nobody_in(
     assert not (tmp_path / "users").exists()
 
 
+def test_a_parameter_that_comes_twice_counts_for_nothing(
+    sandbox: Sandbox, new_browser: Callable[[], Browser]
+) -> None:
+    """Each framework would show one of the two, and not all the same one."""
+    ada = new_browser()
+    for position in ("{0}&state=another", "/callback?state=another&{1}"):
+        callback = _at_the_platform(ada("GET", "/sign-in").leads_to)
+        assert ada("GET", position.format(callback, callback.partition("?")[2])).leads_to == "/sign-in"
+    assert sandbox.counts.exchanges == 0
+
+
 def test_a_denial_and_an_outage_are_told(sandbox: Sandbox, new_browser: Callable[[], Browser]) -> None:
     """In words of the application's, without a path or a code in them."""
     ada = new_browser()
