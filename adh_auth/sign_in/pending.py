@@ -18,8 +18,6 @@ __all__ = ["PendingSignIn"]
 MAX_CLOCK_SKEW = 60.0
 #: Epoch seconds (the year 5138). With much larger ones no float can be reckoned.
 MAX_EPOCH = 10**11
-#: Characters of a text that is read as a state. One has about 140.
-MAX_TEXT = 1000
 
 
 def _random() -> Secret:
@@ -45,7 +43,7 @@ class PendingSignIn:
     def from_text(cls, text: Secret) -> PendingSignIn | None:
         """Return what a text says, None where it is no text of `as_text`."""
         try:
-            return cls._from_mapping(json.loads(text.reveal()) if len(text.reveal()) <= MAX_TEXT else None)
+            return cls._from_mapping(json.loads(text.reveal()))
         except (ValueError, RecursionError):
             return None
 
