@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from ..common.text import format_time_relative, one_line
+from ..common.text import format_clock, format_time_relative, one_line
 from ..errors import TokenStoreError
-from ..rotation.status import Status, format_clock, status_of
+from ..rotation.status import Status, status_of
 from ..store.token_file import TokenFile
 from .terminal import echo, echo_json, paint
 

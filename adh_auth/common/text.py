@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-__all__ = ["capitalized", "format_duration", "format_time", "format_time_relative", "one_line", "printable"]
+__all__ = [
+    "capitalized",
+    "format_clock",
+    "format_duration",
+    "format_time",
+    "format_time_relative",
+    "one_line",
+    "printable",
+]
 
 #: Characters of a header or a code that a message quotes.
 QUOTED_LIMIT = 200
 
 
 def format_time(epoch: float) -> str:
-    """Return a time (epoch seconds) with its zone, or the number where it is no time."""
+    """Return a local date and time with its zone, or the number where it is no time.
+
+    `epoch`: epoch seconds.
+    """
+    local = _local_time(epoch)
+    return f"{epoch:g}" if local is None else local.isoformat(sep=" ", timespec="seconds")
+
+
+def format_clock(epoch: float) -> str:
+    """Return the local time of day with its zone, for a time within the next minute, in epoch seconds."""
+    local = _local_time(epoch)
+    return f"{epoch:g}" if local is None else local.timetz().isoformat(timespec="seconds")
+
+
+def _local_time(epoch: float) -> datetime | None:
     try:
         # With a time zone from the start: on Windows a naive one before 1970-01-02 raises OSError.
-        return datetime.fromtimestamp(epoch, timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")
+        return datetime.fromtimestamp(epoch, timezone.utc).astimezone()
     except (ValueError, OverflowError, OSError):
-        return f"{epoch:g}"
+        return None
 
 
 def capitalized(step: str) -> str:

@@ -5,12 +5,11 @@ Rule 14: reading changes nothing. No file is made, none is opened for writing, n
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..common.limits import LOCK_TIMEOUT
-from ..common.text import format_time_relative
+from ..common.text import format_clock, format_time_relative
 from ..errors import ConfigurationError
 from ..store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from ..tokens import OWNER_KEYS, Stored, Tokens, fingerprint
@@ -28,7 +27,6 @@ __all__ = [
     "PairFacts",
     "Status",
     "describe",
-    "format_clock",
     "pair_facts",
     "status_of",
 ]
@@ -181,11 +179,6 @@ def describe(tokens: Tokens, now: float) -> str:
         expiry = f"expires {format_time_relative(tokens.expires_at, now)}"
     access, refresh = fingerprint(tokens.access_token), fingerprint(tokens.refresh_token)
     return f"access token {access}, {expiry}; refresh token {refresh}"
-
-
-def format_clock(epoch: float) -> str:
-    """Return the local time of day of a time within the next minute, in epoch seconds."""
-    return time.strftime("%H:%M:%S", time.localtime(epoch))
 
 
 def _consistent_read(store: InspectableStore, now: float) -> tuple[Stored, Record, bool]:

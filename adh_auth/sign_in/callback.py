@@ -62,6 +62,12 @@ class Callback:
         is_url = mark and ("=" not in before or re.match(r"/|[a-z][a-z0-9+.-]*://", before, re.IGNORECASE))
         return cls.from_query((after if is_url else text.reveal()).partition("#")[0])
 
+    def as_mapping(self) -> dict[str, str]:
+        """Return the parameters, for `from_mapping`."""
+        secrets = {"code": self.code, "state": self.state}
+        shown = {name: secret.reveal() for name, secret in secrets.items() if secret is not None}
+        return {**shown, "error": self.error} if self.error else shown
+
     @property
     def is_bare_error(self) -> bool:
         """Return whether it is an error of the server that names no state.

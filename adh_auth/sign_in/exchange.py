@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..clients.requests_transport import post
 from ..common.secret import Secret
 from ..common.threads import THREAD_NAME_PREFIX
 from ..errors import AdhAuthError, MalformedTokens, RefreshFailed, fresh_copy
@@ -84,8 +85,6 @@ def _exchange(
 def _post(
     authorization: Authorization, code: Secret, client: requests.Session | None
 ) -> endpoint.EndpointReply:
-    from ..clients.requests_transport import post
-
     problem = None
     try:
         # Once: the server takes a second use of a code for theft, and may end the session that the first one

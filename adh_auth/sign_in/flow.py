@@ -64,7 +64,7 @@ def login(
     `redirect_uri`: registered for the app, exactly as it is given here; login listens on its port.
     `scope`: what to ask for, separated by spaces.
     `open_browser`: False only shows the URL, for a machine without a browser.
-    `paste`: ask for the URL that the browser ends on, instead of listening for it.
+    `paste`: ask for the URL that the browser ends on, instead of listening for it; again after a wrong one.
     `timeout`: seconds to wait for the browser to come back. The prompt of `paste` has no limit.
     `refresh_via`: a `requests.Session` that carries the calls to the API instead of a client of our own.
     `echo`: called with each line for the user: the URL, then who is signed in. No line holds a token.
@@ -194,7 +194,7 @@ class _BrowserFlow:
 
     def _finish(self, callback: Callback | None) -> Tokens:
         assert callback is not None
-        return self.sign_in.finish(callback, self.started.state, store=self.settings.store)
+        return self.sign_in.finish(callback.as_mapping(), self.started.state, store=self.settings.store)
 
     def _timed_out(self, seconds: float, strays: int) -> AdhAuthError:
         """Return the error for a browser that did not come back."""

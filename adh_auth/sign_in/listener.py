@@ -32,9 +32,7 @@ WAIT_SLICE = 0.5
 #: Seconds between two checks of a server for its shutdown.
 POLL_INTERVAL = 0.05
 #: What a stray callback is answered with.
-STRAY = (
-    "The program still waits for its own one. Go on in the tab that it opened, or open the URL that it shows."
-)
+STRAY = "The program still waits for its own. Go on in the tab that it opened, or open the URL that it shows."
 #: errno values of a machine without IPv6.
 NO_IPV6 = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 

@@ -30,11 +30,15 @@ _PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
+:root {{ --back: #fff; --text: #1f2328; --soft: #59636e }}
+@media (prefers-color-scheme: dark) {{ :root {{ --back: #16191d; --text: #e6e8eb; --soft: #9aa4af }} }}
+html {{ background: var(--back); color: var(--text) }}
 body {{
   font: 1.1rem/1.5 system-ui, sans-serif;
   max-width: 34rem; margin: 18vh auto; padding: 0 1.5rem; overflow-wrap: anywhere;
 }}
 h1 {{ font-size: 1.6rem; line-height: 1.2 }}
+p {{ color: var(--soft) }}
 </style>
 </head>
 <body>

@@ -16,8 +16,8 @@ __all__ = ["PendingSignIn"]
 
 #: Seconds by which the clocks of two machines of one application may differ.
 MAX_CLOCK_SKEW = 60.0
-#: Characters of a text that is read as a state. One has about 140.
-MAX_TEXT = 1000
+#: Epoch seconds (the year 5138). With much larger ones no float can be reckoned.
+MAX_EPOCH = 10**11
 
 
 def _random() -> Secret:
@@ -43,7 +43,7 @@ class PendingSignIn:
     def from_text(cls, text: Secret) -> PendingSignIn | None:
         """Return what a text says, None where it is no text of `as_text`."""
         try:
-            return cls._from_mapping(json.loads(text.reveal()) if len(text.reveal()) <= MAX_TEXT else None)
+            return cls._from_mapping(json.loads(text.reveal()))
         except (ValueError, RecursionError):
             return None
 
@@ -51,7 +51,7 @@ class PendingSignIn:
     def _from_mapping(cls, mapping: Any) -> PendingSignIn | None:
         values = mapping if isinstance(mapping, dict) else {}
         state, verifier, at = (values.get(name) for name in ("state", "verifier", "at"))
-        if not (_is_token(verifier) and _is_token(state) and isinstance(at, int)):
+        if not (_is_token(verifier) and _is_token(state) and isinstance(at, int) and abs(at) < MAX_EPOCH):
             return None
         return cls(Secret(verifier), Secret(state), at)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import requests
+
 from ..clients.settings import as_secret, as_url, open_session, resolve_app
 from ..common.secret import Secret
 from ..common.text import format_duration
@@ -25,8 +27,6 @@ from .exchange import complete, in_its_own_thread
 from .pending import PendingSignIn, all_pending
 
 if TYPE_CHECKING:
-    import requests
-
     from ..store.base import SessionStore
 
 __all__ = ["SignIn", "Started"]
@@ -79,7 +79,7 @@ class SignIn:
         self._redirect_uri = checked_redirect_uri(redirect_uri)
         self._scope = checked_scope(scope)
         self._max_age = checked_seconds("max_age", max_age)
-        self._client = refresh_via
+        self._client = _checked_session(refresh_via)
         self._used: dict[str, object] = {}
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class SignIn:
 
     def finish(
         self,
-        answer: str | Mapping[str, Any] | Callback,
+        answer: str | Mapping[str, Any],
         states: str | Iterable[str] | None,
         *,
         token_file: str | os.PathLike[str] | None = None,
@@ -121,7 +121,7 @@ class SignIn:
 
     async def afinish(
         self,
-        answer: str | Mapping[str, Any] | Callback,
+        answer: str | Mapping[str, Any],
         states: str | Iterable[str] | None,
         *,
         token_file: str | os.PathLike[str] | None = None,
@@ -181,7 +181,7 @@ class _Parsed(NamedTuple):
 def _parsed(answer: object, states: object) -> _Parsed | TypeError:
     """Return both, or the error for a wrong type: raised here, its frames would hold them."""
     pending = all_pending(states)
-    if not isinstance(answer, (str, Mapping, Callback)):
+    if not isinstance(answer, (str, Mapping)):
         kind = type(answer).__name__
         return TypeError(f"answer must be a URL, its query or a mapping of its parameters, not {kind}")
     if pending is None:
@@ -190,12 +190,17 @@ def _parsed(answer: object, states: object) -> _Parsed | TypeError:
     return _Parsed(_callback_in(answer), pending)
 
 
-def _callback_in(answer: object) -> Callback | None:
+def _callback_in(answer: str | Mapping[str, Any]) -> Callback | None:
     if isinstance(answer, str):
         return Callback.from_text(Secret(answer))
-    if isinstance(answer, Mapping):
-        return Callback.from_mapping(answer)
-    return answer if isinstance(answer, Callback) else None
+    return Callback.from_mapping(answer)
+
+
+def _checked_session(client: Any) -> requests.Session | None:
+    if client is None or isinstance(client, requests.Session):
+        return client
+    kind = type(client).__name__
+    raise ConfigurationError(f"refresh_via must be a requests.Session, not {kind}", setting="refresh_via")
 
 
 def checked_seconds(name: str, value: float) -> float:

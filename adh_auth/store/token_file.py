@@ -256,7 +256,7 @@ class TokenFile:
         target = self._target()
         if problem := file_checks.problem_with_replacing(target):
             raise self.error(
-                f"can't be rewritten: {problem}", "Make it writable, or sign in with another --token-file"
+                f"can't be rewritten: {problem}", "Make it writable, or sign in with another token file"
             )
         with writing(self._path, "can't be rewritten"):
             reserved = reservation.ReservedFile(target, self._size_to_reserve(target))

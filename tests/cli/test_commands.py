@@ -162,6 +162,7 @@ def test_messages_name_flags(
         ("see what it is doing, or raise lock_timeout", "see what it is doing"),
         ("open https://x/?client_id=a&scope=b&paste=True", "open https://x/?client_id=a&scope=b&paste=True"),
         ("/a/token_file=/b is missing", "/a/token_file=/b is missing"),
+        ("the query holds scope=a", "the query holds scope=a"),
         ("start again with paste=True", "start again with --paste"),
     ],
 )

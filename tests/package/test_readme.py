@@ -71,7 +71,7 @@ def without_code(text: str) -> str:
 #: Options of the interpreter that runs a block.
 STRICT = ("-W", "error::DeprecationWarning")
 #: Packages of the users': such a block runs where they are installed.
-PACKAGES = re.compile(r"\b(responses|requests_mock|respx|vcr|fastapi)\b")
+PACKAGES = re.compile(r"(?<!\.)\b(responses|requests_mock|respx|vcr|fastapi|flask|django)\b")
 #: What the block with an application leaves to its users.
 USERS_REQUEST = """
 from fastapi.testclient import TestClient
@@ -88,14 +88,20 @@ def packages(code: str) -> set[str]:
 
 def numbered() -> Iterator[Any]:
     for number, code in enumerate(PYTHON):
-        yield pytest.param(number, marks=[pytest.mark.clients] if packages(code) else [], id=str(number))
+        marks = [getattr(pytest.mark, extra(code))] if packages(code) else []
+        yield pytest.param(number, marks=marks, id=str(number))
+
+
+def extra(code: str) -> str:
+    """The extra that brings them. What the web applications do is in tests/sign_in/test_web_applications.py."""
+    return "web" if "SignIn(" in code else "clients"
 
 
 @pytest.mark.parametrize("number", list(numbered()))
 def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """The block runs as it stands, in its own folder, in a shell at the sandbox; one with a test under pytest."""
     for package in packages(PYTHON[number]):
-        needs(package)
+        needs(package, extra(PYTHON[number]))
     name = written(PYTHON[number], tmp_path)
     command = pytest_command(tmp_path, name) if name.startswith("test_") else [sys.executable, *STRICT, name]
     surroundings: Any = {"cwd": tmp_path, "env": environment(sandbox, token_file), "timeout": PATIENCE}
@@ -105,7 +111,7 @@ def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tm
 
 def written(code: str, folder: Path) -> str:
     """The name of the file with the block; the README's conftest.py lies beside a test."""
-    if "FastAPI(" in code:
+    if "/whoami" in code:
         code += USERS_REQUEST
     name = "test_block.py" if "def test_" in code else "block.py"
     files = {name: code}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from adh_auth import TokenFile
+from adh_auth.common.text import format_clock
 from adh_auth.rotation.decision import MAX_RETRY_AFTER
 from adh_auth.store.record import DONE, FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.store.remedies import login_command_line
@@ -75,6 +76,31 @@ def test_a_good_session_is_shown_in_a_few_lines(token_file: Path) -> None:
     assert shown["refresh token"] == fingerprint(tokens.refresh_token)
     assert shown["scope"] == "profile:read discussions:read"
     assert shown["last failure"] == "none"
+
+
+def test_it_says_who_where_and_with_which_client(token_file: Path) -> None:
+    """As the file has them; a file of a time before says what will write them."""
+    shown = rows(token_file)
+    assert shown["server"] == shown["client"] == "not stored; the next refresh writes it"
+    assert "user" not in shown
+    owner = {"base_url": "https://api.example", "client_id": "reports", "signed_in_as": "Ada Lovelace"}
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), **owner}))
+    shown = rows(token_file)
+    assert (shown["user"], shown["server"], shown["client"]) == (
+        "Ada Lovelace",
+        "https://api.example",
+        "reports",
+    )
+    assert {name: facts(token_file)[name] for name in owner} == owner
+    labels = list(shown)
+    assert labels.index("user") < labels.index("server") < labels.index("client") < labels.index("expiry")
+
+
+def test_times_are_local_and_name_their_zone(token_file: Path) -> None:
+    """A person need not reckon; JSON has epoch seconds."""
+    token_file.write_text(json.dumps({**json.loads(token_file.read_bytes()), "expires_at": 4102444800}))
+    said = adh("status", "--token-file", str(token_file), env={"TZ": "IST-5:30"}).stdout
+    assert "2100-01-01 05:30:00+05:30 (in " in said
 
 
 @pytest.mark.parametrize(
@@ -226,7 +252,7 @@ def test_a_pause_that_the_server_asked_for_is_shown(asked: float, token_file: Pa
     until = min(at + asked, at + MAX_RETRY_AFTER)
     shown = facts(token_file)
     assert shown["trouble"]["not_before"] == pytest.approx(until)
-    clock = time.strftime("%H:%M:%S", time.localtime(until))
+    clock = format_clock(until)
     step = (
         f"the server is not asked again before {clock} (it asked to wait):"
         " until then, a request that meets an expired token fails"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import zlib
 from pathlib import Path
 
 import pytest
 
 from adh_auth import TokenFile
+from adh_auth.sign_in.listener import Listener
 from adh_auth.testing import Sandbox
 
 from ..support import browser as chromium
@@ -54,6 +56,27 @@ def test_shows_an_error(sandbox: Sandbox, redirect_uri: str, token_file: Path) -
     assert "The sign-in did not work" in page
     assert complaint.removeprefix("adh-auth: ").strip()[1:] in html.unescape(page)
     assert token_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("scheme", "flag"), [("dark", "0"), ("light", "1")])
+def test_the_page_follows_the_system(redirect_uri: str, tmp_path: Path, scheme: str, flag: str) -> None:
+    """White at night is what people complain of; the listener's own policy lets the colours through."""
+    program, picture = chromium.found(), tmp_path / "page.png"
+    with Listener(redirect_uri):
+        flags = [f"--blink-settings=preferredColorScheme={flag}"]
+        chromium.picture_of(program, redirect_uri, str(picture), (900, 400), flags)
+    assert _corner(picture.read_bytes()) == {"dark": (0x16, 0x19, 0x1D), "light": (255, 255, 255)}[scheme]
+
+
+def _corner(png: bytes) -> tuple[int, ...]:
+    """The colour of the first pixel. It has no neighbours, so no filter of PNG changes it."""
+    data, at = b"", 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] == b"IDAT":
+            data += png[at + 8 : at + 8 + length]
+        at += length + 12
+    return tuple(zlib.decompress(data)[1:4])
 
 
 def _url_in(output: object) -> str:

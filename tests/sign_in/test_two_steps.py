@@ -18,6 +18,8 @@ import anyio
 import pytest
 import requests
 from anyio.to_thread import run_sync
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adh_auth import (
     AdhAuth,
@@ -128,6 +130,42 @@ async def test_an_error_reaches_the_task(sandbox: Sandbox, sign_in: SignIn, file
     assert not file.exists()
 
 
+class Broken(requests.Session):
+    """A session of a user's whose code fails."""
+
+    def post(self, *_: Any, **__: Any) -> Any:
+        raise LookupError("with a secret")
+
+
+@pytest.mark.anyio
+async def test_whatever_an_exchange_raises_ends_the_wait(app: dict[str, Any], file: Path) -> None:
+    """Only its type is told: its frames hold the code."""
+    with Broken() as session:
+        sign_in = SignIn(**app, refresh_via=session)
+        started = sign_in.start()
+        answer = await run_sync(answer_to, started)
+        with pytest.raises(RefreshFailed, match=r"broke off: LookupError; start again$") as raised:
+            await sign_in.afinish(answer, started.state, token_file=file)
+    assert raised.value.__context__ is None
+
+
+@pytest.mark.anyio
+async def test_without_a_thread_nothing_is_sent(
+    sandbox: Sandbox, sign_in: SignIn, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on threads is an error like any other."""
+    started = sign_in.start()
+    answer = await run_sync(answer_to, started)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(RefreshFailed, match="nothing was sent"):
+        patched.setattr(threading.Thread, "start", refuse)
+        await sign_in.afinish(answer, started.state, token_file=file)
+    assert sandbox.counts.exchanges == 0
+
+
 def test_the_end_of_the_program_waits_for_an_exchange(
     sandbox: Sandbox, app: dict[str, Any], file: Path
 ) -> None:
@@ -161,6 +199,15 @@ class MultiDict(dict[str, Any]):
         return dict.__getitem__(self, name)[-1] if name in self else default
 
 
+class OtherMultiDict(MultiDict):
+    """As aiohttp's: `getall` raises for a parameter that did not come."""
+
+    getlist = None  # type: ignore[assignment]
+
+    def getall(self, name: str) -> list[str]:
+        return list(self[name])
+
+
 FORMS: dict[str, Callable[[str], Any]] = {
     "the URL": lambda url: url,
     "behind a proxy that ends TLS": lambda url: url.replace(REDIRECT, "http://10.0.0.7:8000/callback"),
@@ -171,9 +218,11 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "a fragment": lambda url: url + "#_=_",
     "more parameters": lambda url: url + "&from=a?b=c",
     "a question mark before": lambda url: "from=a?b&" + urlsplit(url).query,
+    "a question mark behind": lambda url: urlsplit(url).query + "&from=a?b",
     "a dict": lambda url: dict(parse_qsl(urlsplit(url).query)),
     "lists": lambda url: parse_qs(urlsplit(url).query),
     "a multi-dict": lambda url: MultiDict(parse_qs(urlsplit(url).query)),
+    "another multi-dict": lambda url: OtherMultiDict(parse_qs(urlsplit(url).query)),
 }
 
 
@@ -215,6 +264,10 @@ def too_old(_: SignIn, started: Started) -> tuple[str, Any]:
 
 def from_the_future(_: SignIn, started: Started) -> tuple[str, Any]:
     return answer_to(started), _aged(started, -3600)
+
+
+def at_no_time(_: SignIn, started: Started) -> tuple[str, Any]:
+    return answer_to(started), json.dumps({**json.loads(started.state), "at": -(10**400)})
 
 
 def used(sign_in: SignIn, started: Started) -> tuple[str, Any]:
@@ -259,6 +312,7 @@ MISMATCHES: list[tuple[Any, str]] = [
     (of_another_browser, "no sign-in of that state"),
     (too_old, "more than 10 min ago"),
     (from_the_future, "more than 10 min ago"),
+    (at_no_time, "no sign-in of that state"),
     (used, "finished before"),
     (no_state, "no sign-in of that state"),
     (two_states, "no sign-in of that state"),
@@ -428,6 +482,7 @@ def test_a_file_that_cannot_be_written_does_not_spend_the_code(
         ("max_age", float("inf")),
         ("max_age", True),
         ("base_url", "http://api.example"),
+        ("refresh_via", object()),
     ],
 )
 def test_arguments_that_cannot_work(app: dict[str, Any], argument: str, value: Any) -> None:
@@ -495,6 +550,63 @@ def test_the_session_goes_on_as_any_other(sandbox: Sandbox, app: dict[str, Any],
     assert requests.get(sandbox.url + "/api/auth/me", auth=auth, timeout=PATIENCE).ok
     auth.revoke()
     assert not file.exists()
+
+
+@given(st.one_of(st.text(), st.dictionaries(st.sampled_from(["code", "state", "error"]), st.text())))
+def test_no_answer_breaks_anything(answer: Any) -> None:
+    """Anybody can call the redirect URI with anything."""
+    sign_in = SignIn(redirect_uri=REDIRECT, client_id="i", client_secret="s", base_url="https://api.example")
+    with pytest.raises(ReauthorizationRequired):
+        sign_in.finish(answer, None, token_file="never-written.json")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    st.one_of(
+        st.text(),
+        _JSON.map(json.dumps),
+        st.fixed_dictionaries({"state": _JSON, "verifier": _JSON, "at": st.integers()}).map(json.dumps),
+    )
+)
+def test_no_state_breaks_anything(text: str) -> None:
+    """A session may hold what an older release, or another program, has left there."""
+    sign_in = SignIn(redirect_uri=REDIRECT, client_id="i", client_secret="s", base_url="https://api.example")
+    with pytest.raises(ReauthorizationRequired):
+        sign_in.finish(
+            "code=c&state=s", [text, '{"state": "s", "verifier": "v", "at": 1}'], token_file="never.json"
+        )
+
+
+#: An exchange of a task that prints each module that is imported in its thread.
+FIRST_EXCHANGE = """
+import sys, threading, anyio
+from adh_auth import SignIn
+sign_in = SignIn(redirect_uri={redirect!r})
+
+class Finder:
+    def find_spec(self, module, *_):
+        if threading.current_thread().name == "adh-auth sign-in":
+            print(module, flush=True)
+
+sys.meta_path.insert(0, Finder())
+async def main():
+    return await sign_in.afinish({answer!r}, {state!r}, token_file={file!r})
+print(anyio.run(main).scope)
+"""
+
+
+def test_the_thread_of_an_exchange_imports_nothing(sandbox: Sandbox, app: dict[str, Any], file: Path) -> None:
+    """Threads import badly beside forks and at the end of a program (rule 17)."""
+    started = SignIn(**app).start()
+    names = {"redirect": REDIRECT, "answer": answer_to(started), "state": started.state, "file": str(file)}
+    with child(FIRST_EXCHANGE.format(**names), sandbox.environment(file)) as program:
+        output, errors = program.communicate(timeout=PATIENCE)
+    assert (output, errors) == ("profile:read discussions:read\n", "")
 
 
 # What is shown.
@@ -582,5 +694,12 @@ def _own_frames(error: BaseException) -> str:
     """The message, and the traceback with all locals but those of the test's own frame."""
     lines = traceback.TracebackException.from_exception(error, capture_locals=True)
     del lines.stack[0]
-    assert len(lines.stack) >= 1
+    assert {frame.name for frame in lines.stack} <= {
+        "finish",
+        "_accepted",
+        "_named_by",
+        "_use_up",
+        "code_from",
+        "complete",
+    }
     return "".join(lines.format())
