@@ -189,6 +189,15 @@ def test_what_a_person_sees_at_the_end(size: tuple[int, int]) -> None:
         assert "Several processes" in seen[head - 2]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
+def test_a_terminal_of_a_few_lines_gets_lines() -> None:
+    """What has scrolled away can't be drawn over: the table would be there again and again."""
+    code, written = on_a_terminal("demo", "--seconds", "1.5", size=(8, 80))
+    assert code == 0
+    assert "calls: requests" in written
+    assert not re.search(r"\x1b\[\d+A", written)
+
+
 @NEEDS_PROC
 def test_ctrl_c_cleans_up_and_prints_the_totals(tmp_path: Path) -> None:
     """Two Ctrl-C, to the whole group, end it with its totals and 130; nothing is left behind."""

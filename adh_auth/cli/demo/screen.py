@@ -16,6 +16,8 @@ __all__ = ["Screen", "Totals", "WorkerRow", "print_meaning", "print_wrapped", "s
 
 #: Columns that stay: which client, and what it does.
 MIN_COLUMNS = 2
+#: Lines of a terminal that a table is drawn on. The cursor can't go up to what has scrolled away.
+MIN_LINES = 12
 #: Characters of a line of text at most: longer ones are hard to read.
 MAX_TEXT_WIDTH = 100
 
@@ -211,7 +213,8 @@ def screen(seconds: float, *, silent: bool = False) -> Screen:
     """Return the screen that fits stdout, for a demo of so many seconds."""
     if silent:
         return Screen()
-    return Table(seconds) if sys.stdout is not None and supports_redraw(sys.stdout) else Lines()
+    can_redraw = sys.stdout is not None and supports_redraw(sys.stdout)
+    return Table(seconds) if can_redraw and shutil.get_terminal_size().lines >= MIN_LINES else Lines()
 
 
 def table_lines(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
