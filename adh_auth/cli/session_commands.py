@@ -118,8 +118,8 @@ def revoke_command(args: argparse.Namespace) -> int:
     if args.json:
         echo_json({"token_file": str(auth.token_file), "revoked": True})
         return 0
-    ended = "the session has ended at the server"
-    echo(one_line(f"revoked: signed out everywhere: {ended}, and {auth.token_file} is removed"))
+    done = f"the session has ended at the server, and {auth.token_file} is removed"
+    echo(one_line(f"signed out everywhere: {done}"))
     return 0
 
 

@@ -36,7 +36,7 @@ def card(title: str, store: SessionStore, base_url: str) -> str:
             mark, rows = ("unsure", UNREAD), []
         else:
             status = status_of(store, now)
-            mark, rows = _mark(status), _rows(status, now)
+            mark, rows = _mark(status, now), _rows(status, now)
     except AdhAuthError as error:
         mark, rows = ("bad", "not signed in"), [("last failure", error.message)]
     except Exception as error:  # noqa: BLE001 - a card must not cost the user the cell's result
@@ -76,19 +76,25 @@ def _in_words(status: Status, now: float) -> str:
 def _expiry(expires_at: float | None, now: float) -> str:
     if expires_at is None:
         return "no expiry known"
-    if expires_at > now:
-        return f"expires in {format_duration(expires_at - now)}"
-    return "expired, the next request refreshes it"
+    if _has_expired(expires_at, now):
+        return "expired, the next request refreshes it"
+    return f"expires in {format_duration(expires_at - now)}"
 
 
-def _mark(status: Status) -> CardRow:
-    """Return the class of the card's dot, and its headline."""
+def _has_expired(expires_at: float | None, now: float) -> bool:
+    return expires_at is not None and expires_at <= now
+
+
+def _mark(status: Status, now: float) -> CardRow:
+    """Return the kind of the card's dot, and its headline."""
     if not status.signed_in:
         return "bad", "not signed in"
     if status.refresh_in_flight:
         return "unsure", "signed in, a refresh is under way"
     if status.last_failure or status.store.problem:
         return "unsure", "signed in, with a problem"
+    if _has_expired(status.pair.expires_at, now):
+        return "due", "signed in, the next request refreshes the token"
     return "good", "signed in"
 
 
@@ -101,7 +107,8 @@ def _rows(status: Status, now: float) -> list[CardRow]:
         last = f"{format_time_relative(rotation.at, now)} by process {rotation.pid}"
     if failure is not None:
         failed = f"{format_time_relative(failure.at, now)}: {failure.what}"
-    rows = [("expires", expiry), ("last rotation", last), ("last failure", failed)]
+    label = "expired" if _has_expired(expires_at, now) else "expires"
+    rows = [(label, expiry), ("last rotation", last), ("last failure", failed)]
     if failure is not None:
         rows.append(("what to do", failure.next_step))
     if status.store.problem:
@@ -116,12 +123,14 @@ def _rows(status: Status, now: float) -> list[CardRow]:
 
 def _html(title: str, mark: CardRow, rows: list[CardRow]) -> str:
     cells = "".join(
-        f"<tr><th scope='row'>{_safe(name)}</th><td>{_safe(text)}</td></tr>" for name, text in rows
+        f"<tr style='{_ROW}'><th scope='row' style='{_LABEL}'>{_safe(name)}</th>"
+        f"<td style='{_CELL}'>{_safe(text)}</td></tr>"
+        for name, text in rows
     )
     kind, words = mark
     # The words keep the text's colour: no red is read well on every background.
-    head = f"<div><b>{_safe(title)}</b> <span class='adh-{kind}'>●</span> {_safe(words)}</div>"
-    return f"<style>{_STYLE}</style><div class='adh-card'>{head}<table>{cells}</table></div>"
+    head = f"<div><b>{_safe(title)}</b> <span style='{_DOT}{_COLOURS[kind]}'></span> {_safe(words)}</div>"
+    return f"<div style='{_CARD}'>{head}<table style='{_TABLE}'>{cells}</table></div>"
 
 
 def _safe(text: str) -> str:
@@ -129,43 +138,37 @@ def _safe(text: str) -> str:
     return escape(one_line(text))
 
 
-# Jupyter and VS Code say which theme is on; elsewhere the system does. Both colours are always set, so that
-# the card can be read whatever lies behind it. Where a viewer takes the style away, a plain table is left.
-_STYLE = """
-.adh-card {
-  --adh-back: var(--jp-layout-color1, var(--vscode-editor-background, #fff));
-  --adh-text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, #1f2328));
-  --adh-soft: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #59636e));
-  --adh-line: var(--jp-border-color2, var(--vscode-panel-border, #d1d9e0));
-  --adh-good: var(--jp-success-color0, #1a7f37);
-  --adh-unsure: var(--jp-warn-color0, #8a5a00);
-  --adh-bad: var(--jp-error-color0, #c21c2c);
-  display: inline-block; max-width: 60em; padding: .7em 1em;
-  border: 1px solid var(--adh-line); border-radius: 6px;
-  background: var(--adh-back); color: var(--adh-text);
-  font: 13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif);
+# Every style stands on its element: JupyterLab takes <style> out of a notebook that is not trusted. It also
+# takes out each value that it does not know: var(), currentColor, inherit, `overflow-wrap: anywhere`.
+# No background and no text colour: what lies behind the card has the theme's, light or dark, and the text
+# inherits what is read well on it. JupyterLab and nbconvert centre a table, align its cells to the right and
+# colour every second row.
+_CARD = (
+    "display:inline-block;max-width:60em;padding:0.7em 1em;border:1px solid rgba(128,128,128,0.5);"
+    "border-radius:6px;font-size:13px;line-height:1.5;text-align:left"
+)
+_TABLE = (
+    "margin:0.4em 0 0 0;border:0;border-collapse:collapse;background:transparent;font-size:13px;width:auto;"
+    "table-layout:auto"
+)
+_ROW = "background:transparent;border:0"
+_CELL = (
+    "padding:0.1em 0 0.1em 0;border:0;background:transparent;text-align:left;vertical-align:top;"
+    "white-space:normal;overflow-wrap:break-word;word-break:normal;max-width:none"
+)
+_LABEL = (
+    "padding:0.1em 1.2em 0.1em 0;border:0;background:transparent;text-align:left;vertical-align:top;"
+    "white-space:nowrap;font-weight:normal;opacity:0.7"
+)
+# Not a character: its size is the font's.
+_DOT = (
+    "display:inline-block;width:0.7em;height:0.7em;box-sizing:border-box;border-radius:50%;"
+    "margin:0 0.1em 0 0.5em;vertical-align:baseline;border:2px solid "
+)
+#: Each has a contrast of 3 at least on white and on black. A token that has expired is a hollow dot.
+_COLOURS = {
+    "good": "#2da44e;background:#2da44e",
+    "due": "#808080;background:transparent",
+    "unsure": "#bf7d00;background:#bf7d00",
+    "bad": "#e5484d;background:#e5484d",
 }
-@media (prefers-color-scheme: dark) {
-  .adh-card {
-    --adh-back: var(--jp-layout-color1, var(--vscode-editor-background, #16191d));
-    --adh-text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, #e6e8eb));
-    --adh-soft: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #9aa4af));
-    --adh-line: var(--jp-border-color2, var(--vscode-panel-border, #3b434c));
-    --adh-good: var(--jp-success-color0, #4cc26b);
-    --adh-unsure: var(--jp-warn-color0, #e0a63a);
-    --adh-bad: var(--jp-error-color0, #ff7b72);
-  }
-}
-.adh-card table {
-  border: 0; border-collapse: collapse; margin: .4em 0 0; font: inherit; color: inherit; background: none
-}
-.adh-card tr, .adh-card th, .adh-card td { background: none !important; border: 0 }
-.adh-card th { color: var(--adh-soft); font-weight: normal; white-space: nowrap }
-.adh-card th, .adh-card td {
-  padding: .1em 1.2em .1em 0; text-align: left; vertical-align: top; overflow-wrap: anywhere
-}
-.adh-card div span { margin-left: .6em }
-.adh-good { color: var(--adh-good) }
-.adh-unsure { color: var(--adh-unsure) }
-.adh-bad { color: var(--adh-bad) }
-"""

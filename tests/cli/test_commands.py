@@ -384,6 +384,7 @@ def test_revoke_ends_the_session_and_removes_the_file(
     """The server knows before the file goes."""
     said = adh("revoke", env=env)
     assert (said.returncode, sandbox.counts.revocations, token_file.exists()) == (0, 1, False)
+    assert said.stdout.startswith("signed out everywhere: ")
 
 
 def test_revoke_as_json_names_the_file(env: dict[str, str], sandbox: Sandbox, token_file: Path) -> None:

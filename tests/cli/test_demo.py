@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from adh_auth.cli.demo.screen import WorkerRow, table_lines
+
 from ..support.cli import adh, environment, on_a_terminal, started
 from ..support.processes import PATIENCE
+from ..support.screen import seen_on
 
 KINDS = ("requests", "requests", "httpx", "asyncio", *(("httpx2",) if find_spec("httpx2") else ()))
 NEEDS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc: run it on Linux")
@@ -117,20 +120,82 @@ def test_a_terminal_gets_a_table_that_is_redrawn(no_color: str) -> None:
     """The table is redrawn and shows every process; the cursor comes back; colours obey NO_COLOR."""
     code, seen = on_a_terminal("demo", "--seconds", "2.5", env={"NO_COLOR": no_color, "COLUMNS": "160"})
     assert code == 0
-    assert seen.count(f"\x1b[{3 + len(KINDS)}A") > 5
+    assert seen.count(f"\r\x1b[{2 + len(KINDS)}A") > 5
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     assert all(re.search(rf"\d+  {kind} +\d+ +0 ", seen) for kind in KINDS)
     assert bool(re.search(r"\x1b\[[0-9]+m", seen)) is not bool(no_color)
-    assert "wrote it to the file" in seen
+    assert "wrote the new pair" in seen
 
 
-@pytest.mark.long
+#: By the columns of a terminal: the columns of the table that it has room for.
+ROOM = {
+    35: ["client", "what it does"],
+    60: ["client", "calls", "rotations", "what it does"],
+    80: ["process", "client", "calls", "failed", "401s", "rotations", "what it does"],
+    120: ["process", "client", "calls", "failed", "401s", "rotations", "access token", "what it does"],
+}
+
+
+def words(line: str) -> list[str]:
+    """The cells of a line, or the words of a head."""
+    return re.split(r" {2,}", line.strip())
+
+
+@pytest.mark.parametrize("width", ROOM)
+def test_a_narrow_terminal_gets_fewer_columns_and_each_of_them_whole(width: int) -> None:
+    """No line wraps, which would tear the table apart, and none is cut in a word; the longest numbers fit."""
+    doing = ("trades the refresh token", "wrote the new pair", "took the new pair", "works", "has ended")
+    rows = [
+        WorkerRow(4194304, kind, 9999, 99, 999, 99, "0123456789ab", what)
+        for kind, what in zip(KINDS, doing, strict=False)
+    ]
+    head, *lines = table_lines([row.cells() for row in rows], width - 1)
+    assert words(head) == ROOM[width]
+    for row, line in zip(rows, lines, strict=True):
+        assert words(line) == [row.cells()[name] for name in ROOM[width]]
+    assert max(map(len, [head, *lines])) < width
+
+
+def test_a_terminal_that_is_narrower_than_two_columns_gets_no_wrapped_line() -> None:
+    """Cut, at the last."""
+    row = WorkerRow(1, "requests", 1, 0, 0, 0, "", "trades the refresh token")
+    assert max(map(len, table_lines([row.cells()], 19))) == 19
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
-def test_a_narrow_terminal_gets_no_wrapped_line() -> None:
-    """A line that wraps would tear the table apart."""
-    _, seen = on_a_terminal("demo", "--seconds", "0.5", env={"NO_COLOR": "1", "COLUMNS": "40"})
-    table = seen[seen.index("\x1b[?25l") : seen.index("\x1b[?25h")]
-    assert max(len(re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", line).strip()) for line in table.splitlines()) < 40
+@pytest.mark.parametrize("size", [(24, 60), (24, 80), (30, 120)], ids=str)
+def test_what_a_person_sees_at_the_end(size: tuple[int, int]) -> None:
+    """On 80 and 120 columns the whole table is still in view, with its sums and what they mean; nothing is
+    cut or wrapped in a word on any.
+    """
+    code, written = on_a_terminal("demo", "--seconds", "3", env={"NO_COLOR": "1"}, size=size)
+    assert code == 0
+    height, width = size
+    # The shell's line with the command stands above, its next prompt below.
+    seen = seen_on(height, width, "$ adh-auth demo\r\n" + written)
+    assert len(seen) <= height
+    assert seen[-1] == "", "where the prompt comes"
+    assert max(map(len, seen)) < width
+    text = " ".join(" ".join(seen).split())
+    for words_in_one in ("used twice, the server ends the session.", "sign in for real).", "AdhAuth()"):
+        assert words_in_one in text
+    if width >= 80:
+        head = next(number for number, line in enumerate(seen) if line.startswith("process "))
+        assert words(seen[head]) == ROOM[width]
+        table = [words(line) for line in seen[head + 1 : head + 1 + len(KINDS)]]
+        assert [cells[1] for cells in table] == list(KINDS)
+        sums = words(seen[head + 1 + len(KINDS)])
+        assert sums[:2] == ["all", str(sum(int(cells[2]) for cells in table))]
+        assert "Several processes" in seen[head - 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal: run it on a POSIX system")
+def test_a_terminal_of_a_few_lines_gets_lines() -> None:
+    """What has scrolled away can't be drawn over: the table would be there again and again."""
+    code, written = on_a_terminal("demo", "--seconds", "1.5", size=(8, 80))
+    assert code == 0
+    assert "calls: requests" in written
+    assert not re.search(r"\x1b\[\d+A", written)
 
 
 @NEEDS_PROC

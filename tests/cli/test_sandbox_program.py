@@ -145,17 +145,17 @@ def test_ctrl_c_on_a_terminal_arrives_once_and_is_the_programs(tmp_path: Path) -
             start_new_session=True,
         ) as process,
         reaped(process),
+        os.fdopen(terminal, "wb", buffering=0) as keyboard,  # its end is the program's
     ):
         os.close(end)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        os.write(terminal, b"\x03")
+        keyboard.write(b"\x03")
         assert process.stdout.readline() == "2\n"
         process.send_signal(signal.SIGTERM)  # it would come behind a second Ctrl-C
         assert process.stdout.readline() == "15\n"
-        os.write(terminal, b"q\n")
+        keyboard.write(b"q\n")
         assert process.wait(PATIENCE) == 0
-    os.close(terminal)
     assert list(tmp_path.iterdir()) == []
 
 

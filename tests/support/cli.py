@@ -41,11 +41,17 @@ def started(
         yield process
 
 
-def on_a_terminal(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Return the exit code, and what was written to the terminal."""
+def on_a_terminal(
+    *arguments: str, env: Mapping[str, str] | None = None, size: tuple[int, int] = (24, 80)
+) -> tuple[int, str]:
+    """Return the exit code, and what was written to a terminal of so many lines and columns."""
+    import fcntl
     import pty
+    import struct
+    import termios
 
     terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     with started(*arguments, env={"TERM": "xterm", **(env or {})}, stdout=end) as process:
         os.close(end)
         seen = _drained(terminal)

@@ -11,13 +11,13 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from ...testing import Sandbox
-from ..terminal import echo, echo_json
+from ..terminal import echo_json
 from .pool import WorkerPool
-from .screen import Screen, print_totals, screen
+from .screen import Screen, print_meaning, print_wrapped, screen
 from .worker import main as run_worker
 
 __all__ = ["demo_command"]
@@ -47,16 +47,18 @@ def demo_command(args: argparse.Namespace) -> int:
             tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True)
         )
         sandbox = stack.enter_context(Sandbox(token_life=TOKEN_LIFE))
+        shown = stack.enter_context(closing(screen(args.seconds, silent=args.json)))
         pool = WorkerPool(sandbox, folder)
         try:
-            seconds = _run(pool, args, interrupt)
+            seconds = _run(pool, args, interrupt, shown)
         finally:
             pool.end()
         totals = pool.totals(seconds, interrupted=interrupt.received)
+        shown.finish(totals)
     if args.json:
         echo_json(totals.facts())
     else:
-        print_totals(totals)
+        print_meaning(totals)
     if not totals.good:
         return FAILURE
     return INTERRUPTED if interrupt.received else SUCCESS
@@ -94,12 +96,11 @@ def _interrupts() -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
 
-def _run(pool: WorkerPool, args: argparse.Namespace, interrupt: Interrupt) -> float:
+def _run(pool: WorkerPool, args: argparse.Namespace, interrupt: Interrupt, shown: Screen) -> float:
     """Start the processes and watch them; return the seconds that they worked."""
     if not args.json:
-        echo(
-            f"A local ADH whose access tokens live {TOKEN_LIFE:g} s, one token file, and several processes "
-            "that share it."
+        print_wrapped(
+            f"Several processes share one token file of a local ADH; access tokens live {TOKEN_LIFE:g} s."
         )
     pool.start()
     deadline = time.monotonic() + READY_TIMEOUT
@@ -110,16 +111,13 @@ def _run(pool: WorkerPool, args: argparse.Namespace, interrupt: Interrupt) -> fl
     if interrupt.received:
         return 0.0
     pool.go()
-    return _watch(pool, args.seconds, interrupt, screen(args.seconds, silent=args.json))
+    return _watch(pool, args.seconds, interrupt, shown)
 
 
 def _watch(pool: WorkerPool, seconds: float, interrupt: Interrupt, shown: Screen) -> float:
     began = time.monotonic()
-    try:
-        while (elapsed := time.monotonic() - began) < seconds and not interrupt.received:
-            shown.show(elapsed, pool.rows())
-            time.sleep(UPDATE_INTERVAL)
+    while (elapsed := time.monotonic() - began) < seconds and not interrupt.received:
         shown.show(elapsed, pool.rows())
-        return elapsed
-    finally:
-        shown.close()
+        time.sleep(UPDATE_INTERVAL)
+    shown.show(elapsed, pool.rows())
+    return elapsed

@@ -191,11 +191,11 @@ class WorkerPool:
         if worker.process.poll() is not None:
             return "has ended", "red"
         if record.state == SENDING and record.pid == worker.process.pid:
-            return "is trading the refresh token", "yellow"
+            return "trades the refresh token", "yellow"
         if now - worker.rotated_at < HIGHLIGHT_SECONDS:
-            return "got a new pair and wrote it to the file", "green"
+            return "wrote the new pair", "green"
         if self._last_rotation is not None and now - worker.token_changed_at < HIGHLIGHT_SECONDS:
-            return "took the new pair from the file", "yellow"
+            return "took the new pair", "yellow"
         return "works", None
 
     def totals(self, seconds: float, *, interrupted: bool) -> Totals:

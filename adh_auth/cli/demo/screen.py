@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...common.text import one_line
 from ..terminal import echo, paint, supports_redraw
 
-__all__ = ["Screen", "Totals", "WorkerRow", "print_totals", "screen"]
+__all__ = ["Screen", "Totals", "WorkerRow", "print_meaning", "print_wrapped", "screen", "table_lines"]
+
+#: Columns that stay: which client, and what it does.
+MIN_COLUMNS = 2
+#: Lines of a terminal that a table is drawn on. The cursor can't go up to what has scrolled away.
+MIN_LINES = 12
+#: Characters of a line of text at most: longer ones are hard to read.
+MAX_TEXT_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,19 @@ class WorkerRow:
     token: str
     doing: str
     colour: str | None = None
+
+    def cells(self) -> dict[str, str]:
+        """Return its cells of the table, by the head of each column."""
+        return {
+            "process": str(self.pid),
+            "client": self.kind,
+            "calls": str(self.calls),
+            "failed": str(self.failures),
+            "401s": str(self.expiries),
+            "rotations": str(self.rotations),
+            "access token": self.token,
+            "what it does": self.doing,
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return what it has done, for JSON."""
@@ -64,6 +85,16 @@ class Totals:
         """Whether nothing failed."""
         return not (self.failures or self.reused or self.problems)
 
+    def cells(self) -> dict[str, str]:
+        """Return the sums as a line of the table."""
+        return {
+            "process": "all",
+            "calls": str(self.calls),
+            "failed": str(self.failures),
+            "401s": str(self.expiries),
+            "rotations": str(self.rotations),
+        }
+
     def facts(self) -> dict[str, Any]:
         """Return the outcome for JSON."""
         return {
@@ -86,12 +117,34 @@ class Screen:
     def show(self, elapsed: float, rows: Sequence[WorkerRow]) -> None:
         """Show the processes after `elapsed` seconds."""
 
+    def finish(self, totals: Totals) -> None:
+        """Show the outcome."""
+
     def close(self) -> None:
         """Put the terminal back in order."""
 
 
-_HEAD = ("process", "client", "calls", "failed", "401s met", "rotations", "access token", "what it does")
-_LINE = "{:>8}  {:<9} {:>8}  {:>6}  {:>8}  {:>9}  {:<12}  {}"
+class Column(NamedTuple):
+    """One column of the table. `width`: characters at least. `drop`: the lowest goes first."""
+
+    head: str
+    width: int
+    drop: int
+    left: bool = False
+
+
+#: The last one has room for the longest that a process may be doing: no column comes and goes with that.
+_COLUMNS = (
+    Column("process", 7, drop=2),
+    Column("client", 8, drop=7, left=True),
+    Column("calls", 6, drop=6),
+    Column("failed", 6, drop=4),
+    Column("401s", 4, drop=3),
+    Column("rotations", 9, drop=5),
+    Column("access token", 12, drop=1, left=True),
+    Column("what it does", 24, drop=8, left=True),
+)
+_GAP = "  "
 
 # Control sequences of ECMA-48 and xterm.
 _HIDE_CURSOR, _SHOW_CURSOR, _CLEAR_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[2K"
@@ -107,19 +160,30 @@ class Table(Screen):
 
     def show(self, elapsed: float, rows: Sequence[WorkerRow]) -> None:
         """Draw the table over the one before."""
-        clock = f"{min(elapsed, self._seconds):5.1f} of {self._seconds:g} s"
-        lines: list[tuple[str, str | None]] = [(clock, "bold"), ("", None), (_LINE.format(*_HEAD), "dim")]
-        lines += [(_cells(row), row.colour) for row in rows]
-        # A line that is wider than the terminal wraps, and the cursor then goes up too few lines.
-        width = shutil.get_terminal_size().columns - 1
-        drawn = "".join(f"{_CLEAR_LINE}{paint(text[:width], colour)}\n" for text, colour in lines)
-        up = f"\x1b[{self._height}A" if self._height else ""
-        echo(up + drawn, end="")
-        self._height = len(lines)
+        head, *lines = table_lines([row.cells() for row in rows], _line_width())
+        self._draw(elapsed, head, [(line, row.colour) for line, row in zip(lines, rows, strict=True)])
+
+    def finish(self, totals: Totals) -> None:
+        """Draw the table once more with the sums, so that all of it is in view with what follows."""
+        rows, sums = [row.cells() for row in totals.rows], totals.cells()
+        head, *lines = table_lines([*rows, sums], _line_width())
+        complete = all(name in head for name in sums)
+        coloured: list[tuple[str, str | None]] = [(line, None) for line in lines[:-1]]
+        self._draw(totals.seconds, head, [*coloured, (lines[-1], "bold")] if complete else coloured)
+        _print_totals(totals, reused_only=complete)
 
     def close(self) -> None:
         """Show the cursor again."""
         echo(_SHOW_CURSOR, end="")
+
+    def _draw(self, elapsed: float, head: str, rows: Sequence[tuple[str, str | None]]) -> None:
+        clock = f"{min(elapsed, self._seconds):5.1f} of {self._seconds:g} s"
+        lines = [(clock, "bold"), (head, "dim"), *rows]
+        drawn = "".join(f"{_CLEAR_LINE}{paint(text, colour)}\n" for text, colour in lines)
+        # The terminal's echo of Ctrl-C moves the cursor to the right.
+        up = f"\r\x1b[{self._height}A" if self._height else ""
+        echo(up + drawn, end="")
+        self._height = len(lines)
 
 
 class Lines(Screen):
@@ -140,43 +204,79 @@ class Lines(Screen):
         )
         echo(f"{elapsed:3.0f} s  calls: {calls}; failures {failures}; rotations {rotations}{rotated}")
 
+    def finish(self, totals: Totals) -> None:
+        """Write the totals."""
+        _print_totals(totals)
+
 
 def screen(seconds: float, *, silent: bool = False) -> Screen:
     """Return the screen that fits stdout, for a demo of so many seconds."""
     if silent:
         return Screen()
-    return Table(seconds) if sys.stdout is not None and supports_redraw(sys.stdout) else Lines()
+    can_redraw = sys.stdout is not None and supports_redraw(sys.stdout)
+    return Table(seconds) if can_redraw and shutil.get_terminal_size().lines >= MIN_LINES else Lines()
 
 
-def _cells(row: WorkerRow) -> str:
-    return _LINE.format(
-        row.pid, row.kind, row.calls, row.failures, row.expiries, row.rotations, row.token, row.doing
-    )
+def table_lines(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the head and a line for each row, in whole columns that fit into `width` characters.
+
+    A row has its cells by the head of their column.
+    """
+    columns = [(column, [column.head, *(row.get(column.head, "") for row in rows)]) for column in _COLUMNS]
+    # A line that is wider than the terminal wraps, and the cursor then goes up too few lines.
+    while _width(columns) > width and len(columns) > MIN_COLUMNS:
+        columns.remove(min(columns, key=lambda pair: pair[0].drop))
+    lines = zip(*(_padded(column, cells) for column, cells in columns), strict=True)
+    return [_GAP.join(line).rstrip()[:width] for line in lines]
 
 
-def print_totals(totals: Totals) -> None:
-    """Print the numbers, and what they mean to a reader who is new to all of this."""
+def _padded(column: Column, cells: list[str]) -> list[str]:
+    width = max(column.width, *map(len, cells))
+    return [cell.ljust(width) if column.left else cell.rjust(width) for cell in cells]
+
+
+def _width(columns: Sequence[tuple[Column, list[str]]]) -> int:
+    return len(_GAP.join(_padded(column, cells)[0] for column, cells in columns))
+
+
+def _line_width() -> int:
+    """Return the characters of a line that no terminal wraps."""
+    return shutil.get_terminal_size().columns - 1
+
+
+def print_wrapped(text: str) -> None:
+    """Print paragraphs, wrapped between words. A line that is indented stays as it is."""
+    width = min(_line_width(), MAX_TEXT_WIDTH)
+    for line in text.splitlines():
+        echo(line if line.startswith(" ") else textwrap.fill(line, width))
+
+
+def print_meaning(totals: Totals) -> None:
+    """Print what the numbers mean to a reader who is new to all of this."""
     echo()
-    for name, number, bad in (
+    for problem in totals.problems:
+        echo(paint(one_line(problem), "red"))
+    print_wrapped(_meaning(totals))
+
+
+def _print_totals(totals: Totals, *, reused_only: bool = False) -> None:
+    rows = (
         ("calls", totals.calls, False),
         ("failures", totals.failures, totals.failures > 0),
         ("expiries met (401 token_expired)", totals.expiries, False),
         ("rotations", totals.rotations, False),
         ("refresh tokens used twice", totals.reused, totals.reused > 0),
-    ):
-        echo(f"{name:<33}{paint(f'{number:>7}', 'red' if bad else None)}")
+    )
     echo()
-    for problem in totals.problems:
-        echo(paint(one_line(problem), "red"))
-    echo(_meaning(totals))
+    for name, number, bad in rows[-1:] if reused_only else rows:
+        echo(f"{name:<33}{paint(f'{number:>7}', 'red' if bad else None)}")
 
 
 def _meaning(totals: Totals) -> str:
     start = f"""\
-What you have just seen: {len(totals.rows)} processes, each with {totals.threads} threads or tasks, \
-called an API with one token file.
-Its access tokens live {totals.token_life:g} s, and each refresh token works only once: \
-used twice, the server ends the session.
+What you have just seen: {len(totals.rows)} processes, each with {totals.threads} threads or tasks, called \
+an API with one token file. Its access tokens live {totals.token_life:g} s, and each refresh token works \
+once: used twice, the server ends the session.
 """
     if not totals.good:
         return start + "Something failed that should not have; please report the lines above."
@@ -184,13 +284,12 @@ used twice, the server ends the session.
         longer = f"adh-auth demo --seconds {3 * totals.token_life:g}"
         return start + f"The demo ended before a token had expired. Let it run longer: {longer}"
     return f"""{start}\
-The token expired {_times(totals.rotations)}. The API answered 401 token_expired; one process took a lock, \
-traded the refresh
-token for a new pair and wrote it to the file, and the others went on with what they found there.
-Every call that had met a 401 was sent again with the new token: no call of the programs has failed.
-
-Two lines do that for a program of yours:  from adh_auth import AdhAuth;  session.auth = AdhAuth()
-Next: adh-auth sandbox (this local ADH, to develop against), adh-auth login (sign in for real)."""
+The token expired {_times(totals.rotations)}: 401 token_expired. One process took a lock, traded the refresh \
+token for a new pair and wrote it to the file; the others went on with that. Each call that had met a 401 \
+was sent again: no call of the programs has failed.
+Two lines do that for a program of yours:
+    from adh_auth import AdhAuth; session.auth = AdhAuth()
+Next: adh-auth sandbox (a local ADH), adh-auth login (sign in for real)."""
 
 
 def _times(number: int) -> str:
