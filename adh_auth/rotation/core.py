@@ -246,7 +246,7 @@ class Rotation:
             if begins_in_background(
                 self._launcher.detached, has_helper=helper is not None, is_daemonic=is_daemonic()
             ):
-                self._start(pair.secret, None, Job.give_up, helper)
+                self._start(pair.secret, None, Job.give_up, lambda: helper)
 
     # One job at a time. `without_thread`: what to do with it where no thread can be started.
 
@@ -270,8 +270,9 @@ class Rotation:
             return None
         if active.secret == rejected:
             active.mark_expired()
-        helper = self._helper_for(transport, in_background=without_thread is Job.give_up)
-        return self._start(active.secret, post, without_thread, helper)
+        in_background = without_thread is Job.give_up
+        find_helper = partial(self._helper_for, transport, in_background=in_background)
+        return self._start(active.secret, post, without_thread, find_helper)
 
     def refresh_now(self, away_from: Secret | None = None, *, without_thread: Fallback = Job.run_here) -> Job:
         """Return a job that refreshes now, whatever the expiry. Raises `TokenStoreError`.
@@ -284,8 +285,8 @@ class Rotation:
             job.go_on()
             if job.paused:  # it has the pair in force, and the lock
                 return job
-        helper = self._helper_for(None, in_background=False)
-        return self._start(away_from or self.current().secret, None, without_thread, helper)
+        find_helper = partial(self._helper_for, None, in_background=False)
+        return self._start(away_from or self.current().secret, None, without_thread, find_helper)
 
     def _helper_for(self, transport: DescribeTransport | None, *, in_background: bool) -> Launch | None:
         """Return what starts a helper for a job; None where the job's thread does everything itself."""
@@ -304,9 +305,12 @@ class Rotation:
         rejected: Secret,
         post: Post | None,
         without_thread: Fallback,
-        launch_helper: Launch | None = None,
+        find_helper: Callable[[], Launch | None],
     ) -> Job:
-        """Return the job under way, or start a new one."""
+        """Return the job under way, or start a new one.
+
+        `find_helper` is called for a new one only: it takes a third of a millisecond, and many may wait.
+        """
         with self._guard:
             job = self._job
             if job is not None and not job.settled:
@@ -315,7 +319,7 @@ class Rotation:
             # Started before it is entered: an interrupt in between costs a second job that finds the work
             # done, never one that no thread runs.
             context = self._context(job, post)
-            context.launch_helper = launch_helper
+            context.launch_helper = find_helper()
             started = job.start(context, lambda context: rotation_transaction(context, rejected))
             self._job = job
         if not started:

@@ -8,10 +8,12 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from adh_auth import (
     TokenFile,
 )
 from adh_auth.clients import httpx_detached, requests_detached
+from adh_auth.common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
+from adh_auth.helper.__main__ import WRITE_LIFE
 from adh_auth.rotation import detached
 from adh_auth.rotation.detached import Program, begins_in_background, obstacle, wants_helper
 from adh_auth.testing import Sandbox
@@ -120,6 +124,13 @@ def test_what_begins_in_the_background(argument: bool | None) -> None:
     assert begins_in_background(argument, has_helper=True, is_daemonic=True)
     assert begins_in_background(argument, has_helper=False, is_daemonic=False)
     assert begins_in_background(argument, has_helper=False, is_daemonic=True) is (argument is False)
+
+
+def test_waiters_outlast_a_helper() -> None:
+    """They give up after its last moment, and the program kills it after it has written a late pair."""
+    assert detached.GREETING_TIMEOUT + detached.HELPER_LIFE < LOCK_TIMEOUT
+    assert detached.HELPER_LIFE > REFRESH_DEADLINE
+    assert detached.KILL_MARGIN > WRITE_LIFE
 
 
 def test_secrets_stay_out_of_the_environment() -> None:
@@ -307,6 +318,29 @@ def test_it_refreshes_for_every_client(
 
 
 @unix
+def test_those_who_wait_do_not_look_for_one(
+    sandbox: Sandbox, auth: AdhAuth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a helper is possible is found out once for each refresh: a thousand tasks may meet an expiry."""
+    found: list[object] = []
+    real = requests_detached.describe_transport
+
+    def describe(*arguments: Any) -> Any:
+        found.append(real(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("adh_auth.clients.requests_auth.describe_transport", describe)
+    sandbox.expire()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(8) as threads:
+        answers = [threads.submit(get, sandbox, auth) for _ in range(8)]
+        hold.wait(PATIENCE)
+        wait_until(lambda: sandbox.counts.unauthorized == 8)
+        hold.release()
+        assert [answer.result(PATIENCE) for answer in answers] == [200] * 8
+    assert len(found) == sandbox.counts.rotations == 1
+
+
+@unix
 def test_the_background_has_a_helper_by_default(
     sandbox: Sandbox, token_file: Path, starts: list[int]
 ) -> None:
@@ -367,7 +401,9 @@ def test_it_says_nothing_of_its_secrets(
     """They come over the pipe, not by arguments or environment; and it inherits no other descriptor."""
     monkeypatch.setenv("ADH_CLIENT_SECRET", sandbox.client_secret)
     ours, other = os.pipe()
-    os.set_inheritable(other, True)
+    one, peer = socket.socketpair()
+    for fd in (other, peer.fileno()):
+        os.set_inheritable(fd, True)
     secrets = {sandbox.client_secret, *_texts(token_file)}
     with sandbox.hold_next() as hold:
         sandbox.expire()
@@ -381,6 +417,8 @@ def test_it_says_nothing_of_its_secrets(
             hold.release()
     os.close(ours)
     os.close(other)
+    one.close()
+    peer.close()
     assert not [secret for secret in secrets if secret.encode() in shown]
     names = [name for name in files if not name.startswith(("pipe:", "socket:"))]
     assert sorted(names) == sorted(["/dev/null"] * 3 + [f"{token_file}.lock", f"{token_file}.new"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from adh_auth import TokenFile
 from adh_auth.testing import Sandbox
 
 from ..support.clients import needs
@@ -41,16 +42,26 @@ print(answers, beats[0] > 5)
 """
 
 
+@pytest.mark.parametrize("detached", [None, True])
 @pytest.mark.parametrize("late", [False, True], ids=["patched first", "patched late"])
 @pytest.mark.parametrize("kind", PATCHES)
-def test_greenlets_share_a_refresh(sandbox: Sandbox, token_file: Path, kind: str, late: bool) -> None:
-    """No greenlet is held up by a wait of ours, whenever the library was patched."""
+def test_greenlets_share_a_refresh(
+    sandbox: Sandbox, token_file: Path, kind: str, late: bool, detached: bool | None
+) -> None:
+    """No greenlet is held up by a wait of ours, whenever the library was patched. No helper is started with
+    what was patched.
+    """
     needs(kind)
     patch = "import warnings\nwarnings.simplefilter('ignore')\n" + PATCHES[kind]
-    code = (IMPORT + patch if late else patch + IMPORT) + SPAWN[kind] + CALLS
+    code = (
+        (IMPORT + patch if late else patch + IMPORT)
+        + SPAWN[kind]
+        + CALLS.replace("AdhAuth()", f"AdhAuth(detached={detached})")
+    )
     sandbox.expire()
     sandbox.refresh_seconds = 0.3
     with child(code, sandbox.environment(token_file)) as process:
         output, errors = process.communicate(timeout=PATIENCE)
     assert "[200, 200, 200, 200] True" in output, errors
     assert sandbox.counts.refresh_calls == 1
+    assert TokenFile(token_file).record().rotated_by == process.pid
