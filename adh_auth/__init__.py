@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         RefreshFailed,
         TokenFileError,
     )
+    from .events import Event
     from .for_httpx import AdhHttpxAuth
     from .for_httpx2 import AdhHttpx2Auth
     from .for_requests import AdhAuth
@@ -33,6 +34,7 @@ __all__ = [
     "AdhHttpx2Auth",
     "AdhHttpxAuth",
     "ConfigurationError",
+    "Event",
     "LockTimeout",
     "ReauthorizationRequired",
     "RefreshFailed",
@@ -60,6 +62,8 @@ def _home_of(name: str) -> ModuleType:
         from . import for_httpx as home
     elif name == "AdhHttpx2Auth":
         from . import for_httpx2 as home
+    elif name == "Event":
+        from . import events as home
     elif name == "TokenFile":
         from .store import token_file as home
     elif name == "Tokens":

@@ -25,8 +25,11 @@ from .settings import Settings, as_secret, resolve
 from .waits import Wait, Waits, run_async, run_sync
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
+    from ..events import Event
     from ..tokens import Tokens
 
 __all__ = ["MAX_ROTATIONS", "REDACTED", "BaseAuth", "Rotated", "bearer", "wrong_client"]
@@ -60,6 +63,8 @@ class BaseAuth:
     which takes 30 at most.
     `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
     those in the background; True: those that a request waits for, too; False: none.
+    `on_event`: called with an `adh_auth.Event` after each outcome of a rotation, in the rotation's thread;
+    what it raises is logged.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.
@@ -75,6 +80,7 @@ class BaseAuth:
         refresh_ahead: float | None = None,
         lock_timeout: float | None = None,
         detached: bool | None = None,
+        on_event: Callable[[Event], object] | None = None,
         refresh_via: Any = None,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -85,6 +91,7 @@ class BaseAuth:
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
             "detached": detached,
+            "on_event": on_event,
         }
         # A traceback that shows locals shows the arguments of every frame.
         del client_secret
@@ -109,6 +116,7 @@ class BaseAuth:
             lock_timeout=settings.lock_timeout,
             launcher=settings.launcher(),
             find_transport=WeakMethod(self._describe_transport),
+            on_event=settings.on_event,
         )
 
     @property

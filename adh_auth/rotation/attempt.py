@@ -129,6 +129,7 @@ class Attempt:
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)
+            context.request_id = verdict.request_id
             uncertain = verdict.kind == "again" and verdict.status != 429
         else:
             verdict, uncertain = _verdict_without_reply(raised)
@@ -215,6 +216,7 @@ class Attempt:
         The lock stays held meanwhile, so that no process spends the dead pair (rule 3).
         """
         context = self._context
+        context.problem = why
         # Recorded and warned of first: `continue_unsaved` lets the caller go on.
         yield from self._warn_unsaved(why)
         with suppress(Exception):  # a caller that can't go on waits until the pair is written
@@ -285,6 +287,7 @@ class Attempt:
             request_id=verdict.request_id,
         )
         yield from self._note_if_possible(record)
+        self._context.failed_attempt = record
         raise refusal(record, self._context.name)
 
     def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], next_step: str) -> Transaction:
@@ -305,6 +308,7 @@ class Attempt:
             not_before=self._pause_end(verdict),
         )
         yield from self._note_if_possible(record)
+        self._context.failed_attempt = record
         return failure(record, self._context.name)
 
     def _lost_reply(self) -> str:

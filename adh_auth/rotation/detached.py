@@ -409,6 +409,10 @@ class Helper:
             kind, value = json.loads(line)
             if kind == "refreshed":
                 context.refreshed = True
+            elif kind == "request_id":
+                context.request_id = str(value)
+            elif kind == "problem":
+                context.problem = str(value)
             elif kind == "warning":
                 context.warn(str(value))
             elif kind == "unsaved":

@@ -168,6 +168,9 @@ class Job:
         unfinished_jobs.discard(self)
         with suppress(BaseException):  # last: it runs a log handler of the program's
             _log(context.name, outcome)
+        if context.report is not None:
+            with suppress(BaseException):
+                context.report(context, outcome)
 
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
         """Make the outcome known, once."""

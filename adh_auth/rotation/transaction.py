@@ -51,7 +51,7 @@ def rotation_transaction(context: RotationContext, rejected: Secret) -> Transact
     since = _last_ended_attempt(record)
     early = _decide(context, rejected, stored.tokens, record, since)
     if not isinstance(early, Refresh):
-        return _carry_out(early)
+        return _carry_out(context, early, record)
     context.lock = store.lock()
     adopted = yield from _await_lock(context, rejected, state, since)
     if adopted is not None:
@@ -81,8 +81,9 @@ def _read(context: RotationContext, name: str) -> Transaction:
     return stored
 
 
-def _carry_out(decision: Adopt | Refuse) -> Tokens:
+def _carry_out(context: RotationContext, decision: Adopt | Refuse, record: Record) -> Tokens:
     if isinstance(decision, Refuse):
+        context.failed_attempt = record
         raise decision.error
     return decision.tokens
 
@@ -106,6 +107,14 @@ def _then_unlock(context: RotationContext, steps: Transaction) -> Transaction:
 
 def _await_lock(context: RotationContext, rejected: Secret, state: object, since: int) -> Transaction:
     """Take the lock and return None, or return the pair that its holder got; raise the holder's error."""
+    began = context.clock.monotonic()
+    try:
+        return (yield from _poll_lock(context, rejected, state, since))
+    finally:
+        context.waited += context.clock.monotonic() - began
+
+
+def _poll_lock(context: RotationContext, rejected: Secret, state: object, since: int) -> Transaction:
     store, clock, lock = context.store, context.clock, context.lock
     assert lock is not None
     deadline = clock.monotonic() + context.lock_timeout
@@ -140,14 +149,18 @@ def _raise_shared_error(
 ) -> None:
     """Raise the error of the holder's attempt, if it has failed (rule 6)."""
     concerned = record.concerns(fingerprint(stored.refresh_token), context.owner.fingerprint)
+    about_this = concerned and Secret(stored.access_token) == rejected
+    error: AdhAuthError | None = None
     # Also where the rejected token is the holder's own, of a pair that is in that process's memory only.
     if concerned and record.state == UNSAVED:
-        raise unsaved(record, context.name)
-    about_this = concerned and Secret(stored.access_token) == rejected
-    if about_this and record.number > since and record.state == FAILED:
-        raise failure(record, context.name)
-    if about_this and record.state == REFUSED:
-        raise refusal(record, context.name)
+        error = unsaved(record, context.name)
+    elif about_this and record.number > since and record.state == FAILED:
+        error = failure(record, context.name)
+    elif about_this and record.state == REFUSED:
+        error = refusal(record, context.name)
+    if error is not None:
+        context.failed_attempt = record
+        raise error
 
 
 # Under the lock.
@@ -163,7 +176,7 @@ def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Tra
     record = yield Step("record", store.record)
     decision = _decide(context, rejected, stored.tokens, record, since)
     if not isinstance(decision, Refresh):
-        return _carry_out(decision)
+        return _carry_out(context, decision, record)
     if (yield from _recover(context, stored, record)):
         # What was found may have expired meanwhile: decide anew.
         return (yield from rotate_locked(context, rejected, since))
