@@ -4,8 +4,8 @@ from __future__ import annotations
 
 try:
     import httpx2
-except ModuleNotFoundError as missing:
-    if missing.name != "httpx2":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "httpx2":
         raise
     raise ModuleNotFoundError(
         'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import requests
+from requests.auth import AuthBase
 
 from .clients.requests_auth import RequestsAuth
 
 __all__ = ["AdhAuth"]
 
 
-class AdhAuth(RequestsAuth, requests.auth.AuthBase):
+class AdhAuth(RequestsAuth, AuthBase):
     """Keep the requests of a client signed in.
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else

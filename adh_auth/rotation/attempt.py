@@ -90,7 +90,7 @@ class Attempt:
         )
         self._base_url = ""
         #: whether the server has given a pair: from then on the reservation is kept
-        self.has_pair = False
+        self.has_pair: bool = False
 
     def steps(self) -> Transaction:
         """Send until there is an answer, or another try makes no sense.

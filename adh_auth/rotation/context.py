@@ -103,7 +103,7 @@ class Calls:
 
     def __init__(self, name: str, base_url: str, client_id: str, client_secret: Secret) -> None:
         self.name = name
-        self.owner = Owner(base_url, client_id)
+        self.owner: Owner = Owner(base_url, client_id)
         self._base_url = base_url
         self._client_id = client_id
         self._client_secret = client_secret

@@ -343,7 +343,7 @@ class Helper:
         self._clock = JobClock()
         self._was_told_the_end = False
         #: whether it has ended, and was reaped
-        self.ended = False
+        self.ended: bool = False
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
 
