@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 from weakref import WeakMethod
 
 from ..common.notices import logger
@@ -22,7 +22,6 @@ from ..rotation.core import DescribeTransport, Fallback, Rotation
 from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from .settings import Settings, as_secret, resolve
-from .waits import Wait, Waits, run_async, run_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..events import Event
     from ..tokens import Tokens
+    from .waits import Waits
 
 __all__ = ["MAX_ROTATIONS", "REDACTED", "BaseAuth", "Rotated", "bearer", "wrong_client"]
 
@@ -47,6 +47,43 @@ class Rotated(NamedTuple):
 
     pair: ActiveTokens
     refreshed: bool
+
+
+P = ParamSpec("P")
+
+
+def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Make a call that can't be meant so raise a `TypeError` that says what was meant.
+
+    Python's own names this class instead of the one that was called. A class without parentheses is called
+    with a request.
+    """
+    code = init.__code__
+    known = frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+
+    @wraps(init)
+    def checked(self: Any, /, *given: P.args, **named: P.kwargs) -> None:
+        # A traceback that shows locals shows these.
+        if "client_secret" in named:
+            named["client_secret"] = as_secret(named["client_secret"])
+        first = given[0] if given else named.get("token_file")
+        is_path = first is None or isinstance(first, os.PathLike) or _is_path(first)
+        if len(given) > 1 or not is_path or not known >= named.keys():
+            from .misuse import misuse
+
+            error = misuse(type(self), known, given, named)
+            if error is not None:
+                del given, first
+                named.clear()
+                raise error
+        init(self, *given, **named)
+
+    return checked
+
+
+def _is_path(first: object) -> bool:
+    # What the API's tokens begin with: one passed as a path would be quoted in a message.
+    return isinstance(first, str) and not first.startswith("adh_")
 
 
 class BaseAuth:
@@ -70,6 +107,7 @@ class BaseAuth:
     Building one does no I/O. Raises `ConfigurationError`.
     """
 
+    @explaining_misuse
     def __init__(
         self,
         token_file: str | os.PathLike[str] | None = None,
@@ -151,6 +189,8 @@ class BaseAuth:
         """
         refused = as_secret(rejected)
         del rejected
+        from .waits import run_sync
+
         pair = run_sync(self._working_pair(min_life, refused, Job.run_here))
         return str(pair.tokens.access_token)
 
@@ -158,6 +198,8 @@ class BaseAuth:
         """Return what `get_token` does, to a task of asyncio or trio. Waits without a thread."""
         refused = as_secret(rejected)
         del rejected
+        from .waits import run_async
+
         pair = await run_async(self._working_pair(min_life, refused, Job.run_in_a_task, in_task=True))
         return str(pair.tokens.access_token)
 
@@ -165,6 +207,7 @@ class BaseAuth:
         self, min_life: float, refused: Secret | None, without_thread: Fallback, *, in_task: bool = False
     ) -> Waits:
         from .current_token import check_request, working_pair
+        from .waits import Wait
 
         check_request(min_life, refused)
         self._load(in_task=in_task)
@@ -338,8 +381,6 @@ def bearer(header: str | bytes | None) -> Secret | None:
 
 def wrong_client(auth: object, request: object) -> TypeError:
     """Return the error for an auth object that was passed to a client of another library."""
-    client = type(request).__module__.partition(".")[0]
-    right = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}.get(client)
-    every = "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
-    advice = f"use adh_auth.{right} with {client}" if right else every
-    return TypeError(f"{type(auth).__name__} was given a request of {client}: {advice}")
+    from .misuse import other_library
+
+    return other_library(auth, request)
