@@ -52,6 +52,10 @@ class AdhAuthError(Exception):
     session: str | None = None
     #: ``X-Request-Id`` of the endpoint's reply, for support
     request_id: str | None = None
+    #: the client's request without the token, on an error that a call of a client raised; absent on others
+    request: Any
+    #: the response that the error is about, None where there is none; on errors of requests only
+    response: Any
 
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)

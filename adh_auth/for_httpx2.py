@@ -4,8 +4,8 @@ from __future__ import annotations
 
 try:
     import httpx2
-except ModuleNotFoundError as missing:
-    if missing.name != "httpx2":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "httpx2":
         raise
     raise ModuleNotFoundError(
         'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]"', name="httpx2"
@@ -36,6 +36,8 @@ class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):
     which takes 30 at most.
     `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
     those in the background; True: those that a request waits for, too; False: none.
+    `on_event`: called with an `adh_auth.Event` after each outcome of a rotation, in the rotation's thread;
+    what it raises is logged.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import requests
+from requests.auth import AuthBase
 
 from .clients.requests_auth import RequestsAuth
 
 __all__ = ["AdhAuth"]
 
 
-class AdhAuth(RequestsAuth, requests.auth.AuthBase):
+class AdhAuth(RequestsAuth, AuthBase):
     """Keep the requests of a client signed in.
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
@@ -26,6 +26,8 @@ class AdhAuth(RequestsAuth, requests.auth.AuthBase):
     which takes 30 at most.
     `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
     those in the background; True: those that a request waits for, too; False: none.
+    `on_event`: called with an `adh_auth.Event` after each outcome of a rotation, in the rotation's thread;
+    what it raises is logged.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.

@@ -10,8 +10,8 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec
 from weakref import WeakMethod
 
 from ..common.notices import logger
@@ -26,12 +26,15 @@ from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
 from ..store.token_file import TokenFile
 from .settings import Settings, as_secret, as_url, resolve
-from .waits import Wait, Waits, run_async, run_sync
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
+    from ..events import Event
     from ..tokens import Tokens
+    from .waits import Waits
 
 __all__ = ["MAX_ROTATIONS", "REDACTED", "BaseAuth", "Rotated", "bearer", "wrong_client"]
 
@@ -48,6 +51,43 @@ class Rotated(NamedTuple):
 
     pair: ActiveTokens
     refreshed: bool
+
+
+P = ParamSpec("P")
+
+
+def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Make a call that can't be meant so raise a `TypeError` that says what was meant.
+
+    Python's own names this class instead of the one that was called. A class without parentheses is called
+    with a request.
+    """
+    code = init.__code__
+    known = frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+
+    @wraps(init)
+    def checked(self: Any, /, *given: P.args, **named: P.kwargs) -> None:
+        # A traceback that shows locals shows these.
+        if "client_secret" in named:
+            named["client_secret"] = as_secret(named["client_secret"])
+        first = given[0] if given else named.get("token_file")
+        is_path = first is None or isinstance(first, os.PathLike) or _is_path(first)
+        if len(given) > 1 or not is_path or not known >= named.keys():
+            from .misuse import misuse
+
+            error = misuse(type(self), known, given, named)
+            if error is not None:
+                del given, first
+                named.clear()
+                raise error
+        init(self, *given, **named)
+
+    return checked
+
+
+def _is_path(first: object) -> bool:
+    # What the API's tokens begin with: one passed as a path would be quoted in a message.
+    return isinstance(first, str) and not first.startswith("adh_")
 
 
 class BaseAuth:
@@ -67,11 +107,14 @@ class BaseAuth:
     which takes 30 at most.
     `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
     those in the background; True: those that a request waits for, too; False: none.
+    `on_event`: called with an `adh_auth.Event` after each outcome of a rotation, in the rotation's thread;
+    what it raises is logged.
     `refresh_via`: a client that carries the refresh call instead of one of our own.
 
     Building one does no I/O. Raises `ConfigurationError`.
     """
 
+    @explaining_misuse
     def __init__(
         self,
         token_file: str | os.PathLike[str] | None = None,
@@ -84,6 +127,7 @@ class BaseAuth:
         refresh_ahead: float | None = None,
         lock_timeout: float | None = None,
         detached: bool | None = None,
+        on_event: Callable[[Event], object] | None = None,
         refresh_via: Any = None,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -96,6 +140,7 @@ class BaseAuth:
             "refresh_ahead": refresh_ahead,
             "lock_timeout": lock_timeout,
             "detached": detached,
+            "on_event": on_event,
         }
         # A traceback that shows locals shows the arguments of every frame.
         del client_secret, store
@@ -119,7 +164,8 @@ class BaseAuth:
         # Late: most programs have a token file.
         from .shared_cores import shared_core
 
-        key = (type(self), id(settings.store), *settings[1:])
+        # By their ids: whether they are equal is up to the program, and the core keeps both alive.
+        key = (type(self), id(settings.store), id(settings.on_event), *settings[1:-1])
         self._shared = shared_core(self, key, partial(_new_shared_core, settings))
         return self._shared.core
 
@@ -160,6 +206,8 @@ class BaseAuth:
         """
         refused = as_secret(rejected)
         del rejected
+        from .waits import run_sync
+
         pair = run_sync(self._working_pair(min_life, refused, Job.run_here))
         return str(pair.tokens.access_token)
 
@@ -167,6 +215,8 @@ class BaseAuth:
         """Return what `get_token` does, to a task of asyncio or trio. Waits without a thread."""
         refused = as_secret(rejected)
         del rejected
+        from .waits import run_async
+
         pair = await run_async(self._working_pair(min_life, refused, Job.run_in_a_task, in_task=True))
         return str(pair.tokens.access_token)
 
@@ -174,6 +224,7 @@ class BaseAuth:
         self, min_life: float, refused: Secret | None, without_thread: Fallback, *, in_task: bool = False
     ) -> Waits:
         from .current_token import check_request, working_pair
+        from .waits import Wait
 
         check_request(min_life, refused)
         self._load(in_task=in_task)
@@ -183,8 +234,12 @@ class BaseAuth:
                 partial(self._wait_for_new_tokens, refused),
                 partial(self._wait_for_new_tokens_async, refused),
             )
-        return working_pair(
-            self._core, min_life, replaced, rounds=MAX_ROTATIONS, without_thread=without_thread
+        if self._core.must_look_first():
+            yield Wait(partial(self._look, None), partial(self._look_async, None))
+        return (
+            yield from working_pair(
+                self._core, min_life, replaced, rounds=MAX_ROTATIONS, without_thread=without_thread
+            )
         )
 
     def revoke(self) -> None:
@@ -356,6 +411,7 @@ def _new_core(
         lock_timeout=settings.lock_timeout,
         launcher=settings.launcher(),
         find_transport=find_transport,
+        on_event=settings.on_event,
     )
 
 
@@ -392,8 +448,6 @@ def bearer(header: str | bytes | None) -> Secret | None:
 
 def wrong_client(auth: object, request: object) -> TypeError:
     """Return the error for an auth object that was passed to a client of another library."""
-    client = type(request).__module__.partition(".")[0]
-    right = {"requests": "AdhAuth", "httpx": "AdhHttpxAuth", "httpx2": "AdhHttpx2Auth"}.get(client)
-    every = "use AdhAuth with requests, AdhHttpxAuth with httpx, AdhHttpx2Auth with httpx2"
-    advice = f"use adh_auth.{right} with {client}" if right else every
-    return TypeError(f"{type(auth).__name__} was given a request of {client}: {advice}")
+    from .misuse import other_library
+
+    return other_library(auth, request)

@@ -32,7 +32,7 @@ class Deadline:
         #: Whether the call may have left. A client that shows its connections sets it itself.
         self.sent = True
         #: Whether the time is up. The timer sets it: a clock that freezegun stops or moves would cut a reply.
-        self.over = False
+        self.over: bool = False
         # Not a daemon: a sub-interpreter may have none. It never outlives the call.
         self._timer = threading.Timer(seconds, self._end)
         self._timer.name = THREAD_NAME_PREFIX + "deadline"

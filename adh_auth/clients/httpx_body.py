@@ -44,7 +44,7 @@ class RequestBody:
         """`stream`: the request's, or None for a body in memory."""
         #: each file, and the position where the body begins; None until `locate`
         self._files: list[tuple[Any, Any]] = []
-        self.one_shot = False
+        self.one_shot: bool = False
         if stream is None:
             return
         files = multipart_files(stream)
@@ -112,13 +112,13 @@ class BodyPrefix:
         self._rest: Any = None
         self._rejoined: type[_Rejoined] | None = None
         self._error: Exception | None = None
-        self.start = b""
+        self.start: bytes = b""
         #: whether `start` is the whole body
-        self.is_whole = False
+        self.is_whole: bool = False
         content = loaded_content(response)
         if content is not None:
             self.start, self.is_whole = content[:BODY_LIMIT], True
-        self.is_loaded = content is not None
+        self.is_loaded: bool = content is not None
         #: whether a hook has read the stream to its end, or closed it, and kept nothing
         self.is_lost = not self.is_loaded and (response.is_stream_consumed or response.is_closed)
 

@@ -55,7 +55,7 @@ class SentRequest:
     def __init__(self, request: Any, body: RequestBody) -> None:
         self.request = request
         self.body = body
-        self.seconds = callers_timeout(request)
+        self.seconds: float | None = callers_timeout(request)
         self.left = MAX_ROTATIONS
         self.refreshed = False
 
@@ -319,7 +319,7 @@ class HttpxFlow(BaseAuth):
 
     def _client_error(self, error: AdhAuthError, request: Any) -> AdhAuthError:
         raised = error_for_client(error, self._client.HTTPError)
-        raised.request = redacted(request)  # type: ignore[attr-defined]
+        raised.request = redacted(request)
         return raised
 
     def _post(self, call: EndpointCall, seconds: float) -> EndpointReply:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from functools import lru_cache
+from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.limits import LOCK_TIMEOUT
@@ -18,6 +19,7 @@ from ..rotation.detached import Launcher
 from ..store.token_file import TokenFile
 
 if TYPE_CHECKING:
+    from ..rotation.reporting import OnEvent
     from ..store.base import SessionStore
 
 __all__ = [
@@ -53,6 +55,7 @@ class Settings(NamedTuple):
     refresh_ahead: float | None
     lock_timeout: float
     detached: bool | None
+    on_event: OnEvent | None = None
 
     def launcher(self) -> Launcher:
         """Return what starts a process of its own for a refresh of this session."""
@@ -73,6 +76,7 @@ def resolve(
     refresh_ahead: float | None = None,
     lock_timeout: float | None = None,
     detached: bool | None = None,
+    on_event: OnEvent | None = None,
 ) -> Settings:
     """Return the settings: arguments first, then the environment, then the defaults.
 
@@ -89,6 +93,7 @@ def resolve(
         refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
         detached=_choice("detached", detached),
+        on_event=_hook("on_event", on_event),
     )
 
 
@@ -171,6 +176,16 @@ def _choice(name: str, value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise ConfigurationError(f"{name} must be True, False or None, not {type(value).__name__}", setting=name)
+
+
+def _hook(name: str, value: Any) -> Any:
+    code = getattr(value, "__code__", None)
+    if value is None or (callable(value) and not (code is not None and code.co_flags & CO_COROUTINE)):
+        return value
+    kind = "a coroutine function" if callable(value) else type(value).__name__
+    raise ConfigurationError(
+        f"{name} must be a function that takes an event, not {kind}: it is called in a thread", setting=name
+    )
 
 
 def _seconds(name: str, value: Any) -> float | None:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from contextlib import suppress
 
-logger = logging.getLogger("adh_auth")
+logger: logging.Logger = logging.getLogger("adh_auth")
 
 
 def warn_loudly(message: str) -> None:

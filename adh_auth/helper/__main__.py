@@ -131,13 +131,14 @@ class Rotation:
             owner=calls.owner,
             who=(os.getpid(), self._told["host"]),
             lock_timeout=0.0,
-            continue_unsaved=self._report_unsaved,
+            continue_unsaved=lambda tokens: self._report_unsaved(context, tokens),
             warn=lambda message: self._report("warning", message),
             lock=self._lock,
         )
         try:
             with suppress(Exception):  # who waits finds out from the file and the record, and decides anew
                 run_steps(rotate_locked(context, Secret(self._told["rejected"]), self._told["since"]))
+            self._report_fact("request_id", context.request_id)
             if context.refreshed:
                 self._report("refreshed", value=True)
             self._report("finished", value=True)
@@ -152,10 +153,16 @@ class Rotation:
         end_after(max(signal.getitimer(signal.ITIMER_REAL)[0], WRITE_LIFE))
         return reply
 
-    def _report_unsaved(self, tokens: Tokens) -> None:
+    def _report_unsaved(self, context: RotationContext, tokens: Tokens) -> None:
         self._clock.is_unsaved = True
         end_after(UNSAVED_LIFE)
+        self._report_fact("request_id", context.request_id)
+        self._report_fact("problem", context.problem)
         self._report("unsaved", vars(tokens))
+
+    def _report_fact(self, kind: str, value: str | None) -> None:
+        if value is not None:
+            self._report(kind, value)
 
     def _report(self, kind: str, value: Any) -> None:
         with suppress(OSError):  # the program may be gone

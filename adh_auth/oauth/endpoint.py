@@ -29,9 +29,9 @@ class EndpointCall:
     __slots__ = ("access_token", "payload", "url")
 
     def __init__(self, url: str, payload: Mapping[str, str], access_token: Secret | None = None) -> None:
-        self.url = url
-        self.payload = payload
-        self.access_token = access_token
+        self.url: str = url
+        self.payload: Mapping[str, str] = payload
+        self.access_token: Secret | None = access_token
 
     @property
     def method(self) -> str:
@@ -52,10 +52,10 @@ class EndpointReply:
     __slots__ = ("body", "cut", "headers", "status")
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes, cut: bool = False) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.cut = cut
+        self.status: int = status
+        self.headers: Mapping[str, str] = headers
+        self.body: bytes = body
+        self.cut: bool = cut
 
     def header(self, name: str) -> str | None:
         """Return a header by its name, in any case; None where it is missing."""

@@ -14,17 +14,17 @@ class ActiveTokens:
     __slots__ = ("doubtful", "expired", "expires_at", "header", "needs_check", "secret", "tokens")
 
     def __init__(self, tokens: Tokens, *, needs_check: bool) -> None:
-        self.tokens = tokens
-        self.header = "Bearer " + tokens.access_token
-        self.secret = Secret(tokens.access_token)
+        self.tokens: Tokens = tokens
+        self.header: str = "Bearer " + tokens.access_token
+        self.secret: Secret = Secret(tokens.access_token)
         #: epoch seconds, None where no expiry is stored
-        self.expires_at = tokens.expires_at
+        self.expires_at: float | None = tokens.expires_at
         #: the API has said that the access token is expired
-        self.expired = False
+        self.expired: bool = False
         #: the API has refused it, and the reason could not be read
-        self.doubtful = False
+        self.doubtful: bool = False
         #: whether `Rotation.needs_rotation` has to be asked before each request
-        self.needs_check = needs_check
+        self.needs_check: bool = needs_check
 
     def mark_expired(self) -> None:
         """Note that the API has called the access token expired."""

@@ -84,7 +84,7 @@ class Attempt:
         )
         self._base_url = ""
         #: whether the server has given a pair: from then on the reservation is kept
-        self.has_pair = False
+        self.has_pair: bool = False
 
     def steps(self) -> Transaction:
         """Send until there is an answer, or another try makes no sense.
@@ -122,6 +122,7 @@ class Attempt:
         fresh = None
         if raised is None:
             verdict, fresh = yield from self._understood(reply, sent_at)
+            context.request_id = verdict.request_id
             uncertain = verdict.kind == "again" and verdict.status != 429
         else:
             verdict, uncertain = _verdict_without_reply(raised)
@@ -218,6 +219,7 @@ class Attempt:
         The lock stays held meanwhile, so that no process spends the dead pair (rule 3).
         """
         context = self._context
+        context.problem = why
         # Recorded and warned of first: `continue_unsaved` lets the caller go on.
         yield from self._warn_unsaved(why)
         with suppress(Exception):  # a caller that can't go on waits until the pair is written
@@ -288,6 +290,7 @@ class Attempt:
             request_id=verdict.request_id,
         )
         yield from self._note_if_possible(record)
+        self._context.failed_attempt = record
         raise refusal(record, self._context.store)
 
     def _failed(self, verdict: replies.Verdict, kind: type[AdhAuthError], next_step: str) -> Transaction:
@@ -308,6 +311,7 @@ class Attempt:
             not_before=self._pause_end(verdict),
         )
         yield from self._note_if_possible(record)
+        self._context.failed_attempt = record
         return failure(record, self._context.store)
 
     def _lost_reply(self) -> str:

@@ -15,7 +15,11 @@ from ..tokens import Tokens
 from .owner import Owner
 
 if TYPE_CHECKING:
+    from threading import Thread
+
+    from ..errors import AdhAuthError
     from ..store.base import Lock, Store
+    from ..store.record import Record
 
 __all__ = ["Calls", "Clock", "Post", "RotationContext", "Step", "Transaction"]
 
@@ -74,6 +78,19 @@ class RotationContext:
     launch_helper: Launch | None = None
     #: whether this very job got the pair from the server, instead of adopting another process's
     refreshed: bool = False
+    #: called with the outcome once it is known (`reporting.Reporter.report`); None without an `on_event`
+    report: Callable[[RotationContext, Tokens | AdhAuthError | None], None] | None = None
+    #: the clock's seconds at the start, and the seconds of waiting for the lock
+    began: float = 0.0
+    waited: float = 0.0
+    #: ``X-Request-Id`` of the endpoint's last reply
+    request_id: str | None = None
+    #: why the new pair could not be written
+    problem: str | None = None
+    #: the record of the attempt, of any process, whose failure is the outcome
+    failed_attempt: Record | None = None
+    #: the thread that reports a pair that could not be written
+    unsaved_report: Thread | None = None
 
 
 #: Starts a helper process and returns it, or None (`detached.Launcher.launch`).
@@ -84,7 +101,7 @@ class Calls:
     """The calls of one client to the auth endpoints."""
 
     def __init__(self, base_url: str, client_id: str, client_secret: Secret) -> None:
-        self.owner = Owner(base_url, client_id)
+        self.owner: Owner = Owner(base_url, client_id)
         self._base_url = base_url
         self._client_id = client_id
         self._client_secret = client_secret

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from .transaction import (
 
 if TYPE_CHECKING:
     from ..store.base import Store
+    from .reporting import OnEvent, Reporter
 
 __all__ = ["DescribeTransport", "Fallback", "Rotation"]
 
@@ -75,6 +76,7 @@ class Rotation:
         lock_timeout: float = LOCK_TIMEOUT,
         launcher: Launcher | None = None,
         find_transport: Callable[[], DescribeTransport | None] = lambda: None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self._store = store
         #: whether `current` may wait for a network, see `must_look_first`
@@ -87,6 +89,7 @@ class Rotation:
         self._find_transport = find_transport
         self._refresh_ahead = refresh_ahead
         self._lock_timeout = lock_timeout
+        self._reporter = None if on_event is None else _reporter(on_event, store.facts_for_errors())
         #: the pair in memory, and the state of the file it was read from
         self._active: ActiveTokens | None = None
         self._file_state: object = None
@@ -320,6 +323,8 @@ class Rotation:
             # done, never one that no thread runs.
             context = self._context(job, post)
             context.launch_helper = find_helper()
+            if self._reporter is not None:
+                context.report, context.began = self._reporter.report, context.clock.monotonic()
             started = job.start(context, lambda context: rotation_transaction(context, rejected))
             self._job = job
         if not started:
@@ -370,7 +375,7 @@ class Rotation:
     def _context(self, job: Job, post: Post | None = None) -> RotationContext:
         post = post or self._find_post()
         assert post is not None, "the object that owns this core is alive while it is called"
-        return RotationContext(
+        context = RotationContext(
             store=self._store,
             clock=OwnClock(job.is_waited_for),
             post=post,
@@ -378,11 +383,12 @@ class Rotation:
             owner=self._calls.owner,
             who=(os.getpid(), host_name()),
             lock_timeout=self._lock_timeout,
-            continue_unsaved=lambda tokens: self._continue_unsaved(job, tokens),
+            continue_unsaved=lambda tokens: self._continue_unsaved(context, job, tokens),
             warn=warn_loudly,
         )
+        return context
 
-    def _continue_unsaved(self, job: Job, tokens: Tokens) -> None:
+    def _continue_unsaved(self, context: RotationContext, job: Job, tokens: Tokens) -> None:
         """Go on with a pair that could not be written, until the store changes (rule 3)."""
         with self._guard:
             self._file_state, self.cache = self._store.state(), EMPTY_CACHE
@@ -390,6 +396,15 @@ class Rotation:
             self._active = ActiveTokens(tokens, needs_check=True)
         job.refreshed = True
         job.settle(tokens)
+        if self._reporter is not None and context.report is not None:
+            self._reporter.report_unsaved(context)
+
+
+def _reporter(on_event: OnEvent, store: Mapping[str, str]) -> Reporter:
+    # Imported here, not in the thread of a rotation (rule 17); few programs use it.
+    from .reporting import Reporter
+
+    return Reporter(on_event, store)
 
 
 #: every core, for the child of a fork

@@ -353,7 +353,7 @@ class Helper:
         self._clock = JobClock()
         self._was_told_the_end = False
         #: whether it has ended, and was reaped
-        self.ended = False
+        self.ended: bool = False
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
         #: whether it said that it has done all it could: it was not killed
@@ -421,6 +421,10 @@ class Helper:
             kind, value = json.loads(line)
             if kind == "refreshed":
                 context.refreshed = True
+            elif kind == "request_id":
+                context.request_id = str(value)
+            elif kind == "problem":
+                context.problem = str(value)
             elif kind == "warning":
                 context.warn(str(value))
             elif kind == "unsaved":

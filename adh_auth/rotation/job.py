@@ -42,14 +42,14 @@ class Job:
     def __init__(self, rejected: Secret | None = None, *, in_background: bool = False) -> None:
         self.rejected = rejected
         #: the outcome is known
-        self.settled = False
+        self.settled: bool = False
         #: the thread has done its last step
-        self.finished = False
+        self.finished: bool = False
         #: the outcome came straight from the server, instead of from another process
-        self.refreshed = False
+        self.refreshed: bool = False
         #: it waits for a caller to go on with it: the new pair is known, could not be written yet, and no
         #: thread can be started
-        self.paused = False
+        self.paused: bool = False
         self.outcome: Tokens | AdhAuthError | None = None
         # No lock guards the two together: `settle` sets `settled` before it wakes the waiters, and a waiter
         # reads `settled` after it was added.
@@ -170,6 +170,9 @@ class Job:
         unfinished_jobs.discard(self)
         with suppress(BaseException):  # last: it runs a log handler of the program's
             _log(context.store.what(), outcome)
+        if context.report is not None:
+            with suppress(BaseException):
+                context.report(context, outcome)
 
     def settle(self, outcome: Tokens | AdhAuthError | None) -> None:
         """Make the outcome known, once."""

@@ -52,7 +52,7 @@ def rotation_transaction(context: RotationContext, rejected: Secret) -> Transact
     since = _last_ended_attempt(look.record)
     early = _decide(context, rejected, look, since)
     if not isinstance(early, Refresh):
-        return _carry_out(early)
+        return _carry_out(context, early, look.record)
     deadline = context.clock.monotonic() + context.lock_timeout
     while True:
         context.lock = context.store.lock()
@@ -88,8 +88,9 @@ def _look(context: RotationContext, name: str) -> Transaction:
     return look
 
 
-def _carry_out(decision: Adopt | Refuse) -> Tokens:
+def _carry_out(context: RotationContext, decision: Adopt | Refuse, record: Record) -> Tokens:
     if isinstance(decision, Refuse):
+        context.failed_attempt = record
         raise decision.error
     return decision.tokens
 
@@ -118,6 +119,16 @@ def _await_lock(
 
     `state`: of the last look. `deadline`: by the monotonic clock.
     """
+    began = context.clock.monotonic()
+    try:
+        return (yield from _poll_lock(context, rejected, state, since, deadline))
+    finally:
+        context.waited += context.clock.monotonic() - began
+
+
+def _poll_lock(
+    context: RotationContext, rejected: Secret, state: object, since: int, deadline: float
+) -> Transaction:
     store, clock, lock = context.store, context.clock, context.lock
     assert lock is not None
     poll, next_try = store.pace.first_poll, clock.monotonic()
@@ -161,14 +172,18 @@ def _raise_shared_error(context: RotationContext, rejected: Secret, look: Look, 
     """Raise the error of the holder's attempt, if it has failed (rule 6)."""
     record, stored = look.record, look.stored.tokens
     concerned = record.concerns(fingerprint(stored.refresh_token), context.owner.fingerprint)
+    about_this = concerned and Secret(stored.access_token) == rejected
+    error: AdhAuthError | None = None
     # Also where the rejected token is the holder's own, of a pair that is in that process's memory only.
     if concerned and record.state == UNSAVED:
-        raise unsaved(record, context.store)
-    about_this = concerned and Secret(stored.access_token) == rejected
-    if about_this and record.number > since and record.state == FAILED:
-        raise failure(record, context.store)
-    if about_this and record.state == REFUSED:
-        raise refusal(record, context.store)
+        error = unsaved(record, context.store)
+    elif about_this and record.number > since and record.state == FAILED:
+        error = failure(record, context.store)
+    elif about_this and record.state == REFUSED:
+        error = refusal(record, context.store)
+    if error is not None:
+        context.failed_attempt = record
+        raise error
 
 
 # Under the lock.
@@ -184,7 +199,7 @@ def rotate_locked(context: RotationContext, rejected: Secret, since: int) -> Tra
     look = yield from _look(context, "reread")
     decision = _decide(context, rejected, look, since)
     if not isinstance(decision, Refresh):
-        return _carry_out(decision)
+        return _carry_out(context, decision, look.record)
     if (yield from _recover(context, look)):
         # What was found may have expired meanwhile: decide anew.
         return (yield from rotate_locked(context, rejected, since))

@@ -35,7 +35,7 @@ class Hold:
     """
 
     def __init__(self) -> None:
-        self.reached = threading.Event()
+        self.reached: threading.Event = threading.Event()
         """Set as soon as the call is held."""
         self._released = threading.Event()
 

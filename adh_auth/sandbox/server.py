@@ -70,7 +70,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
     # On Windows the option lets a second server take a port in use (python/cpython#85307); elsewhere a
     # restart needs it.
-    allow_reuse_address = os.name != "nt"
+    allow_reuse_address: bool = os.name != "nt"
 
     def __init__(
         self, address: tuple[str, int], answer: Callable[[Request], Reply], ssl_context: ssl.SSLContext | None
@@ -99,7 +99,8 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         # HTTPServer looks up its own host name here, which takes seconds where the resolver is slow.
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.server_name: str = str(self.server_address[0])
+        self.server_port: int = int(self.server_address[1])
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()

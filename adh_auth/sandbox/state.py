@@ -61,7 +61,10 @@ class Refusal(Exception):
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(status, code, message)
-        self.status, self.code, self.message, self.field = status, code, message, field
+        self.status: int = status
+        self.code: str = code
+        self.message: str = message
+        self.field: str | None = field
 
 
 @dataclass(repr=False, eq=False)

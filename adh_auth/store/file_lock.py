@@ -68,7 +68,7 @@ class RotationLock:
     """
 
     def __init__(self, target: str) -> None:
-        self.path = target + ".lock"
+        self.path: str = target + ".lock"
         self._reserved_path = reservation.reserved_path(target)
         self._lock: Any = None
 

@@ -46,7 +46,7 @@ class ReservedFile:
 
     def __init__(self, target: str, size: int) -> None:
         self.target = target
-        self.path = reserved_path(target)
+        self.path: str = reserved_path(target)
         if is_held(self.path):
             raise BlockingIOError(
                 errno.EAGAIN, "another process is writing it, and its lock file was removed meanwhile"

@@ -46,7 +46,7 @@ class StatCache(Generic[T]):
     __slots__ = ("_descriptor", "_file", "_known", "_made", "_since", "state")
 
     def __init__(self, path: bytes = b"", state: object = None, made: T | None = None) -> None:
-        self.state = state
+        self.state: object = state
         self._made = made
         self._since = NEVER
         self._descriptor = -1

@@ -280,7 +280,7 @@ def test_errors_are_the_clients_too(sandbox: Sandbox, twin: Twin, token_file: Pa
         with pytest.raises(twin.family.module.HTTPError) as refused:
             await client.get(sandbox.url + "/api/auth/me")
         assert isinstance(refused.value, ReauthorizationRequired)
-        assert refused.value.request.url.path == "/api/auth/me"  # type: ignore[attr-defined]
+        assert refused.value.request.url.path == "/api/auth/me"
         token_file.unlink()
         with pytest.raises(twin.family.module.HTTPError) as missing:
             await client.get(sandbox.url + "/api/auth/me")

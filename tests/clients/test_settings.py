@@ -202,7 +202,7 @@ def test_a_class_in_the_wrong_client_names_the_right_one() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     """Lazy loading does not invent names."""
     with pytest.raises(AttributeError):
-        adh_auth.NoSuchName  # noqa: B018
+        adh_auth.NoSuchName  # type: ignore[attr-defined]  # noqa: B018
     assert "AdhAuth" in dir(adh_auth)
     assert os.path.basename(adh_auth.__file__ or "") == "__init__.py"
 

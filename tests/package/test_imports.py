@@ -142,3 +142,47 @@ except ModuleNotFoundError as error: print(error, error.name)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert output == 'AdhHttpx2Auth needs httpx2: pip install "adh-auth[httpx2]" httpx2\n'
+
+
+#: An interpreter without httpx2 that does one thing.
+WITHOUT_HTTPX2 = "import sys\nsys.modules['httpx2'] = None\nimport adh_auth\n"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "from adh_auth import *\nAdhAuth, AdhHttpxAuth, Tokens, login",
+        "import pydoc\nassert 'AdhHttpxAuth' in pydoc.render_doc(adh_auth)",
+        "import inspect\nassert 'AdhAuth' in dict(inspect.getmembers(adh_auth))",
+        "assert not hasattr(adh_auth, 'AdhHttpx2Auth')\nassert hasattr(adh_auth, 'AdhAuth')",
+        "assert 'AdhHttpx2Auth' not in adh_auth.__all__ + dir(adh_auth)",
+        "assert getattr(adh_auth, 'AdhHttpx2Auth', 7) == 7",
+        "import doctest\ndoctest.testmod(adh_auth)",
+        "from unittest import mock\nmock.create_autospec(adh_auth)",
+    ],
+)
+def test_nothing_raises_without_httpx2(what: str) -> None:
+    """It is an extra: what looks at the whole package works in the plain install."""
+    _brings(what, after=WITHOUT_HTTPX2)
+
+
+def test_an_attribute_that_needs_httpx2_says_so() -> None:
+    """As an AttributeError, with the command that installs it."""
+    what = "try: adh_auth.AdhHttpx2Auth\nexcept AttributeError as error: print(error)"
+    assert "adh-auth[httpx2]" in " ".join(_brings(what, after=WITHOUT_HTTPX2))
+
+
+def test_a_star_brings_every_name() -> None:
+    """Where httpx2 is installed, its class too."""
+    check = (
+        "assert {*adh_auth.__all__} <= {*globals(), *dir(adh_auth)} and AdhHttpx2Auth and adh_auth.AdhAuth"
+    )
+    _brings(f"import adh_auth\nfrom adh_auth import *\n{check}")
+
+
+def test_a_misspelt_name_is_refused() -> None:
+    """At run time as ever."""
+    import adh_auth
+
+    with pytest.raises(AttributeError, match="has no attribute 'AdhAuht'"):
+        adh_auth.AdhAuht  # type: ignore[attr-defined]  # noqa: B018

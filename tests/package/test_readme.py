@@ -7,14 +7,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import adh_auth
-from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, SignIn, Started, Tokens, login
+from adh_auth import AdhAuth, AdhAuthError, AdhHttpxAuth, Event, SignIn, Started, Tokens, login
 from adh_auth.testing import Call, Counts, Hold, Sandbox
 
 from ..support.cli import adh
@@ -23,6 +23,8 @@ from ..support.processes import PATIENCE, ROOT
 from .test_layers import LAYERS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+T = TypeVar("T")
+
 #: What a reader sees before the first scroll.
 SCREEN = 35
 HEAD = "\n".join(README.splitlines()[:SCREEN])
@@ -71,13 +73,68 @@ def without_code(text: str) -> str:
 #: Options of the interpreter that runs a block.
 STRICT = ("-W", "error::DeprecationWarning")
 #: Packages of the users': such a block runs where they are installed.
-PACKAGES = re.compile(r"(?<!\.)\b(responses|requests_mock|respx|vcr|fastapi|flask|django)\b")
-#: What the block with an application leaves to its users.
-USERS_REQUEST = """
+PACKAGES = re.compile(
+    r"(?<!\.)\b(responses|requests_mock|respx|vcr|fastapi|flask|django|websockets|aiohttp|niquests|prometheus_client)\b"
+)
+#: What must not be installed beside the others: it replaces urllib3.
+APART = "niquests"
+#: What a block leaves to its users, by a word in it.
+USERS_PART = {
+    "/whoami": """
 from fastapi.testclient import TestClient
 with TestClient(app) as browser:
     assert browser.get("/whoami").json()["name"]
-"""
+""",
+    "def open_feed(": """
+import asyncio, os, httpx
+from websockets.asyncio.server import serve
+
+async def check(connection, request):
+    header = {"Authorization": request.headers["Authorization"]}
+    async with httpx.AsyncClient(headers=header) as client:
+        answer = await client.get(os.environ["ADH_BASE_URL"] + "/api/auth/me")
+    return None if answer.status_code == 200 else connection.respond(answer.status_code, answer.text)
+
+async def main():
+    async with serve(lambda socket: socket.send("hello"), "127.0.0.1", 0, process_request=check) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with await open_feed(f"ws://127.0.0.1:{port}/feed") as feed:
+            assert await feed.recv() == "hello"
+
+asyncio.run(main())
+""",
+    "def add_token(": """
+import os, httpx
+given = []
+add_token(None, lambda metadata, error: given.append((metadata, error)))
+(((name, value),), error), = given
+assert error is None
+httpx.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", headers={name: value}).raise_for_status()
+""",
+    "def count(": """
+import threading
+from prometheus_client import generate_latest
+auth.refresh()
+[thread.join() for thread in threading.enumerate() if thread.name == "adh-auth rotation"]
+assert b'adh_rotations_total{kind="rotated"} 1.0' in generate_latest()
+assert b"adh_rotation_seconds_count 1.0" in generate_latest()
+""",
+    "def alert(": """
+from adh_auth import ReauthorizationRequired
+class Pager(logging.Handler):
+    def emit(self, record): print(record.getMessage())
+logging.getLogger().addHandler(Pager())
+try: auth.refresh()
+except ReauthorizationRequired: pass
+""",
+}
+#: What the server does in a block's time, by a word in it.
+SERVERS_PART: dict[str, Callable[[Sandbox], None]] = {
+    "rejected=": Sandbox.expire,
+    "def alert(": Sandbox.revoke,
+}
+#: What a block prints.
+PRINTED = {"def alert(": r"ADH session .*tokens\.json: refused: the refresh token .*", "niquests": ".*User"}
 
 
 def packages(code: str) -> set[str]:
@@ -88,7 +145,8 @@ def packages(code: str) -> set[str]:
 
 def numbered() -> Iterator[Any]:
     for number, code in enumerate(PYTHON):
-        marks = [getattr(pytest.mark, extra(code))] if packages(code) else []
+        needed = packages(code)
+        marks = [getattr(pytest.mark, APART if APART in needed else extra(code))] if needed else []
         yield pytest.param(number, marks=marks, id=str(number))
 
 
@@ -101,18 +159,25 @@ def extra(code: str) -> str:
 def test_a_python_block_runs(number: int, sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """The block runs as it stands, in its own folder, in a shell at the sandbox; one with a test under pytest."""
     for package in packages(PYTHON[number]):
-        needs(package, extra(PYTHON[number]))
+        needs(package, APART if package == APART else extra(PYTHON[number]))
+    _, serve = _of_block(SERVERS_PART, number) or (None, lambda _: None)
+    serve(sandbox)
     name = written(PYTHON[number], tmp_path)
     command = pytest_command(tmp_path, name) if name.startswith("test_") else [sys.executable, *STRICT, name]
     surroundings: Any = {"cwd": tmp_path, "env": environment(sandbox, token_file), "timeout": PATIENCE}
     done = subprocess.run(command, capture_output=True, text=True, check=False, **surroundings)
     assert done.returncode == 0, done.stdout + done.stderr
+    expected = _of_block(PRINTED, number)
+    assert expected is None or re.search(expected[1], done.stdout), done.stdout
+
+
+def _of_block(parts: Mapping[str, T], number: int) -> tuple[str, T] | None:
+    return next(((word, part) for word, part in parts.items() if word in PYTHON[number]), None)
 
 
 def written(code: str, folder: Path) -> str:
     """The name of the file with the block; the README's conftest.py lies beside a test."""
-    if "/whoami" in code:
-        code += USERS_REQUEST
+    code += "".join(part for word, part in USERS_PART.items() if word in code)
     name = "test_block.py" if "def test_" in code else "block.py"
     files = {name: code}
     if name == "test_block.py":
@@ -271,7 +336,17 @@ def _public_names() -> Iterator[str]:
         Sandbox.fail_next,
     ):
         yield from inspect.signature(function).parameters
-    for kind in (AdhAuth, AdhHttpxAuth, SignIn, Started, Tokens, Sandbox, Hold, *_errors(AdhAuthError)):
+    for kind in (
+        AdhAuth,
+        AdhHttpxAuth,
+        Event,
+        SignIn,
+        Started,
+        Tokens,
+        Sandbox,
+        Hold,
+        *_errors(AdhAuthError),
+    ):
         for base in kind.__mro__:
             if base.__module__.startswith("adh_auth"):
                 names = {*vars(base), *base.__annotations__} - INTERNAL

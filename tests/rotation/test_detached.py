@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import pickle
+import queue
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from adh_auth import (
     AdhHttpx2Auth,
     AdhHttpxAuth,
     ConfigurationError,
+    Event,
     ReauthorizationRequired,
     RefreshFailed,
     TokenFile,
@@ -721,6 +723,28 @@ def test_a_pair_that_a_helper_could_not_write(
     with pytest.warns(UserWarning, match="could be written again"):
         wait_until(lambda: not _alive(starts[0]))
     assert len(starts) == sandbox.counts.rotations == 1
+    assert_nothing_lost(sandbox, token_file)
+
+
+@unix
+@pytest.mark.filterwarnings("ignore:.*could (not )?be written:UserWarning")
+def test_a_pair_that_a_helper_could_not_write_is_reported(
+    sandbox: Sandbox, token_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`on_event` is called here, where the program is, with what the helper has said."""
+    flag, events = tmp_path / "full", queue.SimpleQueue[Event]()
+    flag.touch()
+    monkeypatch.setattr(
+        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call="replace"))
+    )
+    sandbox.expire()
+    assert get(sandbox, auth_for(sandbox, detached=True, on_event=events.put)) == 200
+    unsaved = events.get(timeout=PATIENCE)
+    assert (unsaved.kind, unsaved.pid) == ("unsaved", os.getpid())
+    assert isinstance(unsaved.request_id, str)
+    assert "No space left" in str(unsaved.error)
+    flag.unlink()
+    assert events.get(timeout=PATIENCE).kind == "rotated"
     assert_nothing_lost(sandbox, token_file)
 
 
