@@ -8,12 +8,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..rotation.core import Rotation
-
-if TYPE_CHECKING:
-    from .base import BaseAuth
 
 __all__ = ["KEPT", "SharedCore", "shared_core"]
 
@@ -30,16 +27,16 @@ class SharedCore:
 
     def __init__(self, new_core: NewCore) -> None:
         # Single operations on a set are atomic: a lock may be held when the process forks.
-        self._users: set[weakref.ref[BaseAuth]] = set()
+        self._users: set[weakref.ref[Any]] = set()
         users = self._users
         self.core = new_core(lambda method: _found(users, method))
 
-    def add(self, auth: BaseAuth) -> None:
+    def add(self, auth: object) -> None:
         """Let this one carry calls, as long as it lives."""
         self._users.add(weakref.ref(auth, self._users.discard))
 
 
-def _found(users: set[weakref.ref[BaseAuth]], method: str) -> Any:
+def _found(users: set[weakref.ref[Any]], method: str) -> Any:
     """Return the method of one that is alive, None where there is none."""
     for reference in list(users):
         auth = reference()
@@ -53,7 +50,7 @@ _all: weakref.WeakValueDictionary[Hashable, SharedCore] = weakref.WeakValueDicti
 _recent: dict[Hashable, SharedCore] = {}
 
 
-def shared_core(auth: BaseAuth, key: Hashable, new_core: NewCore) -> SharedCore:
+def shared_core(auth: object, key: Hashable, new_core: NewCore) -> SharedCore:
     """Return the core of that `key`. `auth` carries its calls from now on, as others do."""
     shared = _all.get(key)
     if shared is None:

@@ -73,7 +73,7 @@ INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*(t?d?|-dbg|-intel64)", re.
 OTHER_TRANSPORT = "what carries the refresh is not a client as it was installed"
 NO_DESCRIPTOR = "the lock of a store lives in no descriptor"
 #: What is in the environment and a secret: the configuration brings it.
-SECRET_VARIABLES = frozenset({"ADH_CLIENT_SECRET", "ADH_STORE"})
+SECRET_VARIABLES = frozenset({"ADH_CLIENT_SECRET", "ADH_STORE", "ADH_STORE_KEY"})
 #: The interpreter's own `sys.path` may lack what the program has put there: a zipapp, a folder of plug-ins.
 #: The collector is off: it takes a tenth of the start. filelock would take a third, and an inherited lock
 #: needs none.

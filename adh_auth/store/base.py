@@ -68,7 +68,8 @@ class Reservation(Protocol):
         """Write `fresh` durably and return True, or return False where `spent` is not stored any more.
 
         `record`: the success. It is kept along with the pair, or right after it where that can fail without
-        any harm. Raises `TokenStoreError`: then the pair was perhaps written, and a second call is right.
+        any harm. `Store.state` and `read` know the pair from then on. Raises `TokenStoreError`: then the pair
+        was perhaps written, and a second call is right.
         """
 
     def leave(self) -> None:

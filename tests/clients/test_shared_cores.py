@@ -81,7 +81,8 @@ def test_a_background_refresh_finds_who_carries_it(
     job = auth._core._job
     assert job is not None
     job.wait(PATIENCE)
-    assert TokenFile(token_file).load() == auth.tokens
+    assert TokenFile(token_file).load() == AdhAuth(store=store, refresh_ahead=60, **app).tokens
+    assert sandbox.counts.unauthorized == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ OUTSIDE = {
 }
 
 #: What of `store` the core may know.
-STORE_FOR_ROTATION = {"store.base", "store.record", "store.remedies", "store.stat_cache"}
+STORE_FOR_ROTATION = {"store.base", "store.record", "store.stat_cache"}
 
 #: Pure modules do no input or output and share nothing between threads.
 PURE = ("oauth.", "tokens", "rotation.decision")

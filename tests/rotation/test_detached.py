@@ -36,12 +36,15 @@ from adh_auth import (
     ReauthorizationRequired,
     RefreshFailed,
     TokenFile,
+    Tokens,
+    TokenStore,
 )
 from adh_auth.clients import httpx_detached, requests_detached
 from adh_auth.common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
 from adh_auth.helper.__main__ import WRITE_LIFE
 from adh_auth.rotation import detached
 from adh_auth.rotation.detached import Program, begins_in_background, obstacle, wants_helper
+from adh_auth.store.folder import sessions_in
 from adh_auth.testing import Sandbox
 
 from ..support.clients import FAMILY, Family
@@ -141,6 +144,7 @@ def test_secrets_stay_out_of_the_environment() -> None:
         "PATH": "/bin",
         "ADH_CLIENT_SECRET": "s",
         "ADH_STORE": "postgresql://u:p@h",
+        "ADH_STORE_KEY": "k",
         "ADH_CLIENT_ID": "c",
     }
     assert detached.environment(variables) == {"PATH": "/bin", "ADH_CLIENT_ID": "c"}
@@ -292,6 +296,25 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def auth(sandbox: Sandbox, token_file: Path) -> AdhAuth:
     """An object whose refreshes run in a helper."""
     return auth_for(sandbox, detached=True)
+
+
+@unix
+def test_a_session_in_a_folder_has_a_helper(sandbox: Sandbox, tmp_path: Path, starts: list[int]) -> None:
+    """It is a token file in all respects, and keeps saying whose it is."""
+    url = (tmp_path / "adh").as_uri()
+    TokenStore(url, "user/1").save(Tokens.from_response(sandbox.sign_in()))
+    auth = AdhAuth(
+        store=url,
+        session="user/1",
+        client_id=sandbox.client_id,
+        client_secret=sandbox.client_secret,
+        base_url=sandbox.url,
+        detached=True,
+    )
+    before = auth.tokens
+    assert auth.refresh() != before
+    assert len(starts) == 1
+    assert sessions_in(str(tmp_path / "adh")) == ["user/1"]
 
 
 @unix

@@ -35,6 +35,7 @@ from adh_auth import (
     RefreshFailed,
     TokenFile,
     TokenFileError,
+    TokenStore,
     login,
 )
 from adh_auth.sign_in import listener as listener_module
@@ -125,6 +126,23 @@ def test_signs_in(
     for secret in (tokens.access_token, tokens.refresh_token, sandbox.client_secret):
         assert secret not in said + browser.text()
     assert_nothing_lost(sandbox, session["token_file"])
+
+
+def test_signs_in_to_a_store(
+    sandbox: Sandbox,
+    session: dict[str, Any],
+    browser: Browser,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Instead of a token file: the session of that name is written, and its user is greeted."""
+    del session["token_file"]
+    tokens = login(**session, store=(tmp_path / "adh").as_uri(), session="user/1")
+    store = TokenStore((tmp_path / "adh").as_uri(), "user/1")
+    assert store.load() == tokens
+    assert "Hello Sandbox User" in capsys.readouterr().out
+    again = login(**session, store=(tmp_path / "adh").as_uri(), session="user/2")
+    assert store.load() == tokens != again
 
 
 def test_pkce_and_state_are_fresh(session: dict[str, Any], browser: Browser) -> None:

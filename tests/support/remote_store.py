@@ -71,8 +71,28 @@ class RemoteStore:
     def lock(self) -> Any:
         return _WithoutDescriptor(self._file.lock())
 
+    def reserve(self) -> Any:
+        return _Remembered(self, self._file.reserve())
+
+    def remember(self) -> None:
+        """Know what was just written."""
+        self._known = self._file.look()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+class _Remembered:
+    """A reservation: what is written through it is in memory, too."""
+
+    def __init__(self, store: RemoteStore, inner: Any) -> None:
+        self._store, self._inner = store, inner
+        self.leave, self.discard = inner.leave, inner.discard
+
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
+        written: bool = self._inner.replace(fresh, spent, record)
+        self._store.remember()
+        return written
 
 
 class _WithoutDescriptor:
