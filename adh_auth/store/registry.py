@@ -246,7 +246,7 @@ class RegistryStore:
 
     def is_locked(self) -> bool | None:
         """Return whether a process has the lease; None where that can't be known."""
-        known = self._view.recent() or self._view.fetch_if_possible()
+        known = self._view.fetch_if_possible()
         return None if known is None else known.seen.holder != "" and known.seen.lease_left > 0
 
 

@@ -540,7 +540,7 @@ def test_no_thread_can_be_started(machines: Machines, monkeypatch: pytest.Monkey
     assert len(machine.register.calls) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fork(machines: Machines) -> None:
     """The child of a fork has no thread that reads, and starts one of its own."""
     machine = machines.machine()
