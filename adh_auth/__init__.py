@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .for_requests import AdhAuth
     from .sign_in.flow import login
     from .store.token_file import TokenFile
+    from .stores import TokenStore
     from .tokens import Tokens
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "StoreError",
     "TokenFile",
     "TokenFileError",
+    "TokenStore",
     "TokenStoreError",
     "Tokens",
     "login",
@@ -66,6 +68,8 @@ def _home_of(name: str) -> ModuleType:
         from . import for_httpx2 as home
     elif name == "TokenFile":
         from .store import token_file as home
+    elif name == "TokenStore":
+        from . import stores as home
     elif name == "Tokens":
         from . import tokens as home
     elif name == "login":

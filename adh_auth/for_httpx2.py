@@ -24,6 +24,9 @@ class AdhHttpx2Auth(HttpxFlow, httpx2.Auth):
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
     ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh/tokens.json``).
+    `store`, `session`: instead of `token_file`, a session in a store for several machines: a URL
+    (``postgresql://``, ``redis://``, ``file://`` for a folder) or an object of `adh_auth.stores`; default
+    ``$ADH_STORE``, and ``$ADH_SESSION`` or ``"default"``.
     `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
     `base_url`: URL of the API; default ``$ADH_BASE_URL``, else ``https://api.agenticdeveloperhub.com``. The
     token is sent to this origin and to no other.

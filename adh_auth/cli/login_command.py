@@ -41,4 +41,4 @@ def _echo_facts(args: argparse.Namespace, tokens: Tokens) -> None:
     user = None
     with suppress(AdhAuthError):  # the session is on disk, whatever this call returns
         user = fetch_signed_in_user(settings, None)
-    echo_json({"token_file": str(settings.file.path), **pair_facts(tokens, time.time()), "user": user})
+    echo_json({**settings.store.facts_for_errors(), **pair_facts(tokens, time.time()), "user": user})

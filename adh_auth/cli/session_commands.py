@@ -126,7 +126,7 @@ def _auth(args: argparse.Namespace) -> AdhAuth:
 
 def _fetch_user(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
     settings = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url)
-    return fetch_user(auth, settings.base_url, timeout=TIMEOUT)
+    return fetch_user(auth, settings, timeout=TIMEOUT)
 
 
 def _read_reply(name: str) -> tuple[bytes, float]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakMethod
 
 from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
+from ..errors import AdhAuthError
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
@@ -20,7 +24,8 @@ from ..rotation.context import Calls, Post
 from ..rotation.core import DescribeTransport, Rotation
 from ..rotation.detached import TransportSpec
 from ..rotation.job import Job
-from .settings import Settings, as_secret, resolve
+from ..store.token_file import TokenFile
+from .settings import Settings, as_secret, as_url, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +54,9 @@ class BaseAuth:
 
     `token_file`: path of the shared token file; default ``$ADH_TOKEN_FILE``, else
     ``$XDG_CONFIG_HOME/adh/tokens.json`` (``~/.config/adh/tokens.json``).
+    `store`, `session`: instead of `token_file`, a session in a store for several machines: a URL
+    (``postgresql://``, ``redis://``, ``file://`` for a folder) or an object of `adh_auth.stores`; default
+    ``$ADH_STORE``, and ``$ADH_SESSION`` or ``"default"``.
     `client_id`, `client_secret`: the OAuth app; default ``$ADH_CLIENT_ID``, ``$ADH_CLIENT_SECRET``.
     `base_url`: URL of the API; default ``$ADH_BASE_URL``, else ``https://api.agenticdeveloperhub.com``. The
     token is sent to this origin and to no other.
@@ -67,6 +75,8 @@ class BaseAuth:
         self,
         token_file: str | os.PathLike[str] | None = None,
         *,
+        store: Any = None,
+        session: str | None = None,
         client_id: str | None = None,
         client_secret: str | Secret | None = None,
         base_url: str | None = None,
@@ -77,6 +87,8 @@ class BaseAuth:
     ) -> None:
         arguments: dict[str, Any] = {
             "token_file": token_file,
+            "store": as_url(store),
+            "session": session,
             "client_id": client_id,
             "client_secret": as_secret(client_secret),
             "base_url": base_url,
@@ -85,43 +97,44 @@ class BaseAuth:
             "detached": detached,
         }
         # A traceback that shows locals shows the arguments of every frame.
-        del client_secret
+        del client_secret, store
         settings = resolve(**arguments)
         self._check_refresh_via(refresh_via)
-        self._file = settings.file
+        self._store = settings.store
         self._origin = settings.origin
         self._refresh_via = refresh_via
-        # As they were passed: a pickle holds the secret only if it was an argument. What came from the
-        # environment is read from the environment of the process that loads it.
-        self._arguments = {**arguments, "token_file": str(settings.file.path)}
-        self._core = self._new_core(settings)
+        # As they were passed: a pickle holds a secret, and a store's URL, only if it was an argument. What
+        # came from the environment is read from the environment of the process that loads it.
+        if type(settings.store) is TokenFile and arguments["store"] is None:
+            arguments["token_file"] = settings.store.name
+        self._arguments = arguments
+        self._core = self._core_for(settings)
         self._set_origin(*settings.origin)
 
-    def _new_core(self, settings: Settings) -> Rotation:
-        return Rotation(
-            settings.file,
-            Calls(settings.base_url, settings.client_id, settings.client_secret),
-            WeakMethod(self._post),
-            refresh_ahead=settings.refresh_ahead,
-            lock_timeout=settings.lock_timeout,
-            launcher=settings.launcher(),
-            find_transport=WeakMethod(self._describe_transport),
-        )
+    def _core_for(self, settings: Settings) -> Rotation:
+        if type(settings.store) is TokenFile or self._refresh_via is not None:
+            return _new_core(settings, WeakMethod(self._post), WeakMethod(self._describe_transport))
+        # Late: most programs have a token file.
+        from .shared_cores import shared_core
+
+        key = (type(self), id(settings.store), *settings[1:])
+        self._shared = shared_core(self, key, partial(_new_shared_core, settings))
+        return self._shared.core
 
     @property
-    def token_file(self) -> str:
-        """Return the absolute path of the token file."""
-        return str(self._file.path)
+    def token_file(self) -> str | None:
+        """Return the absolute path of the token file; None where the session is in PostgreSQL or Redis."""
+        return self._store.facts_for_errors().get("token_file")
 
     @property
     def tokens(self) -> Tokens:
-        """Return the current pair, read from the file. Raises `TokenFileError`."""
+        """Return the current pair, read from the file or the store. Raises `TokenStoreError`."""
         return self._core.current().tokens
 
     def refresh(self) -> Tokens:
         """Refresh now, or share a refresh under way in another thread or process. Return the current pair.
 
-        Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenFileError` or
+        Raises `ReauthorizationRequired`, `RefreshFailed`, `LockTimeout`, `TokenStoreError` or
         `ConfigurationError`.
         """
         job = self._core.refresh_now()
@@ -132,7 +145,7 @@ class BaseAuth:
     def revoke(self) -> None:
         """Sign out everywhere: revoke the session at the server, then remove the token file.
 
-        Raises the errors of `refresh`; the file stays if revoking fails.
+        In a store it is marked as signed out. Raises the errors of `refresh`; it stays if revoking fails.
         """
         self._core.revoke().wait(self._core.patience)
 
@@ -142,23 +155,21 @@ class BaseAuth:
             return f"<{name}>"
         from .notebook_card import in_short
 
-        state = in_short(self._file)
-        return f"{name}({self.token_file!r}, base_url={origin_url(self._origin)!r}, state={state!r})"
+        state = in_short(self._store)
+        return f"{name}({self._store.name!r}, base_url={origin_url(self._origin)!r}, state={state!r})"
 
     def _repr_html_(self) -> str:
         """Return a card for notebooks, as HTML."""
         from .notebook_card import card
 
-        return card(type(self).__name__, self._file, origin_url(self._origin))
+        return card(type(self).__name__, self._store, origin_url(self._origin))
 
     def __getstate__(self) -> dict[str, Any]:
-        arguments = dict(self._arguments)
-        secret = arguments["client_secret"]
-        return {
-            **arguments,
-            "client_secret": secret.reveal() if isinstance(secret, Secret) else None,
-            "refresh_via": self._refresh_via,
+        given = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in self._arguments.items()
         }
+        return {**given, "refresh_via": self._refresh_via}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -254,8 +265,55 @@ class BaseAuth:
             refreshed = job.refreshed
         return Rotated(self._core.current(), refreshed)
 
+    def _look(self, seconds: float | None, *, is_newest: bool = False) -> None:
+        """Read the session as it is now, in a job. Raises its error.
+
+        `is_newest`: no read counts that may have begun before this call.
+        """
+        budget = WaitBudget(self._seconds_to_wait(seconds))
+        for _ in range(2):
+            job, begins = self._core.look()
+            job.wait(budget.left())
+            if begins or not is_newest:
+                break
+
+    async def _look_async(self, seconds: float | None, *, is_newest: bool = False) -> None:
+        """Do the same in a task."""
+        budget = WaitBudget(self._seconds_to_wait(seconds))
+        for _ in range(2):
+            job, begins = self._core.look(without_thread=Job.run_in_a_task)
+            await job.wait_async(budget.left())
+            if begins or not is_newest:
+                break
+
+    def _try_to_look(self, seconds: float | None) -> None:
+        """Read the session as it is now. Where that fails, nothing changes."""
+        with suppress(AdhAuthError):
+            self._look(seconds, is_newest=True)
+
     def _seconds_to_wait(self, seconds: float | None) -> float:
         return self._core.patience if seconds is None else min(seconds, self._core.patience)
+
+
+def _new_core(
+    settings: Settings,
+    find_post: Callable[[], Post | None],
+    find_transport: Callable[[], DescribeTransport | None],
+) -> Rotation:
+    return Rotation(
+        settings.store,
+        Calls(settings.base_url, settings.client_id, settings.client_secret),
+        find_post,
+        refresh_ahead=settings.refresh_ahead,
+        lock_timeout=settings.lock_timeout,
+        launcher=settings.launcher(),
+        find_transport=find_transport,
+    )
+
+
+def _new_shared_core(settings: Settings, find: Callable[[str], Any]) -> Rotation:
+    """Return a core that any of several auth objects serves. `find`: returns a method of one that lives."""
+    return _new_core(settings, partial(find, "_post"), partial(find, "_describe_transport"))
 
 
 class WaitBudget:

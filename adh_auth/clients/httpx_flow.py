@@ -81,6 +81,8 @@ class HttpxFlow(BaseAuth):
 
     async def arefresh(self) -> Tokens:
         """Refresh now, as `refresh` does, and return the pair in force. Waits without a thread."""
+        if self._core.must_look_first():
+            await self._look_async(None)
         job = self._core.refresh_now(without_thread=Job.run_in_a_task)
         await job.wait_async(self._core.patience)
         self._core.use_outcome(job)
@@ -125,7 +127,11 @@ class HttpxFlow(BaseAuth):
         ):
             yield request
             return
-        pair = self._core.cache.value_if_unchanged() or self._current_fast(request, in_task=True)
+        pair = self._core.cache.value_if_unchanged()
+        if pair is None:
+            if self._core.must_look_first():
+                await run_async(self._with_client_errors(request, self._first_look(request)))
+            pair = self._current_fast(request, in_task=True)
         body = IN_MEMORY if has_content(request) else RequestBody(request.stream)
         if pair.needs_check or body is not IN_MEMORY:
             pair = await run_async(self._ready(request, body, pair))
@@ -187,10 +193,14 @@ class HttpxFlow(BaseAuth):
         """Return the request that follows a 401 of the API, after a rotation where one is due; else None."""
         prefix = BodyPrefix(response, self._client)
         code = yield from self._code_of(prefix, response, rejected, sent.seconds)
+        decided = partial(after_401, code, rejected, is_bare=prefix.is_empty, refreshed=sent.refreshed)
         pair = self._core.current()
-        action = after_401(
-            code, rejected, pair, time.time(), is_bare=prefix.is_empty, refreshed=sent.refreshed
-        )
+        action = decided(pair, time.time())
+        if action == HAND_OVER and self._core.reads_block:
+            # What is in memory may be seconds old: another machine may have rotated.
+            yield self._newest_look(sent.seconds)
+            pair = self._core.current()
+            action = decided(pair, time.time())
         if action == HAND_OVER:
             return None
         rewound = yield from sent.body.rewind(response.request.stream)
@@ -231,6 +241,22 @@ class HttpxFlow(BaseAuth):
                 partial(self._wait_for_new_tokens_async, rejected, seconds),
             )
         )
+
+    def _first_look(self, request: Any) -> Waits:
+        """Read the session in a job: an event loop's thread waits for no network. Raises its error."""
+        seconds = callers_timeout(request)
+        yield Wait(partial(self._look, seconds), partial(self._look_async, seconds))
+
+    def _newest_look(self, seconds: float | None) -> Wait:
+        """Return the wait for the session as it is now. Without one, nothing changes."""
+        return Wait(
+            partial(self._try_to_look, seconds),
+            partial(self._try_to_look_async, seconds),
+        )
+
+    async def _try_to_look_async(self, seconds: float | None) -> None:
+        with suppress(AdhAuthError):
+            await self._look_async(seconds, is_newest=True)
 
     def _check(self, pair: ActiveTokens, seconds: float | None) -> Wait:
         """Return the wait for the API's word about a doubtful pair. Without one, nothing changes."""

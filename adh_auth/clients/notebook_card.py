@@ -7,41 +7,57 @@ from __future__ import annotations
 
 import time
 from html import escape
+from typing import TYPE_CHECKING
 
 from ..common.text import format_duration, format_time_relative, one_line
 from ..errors import AdhAuthError
 from ..rotation.status import Status, status_of
 from ..store.record import FAILED, UNSAVED
-from ..store.token_file import TokenFile
+
+if TYPE_CHECKING:
+    from ..store.base import SessionStore
 
 __all__ = ["card", "in_short"]
 
+#: Of a store that this process has not read yet.
+UNREAD = "not read yet"
 #: A label, and the words beside it.
 CardRow = tuple[str, str]
 
 
-def card(title: str, file: TokenFile, base_url: str) -> str:
-    """Return the session as HTML. The state is read from the files, as ``adh-auth status`` reads it."""
+def card(title: str, store: SessionStore, base_url: str) -> str:
+    """Return the session as HTML. The state is read from the files, as ``adh-auth status`` reads it.
+
+    Of a store behind a network it is what this process knows: a cell's result waits for no network.
+    """
     now = time.time()
     try:
-        status = status_of(file, now)
-        mark, rows = _mark(status), _rows(status, now)
+        if _is_unread(store):
+            mark, rows = ("unsure", UNREAD), []
+        else:
+            status = status_of(store, now)
+            mark, rows = _mark(status), _rows(status, now)
     except AdhAuthError as error:
         mark, rows = ("bad", "not signed in"), [("last failure", error.message)]
     except Exception as error:  # noqa: BLE001 - a card must not cost the user the cell's result
         mark, rows = ("unsure", "the session can't be read"), [("last failure", type(error).__name__)]
-    return _html(title, mark, [("token file", str(file.path)), ("API", base_url), *rows])
+    return _html(title, mark, [(store.kind, store.name), ("API", base_url), *rows])
 
 
-def in_short(file: TokenFile) -> str:
-    """Return the session in a few words. A few small files are read for it."""
+def in_short(store: SessionStore) -> str:
+    """Return the session in a few words. A few small files are read for it, and no network is used."""
     now = time.time()
     try:
-        return _in_words(status_of(file, now), now)
+        return UNREAD if _is_unread(store) else _in_words(status_of(store, now), now)
     except AdhAuthError:
         return "not signed in"
     except Exception as error:  # noqa: BLE001 - a repr must not raise
         return type(error).__name__
+
+
+def _is_unread(store: SessionStore) -> bool:
+    """Return whether this process knows nothing of the session without asking a network."""
+    return store.reads_block and store.state() is None
 
 
 def _in_words(status: Status, now: float) -> str:
@@ -89,7 +105,12 @@ def _rows(status: Status, now: float) -> list[CardRow]:
     if failure is not None:
         rows.append(("what to do", failure.next_step))
     if status.store.problem:
-        rows.append(("the file", f"can't be rewritten at the next rotation: {status.store.problem}"))
+        rows.append(
+            (
+                f"the {status.kind.rpartition(' ')[2]}",
+                f"can't be rewritten at the next rotation: {status.store.problem}",
+            )
+        )
     return rows
 
 

@@ -169,10 +169,14 @@ class RequestsAuth(BaseAuth):
         """Return what to send again with, None if the caller gets this 401."""
         rejected = _rejected_token(response.request)
         prefix = read_prefix(response, stream=bool(sent_with.get("stream")))
+        decided = partial(after_401, prefix.code, rejected, is_bare=prefix.is_bare, refreshed=refreshed)
         pair = self._core.current()
-        what = after_401(
-            prefix.code, rejected, pair, time.time(), is_bare=prefix.is_bare, refreshed=refreshed
-        )
+        what = decided(pair, time.time())
+        if what == HAND_OVER and self._core.reads_block:
+            # What is in memory may be seconds old: another machine may have rotated.
+            self._try_to_look(time_limit.left())
+            pair = self._core.current()
+            what = decided(pair, time.time())
         if what == HAND_OVER:
             return None
         again = can_be_sent_again(response.request)

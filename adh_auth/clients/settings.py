@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.limits import LOCK_TIMEOUT
 from ..common.secret import Secret
@@ -16,7 +17,10 @@ from ..oauth.origin import Origin, base_url_of, origin_of
 from ..rotation.detached import Launcher
 from ..store.token_file import TokenFile
 
-__all__ = ["DEFAULT_BASE_URL", "Settings", "as_secret", "resolve"]
+if TYPE_CHECKING:
+    from ..store.base import SessionStore
+
+__all__ = ["DEFAULT_BASE_URL", "Settings", "as_secret", "as_url", "open_session", "resolve"]
 
 DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
 
@@ -24,7 +28,7 @@ DEFAULT_BASE_URL = "https://api.agenticdeveloperhub.com"
 class Settings(NamedTuple):
     """What an auth object or a command works with. `refresh_ahead` and `lock_timeout` are in seconds."""
 
-    file: TokenFile
+    store: SessionStore
     client_id: str
     client_secret: Secret
     base_url: str
@@ -35,13 +39,17 @@ class Settings(NamedTuple):
 
     def launcher(self) -> Launcher:
         """Return what starts a process of its own for a refresh of this session."""
-        session = {"token_file": str(self.file.path), "base_url": self.base_url, "client_id": self.client_id}
+        session = None
+        if (path := self.store.facts_for_errors().get("token_file")) is not None:
+            session = {"token_file": path, "base_url": self.base_url, "client_id": self.client_id}
         return Launcher(self.detached, session, self.client_secret)
 
 
 def resolve(
     token_file: str | os.PathLike[str] | None,
     *,
+    store: Any = None,
+    session: str | None = None,
     client_id: str | None,
     client_secret: str | Secret | None,
     base_url: str | None,
@@ -54,11 +62,10 @@ def resolve(
     `refresh_ahead`, `lock_timeout`: seconds. Raises `ConfigurationError`.
     """
     client_secret = as_secret(client_secret)
-    base = base_url_of(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
-    origin = origin_of(base)
-    assert origin is not None
+    store = as_url(store)
+    base, origin = _server(_string("base_url", base_url, "ADH_BASE_URL", DEFAULT_BASE_URL))
     return Settings(
-        file=TokenFile(token_file),
+        store=open_session(token_file, store, session),
         client_id=_string("client_id", client_id, "ADH_CLIENT_ID"),
         client_secret=_secret(client_secret),
         base_url=base,
@@ -67,6 +74,37 @@ def resolve(
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
         detached=_choice("detached", detached),
     )
+
+
+@lru_cache(maxsize=16)
+def _server(base_url: str) -> tuple[str, Origin]:
+    """Return URL and origin of the API; a web application asks with each request."""
+    base = base_url_of(base_url)
+    origin = origin_of(base)
+    assert origin is not None
+    return base, origin
+
+
+def open_session(
+    token_file: str | os.PathLike[str] | None, store: Any = None, session: str | None = None
+) -> SessionStore:
+    """Return the place of a session: arguments first, then the environment, then the default token file.
+
+    `store`: a URL, wrapped by `as_url`, or an object. Raises `ConfigurationError`.
+    """
+    named = os.environ.get("ADH_STORE") if token_file is None and store is None else None
+    if store is None and session is None and not named:
+        return TokenFile(token_file)
+    # Late: most programs have a token file.
+    from ..store.factory import require_one, session_in
+
+    require_one(token_file, store, session)
+    return session_in(Secret(named) if named else store, session)
+
+
+def as_url(store: Any) -> Any:
+    """Return the URL of a store, wrapped so that no traceback with locals shows it; an object as it is."""
+    return Secret(store) if isinstance(store, str) else store
 
 
 def as_secret(client_secret: Any) -> Secret | None:

@@ -110,7 +110,7 @@ class Authorization:
         facts: dict[str, Any] = {
             "code": verdict.code,
             "request_id": verdict.request_id,
-            "token_file": str(self.settings.file.path),
+            **self.settings.store.facts_for_errors(),
         }
         if verdict.kind == "again":
             facts.update(status=verdict.status, retry_after=verdict.retry_after)

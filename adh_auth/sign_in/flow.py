@@ -16,18 +16,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..clients.settings import resolve
+from ..clients.settings import as_url, resolve
 from ..common.secret import Secret
 from ..common.text import one_line
 from ..errors import AdhAuthError, ConfigurationError, MalformedTokens, RefreshFailed, fresh_copy
 from ..oauth import endpoint, replies
 from ..rotation.owner import Owner
 from ..rotation.status import describe
-from ..store import disk, file_checks
-from ..store.messages import writing
-from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
 from .authorization import FILE_UNCHANGED, Authorization
 from .callback import Callback
@@ -47,6 +44,8 @@ EXCHANGE_DEADLINE = 30.0
 def login(
     token_file: str | os.PathLike[str] | None = None,
     *,
+    store: Any = None,
+    session: str | None = None,
     client_id: str | None = None,
     client_secret: str | None = None,
     base_url: str | None = None,
@@ -60,7 +59,7 @@ def login(
 ) -> Tokens:
     """Sign in with the browser, write the token file, and return the pair.
 
-    `token_file`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
+    `token_file`, `store`, `session`, `client_id`, `client_secret`, `base_url`: as for the auth classes.
     `redirect_uri`: registered for the app, exactly as it is given here; login listens on its port.
     `scope`: what to ask for, separated by spaces.
     `open_browser`: False only shows the URL, for a machine without a browser.
@@ -71,9 +70,17 @@ def login(
 
     Raises `AdhAuthError`, in one line that says what happened and what to do: `ConfigurationError` for a
     setting or a port in use, `ReauthorizationRequired` for a code that was refused, `RefreshFailed` for an
-    endpoint that can't be reached or fails, `TokenFileError`. The old token file is untouched then.
+    endpoint that can't be reached or fails, `TokenStoreError`. The old session is untouched then.
     """
-    settings = resolve(token_file, client_id=client_id, client_secret=client_secret, base_url=base_url)
+    store = as_url(store)
+    settings = resolve(
+        token_file,
+        store=store,
+        session=session,
+        client_id=client_id,
+        client_secret=client_secret,
+        base_url=base_url,
+    )
     del client_secret  # IPython's verbose tracebacks show the arguments of every frame
     if echo is print:
         echo = partial(print, flush=True)  # a pipe is buffered: the URL would come out when the program ends
@@ -82,7 +89,7 @@ def login(
     seconds = _checked(timeout)
     failure = None
     try:
-        _check_writable(settings.file)
+        settings.store.require_writable()
         tokens = flow.by_paste() if paste else flow.by_listener(seconds)
     except AdhAuthError as error:
         failure = fresh_copy(error)  # without the frames, which hold the code and the tokens
@@ -91,8 +98,8 @@ def login(
     sentence, name = greeting(settings, refresh_via)
     if name is not None:
         with suppress(AdhAuthError):  # the session is on disk, with or without its user's name
-            settings.file.annotate(tokens, signed_in_as=name)
-    echo(one_line(f"{sentence} {settings.file.path}: {describe(tokens, time.time())}"))
+            settings.store.annotate(tokens, signed_in_as=name)
+    echo(one_line(f"{sentence} {settings.store.name}: {describe(tokens, time.time())}"))
     return tokens
 
 
@@ -101,26 +108,6 @@ def _checked(timeout: float) -> float:
     if not is_number or not (math.isfinite(timeout) and timeout > 0):
         raise ConfigurationError("timeout must be a number of seconds above 0", setting="timeout")
     return float(timeout)
-
-
-def _check_writable(file: TokenFile) -> None:
-    """Raise `TokenFileError` if the file can't be written, before a person signs in for nothing."""
-    with writing(str(file.path), "can't be written"):
-        obstacle = _obstacle(file)
-    if obstacle:
-        raise file.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
-
-
-def _obstacle(file: TokenFile) -> str | None:
-    target = os.path.realpath(file.path)
-    disk.make_folder(target)
-    try:
-        disk.read_regular(str(file.path))
-    except file_checks.UnsafeFile:  # a folder, a device, a file of another user's
-        raise
-    except OSError:
-        pass  # a file that is missing or unreadable can be replaced all the same
-    return file_checks.problem_with_rewriting(target)
 
 
 @dataclass(frozen=True)
@@ -173,7 +160,7 @@ class _BrowserFlow:
         fresh = self._exchange(self.authorization.code_from(callback))
         settings = self.authorization.settings
         owner = Owner(settings.base_url, settings.client_id)
-        settings.file.save_mapping(owner.name_in(fresh.mapping), fresh.tokens)
+        settings.store.save_mapping(owner.name_in(fresh.mapping), fresh.tokens)
         return fresh.tokens
 
     def _exchange(self, code: Secret) -> Stored:

@@ -9,7 +9,6 @@ from ..common.text import printable
 from ..errors import AdhAuthError
 from ..oauth.endpoint import ME_PATH
 from ..oauth.replies import error_code
-from ..store.remedies import login_command_line
 
 if TYPE_CHECKING:
     import requests
@@ -23,7 +22,11 @@ GREETING_TIMEOUT = (5.0, 10.0)
 
 
 def fetch_user(
-    auth: AdhAuth, base_url: str, *, timeout: tuple[float, float], client: requests.Session | None = None
+    auth: AdhAuth,
+    settings: Settings,
+    *,
+    timeout: tuple[float, float],
+    client: requests.Session | None = None,
 ) -> dict[str, Any]:
     """Return the user that the API names.
 
@@ -34,7 +37,7 @@ def fetch_user(
 
     from ..clients.failure_reason import describe_failure
 
-    problem = None
+    base_url, problem = settings.base_url, None
     try:
         response = (client or requests).get(base_url + ME_PATH, auth=auth, timeout=timeout)
     except AdhAuthError:
@@ -46,7 +49,7 @@ def fetch_user(
         raise AdhAuthError(
             f"{base_url} can't be reached ({problem}). The session is as it was; try again later"
         )
-    return _user_in(response, auth.token_file)
+    return _user_in(response, settings.store.sign_in_command())
 
 
 def fetch_signed_in_user(settings: Settings, client: requests.Session | None) -> dict[str, Any]:
@@ -55,13 +58,13 @@ def fetch_signed_in_user(settings: Settings, client: requests.Session | None) ->
 
     secret = settings.client_secret.reveal()
     auth = AdhAuth(
-        settings.file.path,
+        store=settings.store,
         client_id=settings.client_id,
         client_secret=secret,
         base_url=settings.base_url,
         refresh_via=client,
     )
-    return fetch_user(auth, settings.base_url, timeout=GREETING_TIMEOUT, client=client)
+    return fetch_user(auth, settings, timeout=GREETING_TIMEOUT, client=client)
 
 
 def greeting(settings: Settings, client: requests.Session | None) -> tuple[str, str | None]:
@@ -77,7 +80,7 @@ def greeting(settings: Settings, client: requests.Session | None) -> tuple[str, 
     return f"Hello {name or 'a user without a name'}, you are signed in.", name
 
 
-def _user_in(response: requests.Response, token_file: str) -> dict[str, Any]:
+def _user_in(response: requests.Response, sign_in: str) -> dict[str, Any]:
     if response.status_code == 200 and (user := _json_object(response)) is not None:
         return user
     # requests has decoded the body, whatever its headers say of an encoding.
@@ -85,7 +88,7 @@ def _user_in(response: requests.Response, token_file: str) -> dict[str, Any]:
     facts = ", ".join(fact for fact in (code, printable(response.headers.get("x-request-id"))) if fact)
     answer = f"HTTP {response.status_code}{f' ({facts})' if facts else ''}"
     next_step = (
-        f"You may have to {login_command_line(token_file)}"
+        f"You may have to {sign_in}"
         if response.status_code == 401
         else "Is the base URL right? If so, try again later"
     )

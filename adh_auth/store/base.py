@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ..common.fork_safety import OwnDescriptor
     from ..errors import LockTimeout, TokenStoreError
-    from ..tokens import Stored
+    from ..tokens import Stored, Tokens
     from .record import Record
     from .stat_cache import StatCache
 else:
@@ -24,6 +24,7 @@ __all__ = [
     "NamedStore",
     "Pace",
     "Reservation",
+    "SessionStore",
     "Store",
     "StoreFacts",
 ]
@@ -67,7 +68,8 @@ class Reservation(Protocol):
         """Write `fresh` durably and return True, or return False where `spent` is not stored any more.
 
         `record`: the success. It is kept along with the pair, or right after it where that can fail without
-        any harm. Raises `TokenStoreError`: then the pair was perhaps written, and a second call is right.
+        any harm. `Store.state` and `read` know the pair from then on. Raises `TokenStoreError`: then the pair
+        was perhaps written, and a second call is right.
         """
 
     def leave(self) -> None:
@@ -198,6 +200,37 @@ class Store(NamedStore, Protocol):
 
     def remove(self) -> None:
         """Sign out here, under the lock. Raises `TokenStoreError`."""
+
+
+class SessionStore(Store, Protocol):
+    """A store as a sign-in and `TokenStore` need it, too. Each method raises `TokenStoreError`.
+
+    What changes it waits for a refresh in flight, and raises `LockTimeout` after 45 seconds.
+    """
+
+    def load(self) -> Tokens:
+        """Return the pair."""
+
+    def save(self, tokens: Tokens) -> None:
+        """Make `tokens` the session; keep unknown keys."""
+
+    def save_mapping(self, mapping: dict[str, Any], tokens: Tokens) -> None:
+        """Do as `save`, and keep every key of the reply `mapping`."""
+
+    def annotate(self, tokens: Tokens, **facts: str) -> None:
+        """Add `facts` to the keys, if `tokens` are still the session."""
+
+    def delete(self) -> None:
+        """Sign out here."""
+
+    def require_writable(self) -> None:
+        """Raise if the session can't be written, before a person signs in for nothing."""
+
+    def facts(self) -> StoreFacts:
+        """Return what can be seen of the store, for ``status``."""
+
+    def is_locked(self) -> bool | None:
+        """Return whether the lock is held; None where that can't be known without write access."""
 
 
 class StoreFacts(NamedTuple):

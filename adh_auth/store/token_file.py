@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
+from ..common.text import capitalized
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
 from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
 from . import disk, file_checks, reservation
@@ -147,6 +148,24 @@ class TokenFile:
             return
         with self.locked(SAVE_TIMEOUT):
             self.remove()
+
+    def require_writable(self) -> None:
+        """Raise `TokenFileError` if the file can't be written, before a person signs in for nothing."""
+        with writing(self._path, "can't be written"):
+            obstacle = self._obstacle()
+        if obstacle:
+            raise self.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
+
+    def _obstacle(self) -> str | None:
+        target = self._target()
+        disk.make_folder(target)
+        try:
+            disk.read_regular(self._path)
+        except file_checks.UnsafeFile:  # a folder, a device, a file of another user's
+            raise
+        except OSError:
+            pass  # a file that is missing or unreadable can be replaced all the same
+        return file_checks.problem_with_rewriting(target)
 
     # What a rotation needs. Nothing below is part of the public interface.
 
@@ -326,8 +345,19 @@ class TokenFile:
         return Stored.from_bytes(disk.read_regular(self._path)[0])
 
     def _usable(self, pauses: tuple[float, ...]) -> Stored:
-        with reading(self._path), replaced_errors(MalformedTokens, by=self._unusable):
-            return self._read_again(pauses)
+        with (
+            reading(self._path),
+            replaced_errors(MalformedTokens, by=self._unusable),
+            replaced_errors(FileNotFoundError, by=self._missing),
+        ):
+            return self._checked(self._read_again(pauses))
+
+    def _missing(self, _: FileNotFoundError) -> TokenFileError:
+        return self.error("is missing", capitalized(self.sign_in_command()))
+
+    def _checked(self, stored: Stored) -> Stored:
+        """Return what the file holds; a subclass may refuse it."""
+        return stored
 
     def _unusable(self, malformed: MalformedTokens) -> TokenFileError:
         return unusable_content(self._path, malformed.message)

@@ -329,7 +329,7 @@ def test_ahead_of_time(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
     """
     auth = AdhAuth(**arguments, refresh_ahead=60)
     auth.refresh()
-    near_its_end(auth.token_file)
+    near_its_end(arguments["token_file"])
     before = auth.tokens
     hold = sandbox.hold_next(on="refresh")
     with requests.Session() as session:
