@@ -272,6 +272,7 @@ class RegistryStore:
 
         self._view.write(change, was_done=lambda seen: seen.stamp == stamp)
         self._view.forget()
+        self._view.fetch_if_possible()  # from here on this process can put it back
 
     # What `status` asks for.
 

@@ -274,8 +274,8 @@ class SimulatedRegister(MemoryRegister):
                 for spent, successor in world.server._successors.items()
                 if successor is not None and successor.access_token == access
             }
-            if self._machine is not None and self._machine.pending.name != "sign in":
-                self._machine.knows.add(access)  # who signs in reads nothing, and keeps nothing in mind
+            if self._machine is not None:
+                self._machine.knows.add(access)
 
     def _require_reach(self, name: str) -> None:
         if self.interruption is not None:
