@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..common.limits import REFRESH_DEADLINE
 from ..tokens import Stored, fingerprint
 from .base import LeaseLost
+from .patience import WRITE_PATIENCE
 from .record import SENDING, UNSAVED, Record, host_name
 from .register import RegisterRefused, RegisterUnavailable
 from .session_view import Known, Seen, SessionView, record_of
@@ -134,7 +135,8 @@ class Lease:
             began[0] = clock.monotonic(), clock.wall()
             return register.note(session, self.me, text, seconds)
 
-        noted = self._view.write(change)
+        # A pair that could not be written has been waited for already.
+        noted = self._view.write(change, seconds=0.0 if record.state == UNSAVED else WRITE_PATIENCE)
         self._held = noted and seconds > 0
         if not noted:
             raise LeaseLost

@@ -153,6 +153,8 @@ def test_write_is_tried_for_three_seconds_and_then_at_once(machines: Machines) -
     before = machines.clock.passed
     with pytest.raises(StoreError):
         begun.write(SECOND)
+    with pytest.raises(StoreError):
+        begun.machine.store.note(Record(number=1, about=begun.record.about, state=UNSAVED))
     assert machines.clock.passed == before
     machines.register.start()
     assert begun.write(SECOND)
