@@ -14,11 +14,12 @@ from typing import NamedTuple
 from ..common.limits import REFRESH_DEADLINE
 from ..tokens import Stored, fingerprint
 from .base import LeaseLost
+from .patience import WRITE_PATIENCE
 from .record import SENDING, UNSAVED, Record, host_name
 from .register import RegisterRefused, RegisterUnavailable
 from .session_view import Known, Seen, SessionView, record_of
 
-__all__ = ["OBSERVED_SECONDS", "SENDING_SECONDS", "Lease", "record_text"]
+__all__ = ["OBSERVED_SECONDS", "SENDING_SECONDS", "Lease", "is_unfinished", "record_text"]
 
 #: Seconds of a lease from its take to the first note.
 TAKE_SECONDS = 10.0
@@ -102,7 +103,7 @@ class Lease:
             return True
         if seen.lease_left > 0:
             return False
-        return not _is_unfinished(record_of(seen), stored) or self._has_observed(seen)
+        return not is_unfinished(record_of(seen), stored) or self._has_observed(seen)
 
     def _has_observed(self, seen: Seen) -> bool:
         """Return whether this version has been seen for long enough, without a gap."""
@@ -134,7 +135,8 @@ class Lease:
             began[0] = clock.monotonic(), clock.wall()
             return register.note(session, self.me, text, seconds)
 
-        noted = self._view.write(change)
+        # A pair that could not be written has been waited for already.
+        noted = self._view.write(change, seconds=0.0 if record.state == UNSAVED else WRITE_PATIENCE)
         self._held = noted and seconds > 0
         if not noted:
             raise LeaseLost
@@ -173,7 +175,8 @@ class Lease:
                 self._view.register.release(self._view.name.session, self.me)
 
 
-def _is_unfinished(record: Record, stored: Stored) -> bool:
+def is_unfinished(record: Record, stored: Stored) -> bool:
+    """Return whether the holder of the lease may have sent the token, and may bring the next pair."""
     return record.state in (SENDING, UNSAVED) and record.concerns(fingerprint(stored.tokens.refresh_token))
 
 

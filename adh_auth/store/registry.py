@@ -16,11 +16,12 @@ from functools import partial
 from random import uniform
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..common.limits import LOCK_TIMEOUT
 from ..common.secret import Secret
 from ..errors import LockTimeout, StoreError
 from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping
 from .base import LeaseLost, Look, Pace, StoreFacts
-from .lease import SENDING_SECONDS, Lease, record_text
+from .lease import SENDING_SECONDS, Lease, is_unfinished, record_text
 from .patience import WRITE_PATIENCE, StoreClock, SystemClock
 from .record import DONE, NOTHING, Record
 from .session_view import Known, Seen, SessionView, is_loss, record_of
@@ -196,7 +197,7 @@ class RegistryStore:
         known = None if lease is None else lease.known
         self._put(None, None if known is None else known.seen.generation)
 
-    # What `TokenStore` needs.
+    # What a sign-in and `TokenStore` need (`adh_auth.store.base.SessionStore`).
 
     def load(self) -> Tokens:
         """Return the pair as it is now. Raises `StoreError`."""
@@ -216,6 +217,39 @@ class RegistryStore:
         kept = Stored(tokens, self._kept())
         self._put(self._view.encoded(Stored.of(tokens, kept.mapping, session.mapping)))
 
+    def annotate(self, tokens: Tokens, **facts: str) -> None:
+        """Add `facts` to the keys, if `tokens` are still the session, once a refresh in flight has ended.
+
+        Raises `StoreError`, and `LockTimeout` after 45 seconds.
+        """
+        lock = self.lock()
+        self._wait_for(lock)
+        try:
+            known = self._view.fetch()
+            stored = self._view.stored(known)
+            # A holder that is late may bring the next pair still: it must find the generation that it spent.
+            is_idle = not is_unfinished(record_of(known.seen), stored)
+            if is_idle and stored.tokens.refresh_token == tokens.refresh_token:
+                annotated = Stored(stored.tokens, {**stored.mapping, **facts})
+                self._put(self._view.encoded(annotated), known.seen.generation, known.seen.record)
+        finally:
+            lock.release()
+
+    def _wait_for(self, lock: RotationLease) -> None:
+        waited = 0.0
+        while not lock.take():
+            if waited >= LOCK_TIMEOUT:
+                raise self.lock_timeout(lock, LOCK_TIMEOUT)
+            self._view.clock.sleep(LAST_POLL)
+            waited += LAST_POLL
+
+    def require_writable(self) -> None:
+        """Raise `StoreError` if the session can't be changed, before a person signs in for nothing."""
+        register, session = self._view.register, self._view.name.session
+        self._view.fetch()
+        # No row is at this version: nothing changes, and who may not change anything is refused.
+        self._view.write(lambda: register.take(session, -1, "nobody", 0.0))
+
     def delete(self) -> None:
         """Sign out on every machine. A missing session is no error. Raises `StoreError`."""
         if self._view.fetch().seen.pair is not None:
@@ -229,14 +263,16 @@ class RegistryStore:
             name: value for name, value in content.mapping.items() if name not in (*PAIR_FACTS, *OWNER_KEYS)
         }
 
-    def _put(self, pair: Secret | None, generation: int | None = None) -> None:
+    def _put(self, pair: Secret | None, generation: int | None = None, record: str | None = None) -> None:
         register, session, stamp = self._view.register, self._view.name.session, _new_stamp()
 
         def change() -> bool:
-            return register.put(session, None if pair is None else pair.reveal(), stamp, generation, None)
+            text = None if pair is None else pair.reveal()
+            return register.put(session, text, stamp, generation, record)
 
         self._view.write(change, was_done=lambda seen: seen.stamp == stamp)
         self._view.forget()
+        self._view.fetch_if_possible()  # from here on this process can put it back
 
     # What `status` asks for.
 
@@ -246,7 +282,7 @@ class RegistryStore:
 
     def is_locked(self) -> bool | None:
         """Return whether a process has the lease; None where that can't be known."""
-        known = self._view.recent() or self._view.fetch_if_possible()
+        known = self._view.fetch_if_possible()
         return None if known is None else known.seen.holder != "" and known.seen.lease_left > 0
 
 

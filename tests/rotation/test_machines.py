@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[Any, str, Any, Rules, str]] = {
     ),
     "an unfinished attempt is no reason to wait": (
         lease,
-        "_is_unfinished",
+        "is_unfinished",
         _no,
         Rules(kinds=("clock ahead",)),
         "sent twice",

@@ -381,7 +381,7 @@ def test_release_that_fails(machines: Machines) -> None:
     assert machines.machine().store.lock().take()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fork(machines: Machines) -> None:
     """A child neither uses nor gives back the lease of its parent."""
     begun = machines.machine().begin()

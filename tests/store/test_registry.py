@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from adh_auth.common.secret import Secret
-from adh_auth.errors import ConfigurationError, StoreError, TokenStoreError
+from adh_auth.errors import ConfigurationError, LockTimeout, StoreError, TokenStoreError
 from adh_auth.store.cipher import Cipher, cipher_from
 from adh_auth.store.opening import SCHEMES, open_url
 from adh_auth.store.record import NOTHING, SENDING, UNSAVED, Record
@@ -153,6 +153,8 @@ def test_write_is_tried_for_three_seconds_and_then_at_once(machines: Machines) -
     before = machines.clock.passed
     with pytest.raises(StoreError):
         begun.write(SECOND)
+    with pytest.raises(StoreError):
+        begun.machine.store.note(Record(number=1, about=begun.record.about, state=UNSAVED))
     assert machines.clock.passed == before
     machines.register.start()
     assert begun.write(SECOND)
@@ -540,7 +542,7 @@ def test_no_thread_can_be_started(machines: Machines, monkeypatch: pytest.Monkey
     assert len(machine.register.calls) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fork(machines: Machines) -> None:
     """The child of a fork has no thread that reads, and starts one of its own."""
     machine = machines.machine()
@@ -731,8 +733,83 @@ def test_lost_answer_to_a_save(machines: Machines) -> None:
     machine = machines.machine()
     machine.register.lost_answers = 1
     machine.store.save(SECOND)
-    assert machine.register.calls == ["get", "put", "get"]
+    assert machine.register.calls.count("put") == 1
     assert machine.store.load() == SECOND
+
+
+@pytest.mark.parametrize("what", ["sign-in", "sign-out"])
+def test_loss_right_after_a_save(machines: Machines, what: str) -> None:
+    """Who has signed in or out knows it, and puts it back."""
+    machine = machines.machine()
+    snapshot = machines.register.snapshot()
+    machines.clock.passed += 1
+    if what == "sign-in":
+        machine.store.save(SECOND)
+    else:
+        machine.store.delete()
+    machines.register.go_back(snapshot)
+    with pytest.warns(UserWarning, match="had lost"):
+        machine.store.has_changed(None)
+    assert machines.row_pair() == (SECOND if what == "sign-in" else None)
+
+
+def test_annotate(machines: Machines) -> None:
+    """The user's name is added once it is known; the record stays, and the pair counts as a new one."""
+    machine = machines.machine()
+    machine.rotate(SECOND)
+    record = machine.store.look().record
+    machine.store.annotate(SECOND, signed_in_as="Ada")
+    look = machines.machine().store.look()
+    assert (look.stored.tokens, look.stored.mapping["signed_in_as"], look.record) == (SECOND, "Ada", record)
+    assert machines.machine().store.lock().take()
+
+
+def test_annotate_another_session(machines: Machines) -> None:
+    """A session that has come meanwhile is left alone."""
+    machines.machine().store.save(SECOND)
+    before = machines.register.get("reports")
+    machines.machine().store.annotate(FIRST, signed_in_as="Ada")
+    after = machines.register.get("reports")
+    assert before is not None
+    assert after is not None
+    assert (after.generation, after.pair, after.holder) == (before.generation, before.pair, "")
+
+
+def test_annotate_waits_for_a_refresh(machines: Machines) -> None:
+    """Or the new pair would find another generation, and be lost. A late holder still writes its pair."""
+    begun = machines.machine().begin()
+    machines.machine().store.annotate(FIRST, signed_in_as="Ada")
+    assert 42.0 < machines.clock.passed < 44.5
+    assert begun.write(SECOND)
+
+
+def test_annotate_beside_holders_that_go_on(machines: Machines) -> None:
+    """It gives up after 45 s."""
+    begun = machines.machine().begin()
+    sleep = machines.clock.sleep
+
+    def sleep_and_note(seconds: float) -> None:
+        sleep(seconds)
+        begun.machine.store.note(begun.record)
+
+    waiting = machines.machine()
+    waiting.store._view.clock = machines.machine().clock.__class__()
+    waiting.store._view.clock.sleep = sleep_and_note  # type: ignore[method-assign]
+    with pytest.raises(LockTimeout, match="may have sent the refresh token"):
+        waiting.store.annotate(FIRST, signed_in_as="Ada")
+    assert begun.write(SECOND)
+
+
+def test_require_writable(machines: Machines) -> None:
+    """Nothing changes, and a role that may only read is refused; a session that is missing is no problem."""
+    machine = machines.machine()
+    before = machines.register.get("reports")
+    machine.store.require_writable()
+    Machines().machine().store.require_writable()
+    assert machines.register.get("reports") == before
+    machine.register.is_read_only = True
+    with pytest.raises(StoreError, match="can't be changed: permission denied"):
+        machine.store.require_writable()
 
 
 def test_delete_of_nothing() -> None:

@@ -28,7 +28,7 @@ from adh_auth.store.lease import OBSERVED_SECONDS, SENDING_SECONDS
 from adh_auth.store.record import Record
 from adh_auth.store.register import Row
 from adh_auth.store.registry import RegistryStore
-from adh_auth.store.session_view import SessionView
+from adh_auth.store.session_view import Known, Seen
 from adh_auth.testing import MemoryRegister
 from adh_auth.tokens import Stored, Tokens
 
@@ -274,8 +274,8 @@ class SimulatedRegister(MemoryRegister):
                 for spent, successor in world.server._successors.items()
                 if successor is not None and successor.access_token == access
             }
-            if self._machine is not None and self._machine.pending.name != "sign in":
-                self._machine.knows.add(access)  # who signs in reads nothing, and keeps nothing in mind
+            if self._machine is not None:
+                self._machine.knows.add(access)
 
     def _require_reach(self, name: str) -> None:
         if self.interruption is not None:
@@ -342,9 +342,10 @@ class Machine:
             (self.running, self.is_stopped, self.is_ending, self.was_absent, self.names),
             (self.is_idle(), self.register.is_cut_off, self.pending.name, self._last_done in READS),
             (self._paused_until, self._absent_since if self.is_absent else 0.0),
-            self.is_stopped and self._changes_before == self.world.changes,
+            self.is_absent and self._changes_before == self.world.changes,
             tuple(sorted(self.knows)),
-            _frozen(vars(self.store)) if self.running else repr(self.outcome),
+            _frozen(vars(self.store._view)) if self.running else repr(self.outcome),
+            self.store._success,
             _frozen(list(self.store._leases.values())),
             tuple(_frozen(program) for program in self._unfolded),
         )
@@ -370,19 +371,22 @@ class Machine:
         others = [other for other in self.world.machines if other.running and other is not self]
         overdue = self.is_absent and self.world.time - self._absent_since >= LONGEST_STOP * TICK
         if self.is_stopped:
-            # Before the others have come to rest it makes no difference, nor does each single tick.
-            ticks = round((self.world.time - self._absent_since) / TICK)
-            changed = self.world.changes != self._changes_before
-            is_due = changed or overdue or not others or not ticks % 5
-            if is_due and all(other.is_idle() for other in others):
+            # Before the others have come to rest it makes no difference.
+            if self._may_return(others) and all(other.is_idle() for other in others):
                 yield "wake"
             return
-        if self.register.is_cut_off:
+        if self.register.is_cut_off and self._may_return(others):
             yield "reconnect"
         if not self.is_idle() and not overdue:
             yield "step"
         if self.world.faults_left:
             yield from (kind for kind in self._possible_faults() if kind in self.world.rules.kinds)
+
+    def _may_return(self, others: list[Machine]) -> bool:
+        """Return whether it makes a difference to come back now: not at each single tick."""
+        ticks = round((self.world.time - self._absent_since) / TICK)
+        changed = self.world.changes != self._changes_before
+        return changed or not others or ticks >= LONGEST_STOP or not ticks % 5
 
     def _possible_faults(self) -> Iterator[str]:
         name = self.pending.name
@@ -406,12 +410,11 @@ class Machine:
         if what == "crash":
             self.end("crashed")
         elif what == "stop":
-            self.is_stopped = self.was_absent = True
-            self._changes_before = self.world.changes
-            self._absent_since = self.world.time
+            self.is_stopped = True
+            self._leave()
         elif what == "cut off":
-            self.register.is_cut_off = self.was_absent = True
-            self._absent_since = self.world.time
+            self.register.is_cut_off = True
+            self._leave()
         elif what == "ending":
             self.is_ending = True
         elif what == "answer lost":
@@ -423,6 +426,10 @@ class Machine:
                 self.world.server.lose(self._sent)
             with self._at_work():
                 self._go_on(None, Unreachable("ReadError", sent=True))
+
+    def _leave(self) -> None:
+        self.was_absent = True
+        self._absent_since, self._changes_before = self.world.time, self.world.changes
 
     def wake(self) -> None:
         """Go on after a stop."""
@@ -561,17 +568,31 @@ def _context(machine: Machine) -> RotationContext:
 
 
 #: Classes whose objects are part of a machine's state.
-PARTS = (SessionView, lease.Lease, registry.RegistryReservation, attempt.Attempt)
+PARTS = (lease.Lease, registry.RegistryReservation, attempt.Attempt)
 #: What an object refers to that is no part of its state, or is counted elsewhere.
 ELSEWHERE = frozenset(
-    {"register", "clock", "name", "machine", "context", "world", "store", "_context", "_asked_at", "_leases"}
+    {
+        "register",
+        "clock",
+        "name",
+        "machine",
+        "context",
+        "world",
+        "store",
+        "_context",
+        "_asked_at",
+        "_leases",
+        "_view",
+    }
 )
 
 
 def _frozen(value: Any) -> Any:
     """Return the state of a machine's program, and of all that it refers to, as a value."""
-    if isinstance(value, (str, bool, int, float, type(None), Secret, Tokens, Record)):
+    if isinstance(value, (str, bool, int, float, type(None), Secret, Tokens, Record, Seen)):
         return value
+    if isinstance(value, Known):
+        return value.seen
     if isinstance(value, Stored):
         return value.tokens
     if isinstance(value, GeneratorType):
