@@ -16,8 +16,21 @@ __all__ = ["with_guarded_logs"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: httpx logs each reply at level INFO before its `send` returns; urllib3, httpcore and filelock log at DEBUG.
-LIBRARIES = frozenset({"filelock", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
+#: httpx logs each reply at level INFO before its `send` returns; the others log at DEBUG.
+LIBRARIES = frozenset(
+    {
+        "filelock",
+        "httpcore",
+        "httpcore2",
+        "httpx",
+        "httpx2",
+        "psycopg",
+        "redis",
+        "requests",
+        "urllib3",
+        "valkey",
+    }
+)
 
 _guarded: ContextVar[bool] = ContextVar("adh_auth_guarded_logs", default=False)
 

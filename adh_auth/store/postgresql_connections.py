@@ -57,7 +57,7 @@ def connected_to(url: Secret) -> psycopg.Connection[Any]:
         raise driver_missing("psycopg", "postgres") from None
     given = {name: value for name, value in conninfo_to_dict(url.reveal()).items() if value is not None}
     options: dict[str, Any] = {**OPTIONS, **given}
-    return psycopg.connect(**options, autocommit=True, prepare_threshold=None)
+    return psycopg.connect(**options, autocommit=True)
 
 
 class Connections:
@@ -171,6 +171,7 @@ def _prepare(connection: Any) -> None:
     if not connection.autocommit:
         connection.commit()
         connection.autocommit = True
+    # A pooler gives the next statement to a server that has not prepared it.
     connection.prepare_threshold = None
 
 

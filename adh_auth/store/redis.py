@@ -120,7 +120,7 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections of a store that was made of a URL. The store can be used again."""
         if isinstance(self._source, Secret):
-            self._guarded(self._client().close)
+            self._guarded(client_for(self._source).close)
 
     def _asked(self, script: str, session: str, *arguments: Any) -> Any:
         return self._guarded(lambda: self._client().eval(script, 1, PREFIX + session, *arguments))

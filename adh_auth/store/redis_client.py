@@ -32,6 +32,11 @@ class SharedClient:
             weakref.finalize(self, self._client.close)
         return self._client
 
+    def close(self) -> None:
+        """Close its connections, if there are any."""
+        if self._client is not None:
+            self._client.close()
+
 
 _shared: weakref.WeakValueDictionary[Secret, SharedClient] = weakref.WeakValueDictionary()
 

