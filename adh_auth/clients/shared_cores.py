@@ -29,7 +29,7 @@ class SharedCore:
         # Single operations on a set are atomic: a lock may be held when the process forks.
         self._users: set[weakref.ref[Any]] = set()
         users = self._users
-        self.core = new_core(lambda method: _found(users, method))
+        self.core: Rotation = new_core(lambda method: _found(users, method))
 
     def add(self, auth: object) -> None:
         """Let this one carry calls, as long as it lives."""

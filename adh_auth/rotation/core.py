@@ -80,7 +80,7 @@ class Rotation:
     ) -> None:
         self._store = store
         #: whether `current` may wait for a network, see `must_look_first`
-        self.reads_block = store.reads_block
+        self.reads_block: bool = store.reads_block
         self._calls = calls
         # Found when it is needed: it is a method of the object that owns this core, and a reference circle
         # of the two would wait for the garbage collector.

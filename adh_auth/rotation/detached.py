@@ -357,7 +357,7 @@ class Helper:
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
         #: whether it said that it has done all it could: it was not killed
-        self.has_finished = False
+        self.has_finished: bool = False
 
     def is_ready(self) -> bool:
         """Wait for the greeting. False where it does not come, or another program says something else."""

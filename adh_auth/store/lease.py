@@ -58,7 +58,7 @@ class Lease:
     """The lease of one rotation. `me`: its name in the row, never used again."""
 
     def __init__(self, view: SessionView) -> None:
-        self.me = f"{os.getpid()}@{host_name()}/{secrets.token_hex(8)}"
+        self.me: str = f"{os.getpid()}@{host_name()}/{secrets.token_hex(8)}"
         #: what was read last under the lease
         self.known: Known | None = None
         self._view = view

@@ -61,7 +61,7 @@ class MemoryRegister:
         #: whether this machine can't reach it
         self.is_cut_off = False
         #: answers to the next changes that get lost after the change was made
-        self.lost_answers = 0
+        self.lost_answers: int = 0
         #: whether this machine may only read
         self.is_read_only = False
         #: operations that were asked for from this machine, in order

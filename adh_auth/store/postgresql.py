@@ -114,7 +114,8 @@ class PostgresStore:
         return store
 
     def _use(self, source: object, name: str, connections: Connections) -> None:
-        self._source, self.name, self._connections = source, name, connections
+        self.name: str = name
+        self._source, self._connections = source, connections
         self._commit_setting = ""  # the server's synchronous_commit, once it has told
 
     def get(self, session: str) -> Row | None:

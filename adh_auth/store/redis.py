@@ -52,7 +52,8 @@ class RedisStore:
         return store
 
     def _use(self, source: Any, name: str, replicas: int, client: Callable[[], Any]) -> None:
-        self._source, self.name, self._client = source, name, client
+        self.name: str = name
+        self._source, self._client = source, client
         self._durability = Durability(name, replicas)
 
     def get(self, session: str) -> Row | None:

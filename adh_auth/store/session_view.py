@@ -76,10 +76,10 @@ class SessionView:
 
     def __init__(self, register: Register, session: str, cipher: Cipher | None, clock: StoreClock) -> None:
         self.register = register
-        self.name = SessionName(register.name, session)
+        self.name: SessionName = SessionName(register.name, session)
         self.clock = clock
         #: counts reads that failed: an observation has a gap there
-        self.outages = 0
+        self.outages: int = 0
         self._cipher = cipher
         #: what was read last, and is the newest that was ever there
         self._known: Known | None = None

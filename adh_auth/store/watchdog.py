@@ -29,9 +29,9 @@ class Watch:
     __slots__ = ("deadline", "descriptor", "shut")
 
     def __init__(self, descriptor: int, seconds: float) -> None:
-        self.descriptor = descriptor
-        self.deadline = time.monotonic() + seconds
-        self.shut = False
+        self.descriptor: int = descriptor
+        self.deadline: float = time.monotonic() + seconds
+        self.shut: bool = False
 
     def shut_if_late(self) -> None:
         """Shut the socket once the deadline has passed. It stays the driver's to close."""
