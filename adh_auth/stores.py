@@ -27,6 +27,8 @@ class TokenStore:
         self._store = session_in(store, session)
 
     def __repr__(self) -> str:
+        if "_store" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<TokenStore>"
         return f"TokenStore({self._store.name!r})"
 
     def load(self) -> Tokens:

@@ -13,19 +13,19 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..clients.settings import resolve
+from ..clients.settings import open_session, resolve
 from ..common.console import print_to_stderr
 from ..common.text import one_line
-from ..errors import AdhAuthError, MalformedTokens
+from ..errors import AdhAuthError, MalformedTokens, TokenStoreError
 from ..oauth.origin import base_url_of
 from ..rotation.status import describe, pair_facts
 from ..sign_in.user import fetch_user
-from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
 from .terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from ..for_requests import AdhAuth
+    from ..store.base import SessionStore
 
 __all__ = [
     "logout_command",
@@ -49,12 +49,13 @@ def save_command(args: argparse.Namespace) -> int:
 
     Raises `AdhAuthError` for anything that is no token reply; the token file is unchanged then.
     """
-    file = TokenFile(args.token_file)
+    store = open_session(args.token_file)
     data, received_at = _read_reply(args.file)
     tokens, mapping = _session_in(data, "stdin" if args.file == "-" else args.file, received_at)
-    file.save_mapping({**_owner_of_shell(), **mapping}, tokens)
-    _report(args, file, tokens, "saved")
-    if args.file != "-" and not args.json and os.path.realpath(args.file) != os.path.realpath(file.path):
+    store.save_mapping({**_owner_of_shell(), **mapping}, tokens)
+    _report(args, store, tokens, "saved")
+    is_other = args.file != "-" and os.path.realpath(args.file) != os.path.realpath(store.name)
+    if is_other and not args.json:
         echo(
             f"Remove {one_line(args.file)} now: the first refresh makes the tokens in it useless, and they "
             "are secret until then."
@@ -71,7 +72,7 @@ def _owner_of_shell() -> dict[str, str]:
 
 def token_command(args: argparse.Namespace) -> int:
     """Print an access token that works now, and return 0. Raises `AdhAuthError`."""
-    tokens = TokenFile(args.token_file).load()
+    tokens = open_session(args.token_file).load()
     if tokens.expires_at is None:
         auth = _auth(args)
         _fetch_user(args, auth)  # rotates an expired token on the way
@@ -104,49 +105,62 @@ def me_command(args: argparse.Namespace) -> int:
 def refresh_command(args: argparse.Namespace) -> int:
     """Rotate now, and return 0. Raises `AdhAuthError`."""
     auth = _auth(args)
-    _report(args, TokenFile(args.token_file), auth.refresh(), "refreshed")
+    _report(args, open_session(args.token_file), auth.refresh(), "refreshed")
     return 0
 
 
 def revoke_command(args: argparse.Namespace) -> int:
-    """Sign out everywhere: end the session at the server, remove the token file. Return 0.
+    """Sign out everywhere: end the session at the server, remove it here. Return 0.
 
     Raises `AdhAuthError`.
     """
-    auth = _auth(args)
-    auth.revoke()
+    store = open_session(args.token_file)
+    _auth(args).revoke()
     if args.json:
-        echo_json({"token_file": str(auth.token_file), "revoked": True})
+        echo_json({**store.facts_for_errors(), "revoked": True})
         return 0
-    done = f"the session has ended at the server, and {auth.token_file} is removed"
+    done = f"the session has ended at the server, and {store.name} is removed"
     echo(one_line(f"signed out everywhere: {done}"))
     return 0
 
 
 def logout_command(args: argparse.Namespace) -> int:
-    """Sign out here: remove the token file and what stands beside it. Return 0, also where there is none.
+    """Sign out here: remove the session and what stands beside it. Return 0, also where there is none.
 
     Raises `AdhAuthError`.
     """
-    file = TokenFile(args.token_file)
-    removed = os.path.lexists(file.path)
-    file.delete()
+    store = open_session(args.token_file)
+    removed = _is_there(store)
+    store.delete()
     if args.json:
-        echo_json({"token_file": str(file.path), "removed": removed})
+        echo_json({**store.facts_for_errors(), "removed": removed})
     elif removed:
-        echo(one_line(f"signed out here: {file.path} is removed"))
+        echo(one_line(f"signed out here: {store.name} is removed"))
         echo("The session is not ended at the server; adh-auth revoke does that, while the file is there.")
     else:
-        echo(one_line(f"nothing to do: there is no {file.path}"))
+        echo(one_line(f"nothing to do: there is no {store.name}"))
     return 0
 
 
-def _report(args: argparse.Namespace, file: TokenFile, tokens: Tokens, done: str) -> None:
+def _is_there(store: SessionStore) -> bool:
+    """Return whether there is a session, or what is left of one that can't be read."""
+    path = store.facts_for_errors().get("token_file")
+    if path is not None:
+        return os.path.lexists(path)
+    try:
+        store.load()
+    except TokenStoreError:
+        return False
+    return True
+    return 0
+
+
+def _report(args: argparse.Namespace, store: SessionStore, tokens: Tokens, done: str) -> None:
     now = time.time()
     if args.json:
-        echo_json({"token_file": str(file.path), **pair_facts(tokens, now)})
+        echo_json({**store.facts_for_errors(), **pair_facts(tokens, now)})
     else:
-        echo(one_line(f"{done}: {file.path}: {describe(tokens, now)}"))
+        echo(one_line(f"{done}: {store.name}: {describe(tokens, now)}"))
 
 
 def _auth(args: argparse.Namespace) -> AdhAuth:

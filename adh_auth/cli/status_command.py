@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
+from ..clients.settings import open_session
 from ..common.text import format_clock, format_time_relative, one_line
 from ..errors import TokenStoreError
 from ..rotation.status import Status, status_of
-from ..store.token_file import TokenFile
 from .terminal import echo, echo_json, paint
 
 __all__ = ["status_command"]
@@ -22,14 +22,14 @@ def status_command(args: argparse.Namespace) -> int:
 
     Raises `TokenStoreError`.
     """
-    file = TokenFile(args.token_file)
+    store = open_session(args.token_file)
     now = time.time()
     try:
-        status = status_of(file, now)
+        status = status_of(store, now)
     except TokenStoreError as error:
         if not args.json:
             raise
-        echo_json({"signed_in": False, "token_file": str(file.path), "problem": error.message})
+        echo_json({"signed_in": False, **store.facts_for_errors(), "problem": error.message})
         return 1
     if args.json:
         echo_json(status.as_json())

@@ -87,13 +87,13 @@ def resolve(
     app = resolve_app(client_id=client_id, client_secret=client_secret, base_url=base_url)
     _, origin = _server(app.base_url)
     return Settings(
-        store=open_session(token_file, store, session),
         **app._asdict(),
         origin=origin,
         refresh_ahead=_seconds("refresh_ahead", refresh_ahead),
         lock_timeout=_seconds("lock_timeout", lock_timeout) or LOCK_TIMEOUT,
         detached=_choice("detached", detached),
         on_event=_hook("on_event", on_event),
+        store=open_session(token_file, store, session),  # last: it imports a driver
     )
 
 
@@ -131,14 +131,19 @@ def open_session(
 
     `store`: a URL, wrapped by `as_url`, or an object. Raises `ConfigurationError`.
     """
-    named = os.environ.get("ADH_STORE") if token_file is None and store is None else None
-    if store is None and session is None and not named:
+    named = _url_in_environment() if token_file is None and store is None else None
+    if store is None and session is None and named is None:
         return TokenFile(token_file)
     # Late: most programs have a token file.
     from ..store.factory import require_one, session_in
 
     require_one(token_file, store, session)
-    return session_in(Secret(named) if named else store, session)
+    return session_in(named or store, session)
+
+
+def _url_in_environment() -> Secret | None:
+    url = os.environ.get("ADH_STORE")
+    return Secret(url) if url else None
 
 
 def as_url(store: Any) -> Any:

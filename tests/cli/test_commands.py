@@ -20,6 +20,7 @@ from adh_auth.cli import login_command
 from adh_auth.cli.commands import COMMANDS
 from adh_auth.cli.flags import in_flags
 from adh_auth.cli.parser import new_parser
+from adh_auth.store.folder import file_name
 from adh_auth.testing import Sandbox
 
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
@@ -603,3 +604,26 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_the_version_is_printed() -> None:
     """`--version` names the program and its version."""
     assert adh("--version").stdout.startswith("adh-auth 0.")
+
+
+def test_the_commands_use_the_store_of_the_environment(sandbox: Sandbox, tmp_path: Path) -> None:
+    """`ADH_STORE` and `ADH_SESSION` name the session for every command; no token file is made or read."""
+    folder = tmp_path / "adh"
+    env = sandbox.environment(tmp_path / "tokens.json")
+    del env["ADH_TOKEN_FILE"]
+    env.update(ADH_STORE=folder.as_uri(), ADH_SESSION="user/1")
+    reply = tmp_path / "reply.json"
+    reply.write_text(json.dumps(sandbox.sign_in()))
+    name = str(folder / file_name("user/1"))
+    assert name in adh("save", str(reply), env=env).stdout
+    assert json.loads(adh("status", "--json", env=env).stdout)["token_file"] == name
+    token = adh("token", env=env).stdout.strip()
+    assert token == TokenFile(name).load().access_token
+    assert json.loads(adh("me", "--json", env=env).stdout)["name"] == "Sandbox User"
+    assert name in adh("refresh", env=env).stdout
+    assert TokenFile(name).load().access_token != token
+    assert f"{name} is removed" in adh("revoke", env=env).stdout
+    missing = adh("token", env=env)
+    assert missing.returncode == 1
+    assert f"--store {folder.as_uri()} --session user/1" in missing.stderr
+    assert not (tmp_path / "tokens.json").exists()

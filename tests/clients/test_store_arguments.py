@@ -158,3 +158,29 @@ def test_a_whole_story_in_a_folder(sandbox: Sandbox, folder: Path) -> None:
     assert not (folder / file_name("user/1")).exists()
     assert (folder / file_name("user/2")).exists()
     gc.collect()
+
+
+URL = "postgresql://app:p4ssw0rd@h:1/db"
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda: AdhAuth(store=URL, **APP, session="x" * 201),
+        lambda: AdhHttpxAuth("t.json", store=URL, **APP),
+        lambda: AdhAuth(store=URL, client_secret="s"),
+        lambda: login(store=URL, **APP, session="x" * 201),
+        lambda: TokenStore(URL, "x" * 201),
+        lambda: AdhAuth(session="x" * 201, **APP),
+        lambda: AdhAuth(**APP, lock_timeout=-1),
+    ],
+)
+def test_no_traceback_shows_the_url(monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
+    """Nor does any local variable of this package's frames, whichever argument or variable is wrong."""
+    monkeypatch.setenv("ADH_STORE", URL)
+    with pytest.raises(ConfigurationError) as caught:
+        fails()
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        if str(frame.f_globals["__name__"]).startswith("adh_auth"):
+            shown = {name: repr(value) for name, value in frame.f_locals.items()}
+            assert not any("p4ssw0rd" in text for text in shown.values()), (frame.f_code.co_name, shown)
