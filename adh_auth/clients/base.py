@@ -15,7 +15,7 @@ from weakref import WeakMethod
 from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
 from ..oauth.endpoint import EndpointCall, EndpointReply
-from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
+from ..oauth.origin import HANDSHAKE_SCHEMES, Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls, Post
 from ..rotation.core import DescribeTransport, Fallback, Rotation
@@ -288,7 +288,7 @@ class BaseAuth:
         return self._is_same(origin_of(url))
 
     def _is_our_origin(self, scheme: str, host: str, port: int | None) -> bool:
-        return self._is_same(normal_origin(scheme, host, port))
+        return self._is_same(normal_origin(HANDSHAKE_SCHEMES.get(scheme, scheme), host, port))
 
     def _is_same(self, origin: Origin | None) -> bool:
         if origin == self._origin:
