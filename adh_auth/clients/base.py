@@ -67,7 +67,7 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
         if "client_secret" in named:
             named["client_secret"] = as_secret(named["client_secret"])
         first = given[0] if given else named.get("token_file")
-        is_path = first is None or isinstance(first, os.PathLike) or _is_path(first)
+        is_path = first is None or _is_path(first) or isinstance(first, os.PathLike)
         if len(given) > 1 or not is_path or not known >= named.keys():
             from .misuse import misuse
 
