@@ -18,7 +18,7 @@ from ..common.notices import logger
 from ..common.secret import REDACTED, Secret
 from ..errors import AdhAuthError
 from ..oauth.endpoint import EndpointCall, EndpointReply
-from ..oauth.origin import Origin, are_twins, normal_origin, origin_of, origin_url
+from ..oauth.origin import HANDSHAKE_SCHEMES, Origin, are_twins, normal_origin, origin_of, origin_url
 from ..rotation.active_tokens import ActiveTokens
 from ..rotation.context import Calls, Post
 from ..rotation.core import DescribeTransport, Fallback, Rotation
@@ -71,7 +71,7 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
         if "client_secret" in named:
             named["client_secret"] = as_secret(named["client_secret"])
         first = given[0] if given else named.get("token_file")
-        is_path = first is None or isinstance(first, os.PathLike) or _is_path(first)
+        is_path = first is None or _is_path(first) or isinstance(first, os.PathLike)
         if len(given) > 1 or not is_path or not known >= named.keys():
             from .misuse import misuse
 
@@ -307,7 +307,7 @@ class BaseAuth:
         return self._is_same(origin_of(url))
 
     def _is_our_origin(self, scheme: str, host: str, port: int | None) -> bool:
-        return self._is_same(normal_origin(scheme, host, port))
+        return self._is_same(normal_origin(HANDSHAKE_SCHEMES.get(scheme, scheme), host, port))
 
     def _is_same(self, origin: Origin | None) -> bool:
         if origin == self._origin:

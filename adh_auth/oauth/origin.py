@@ -14,6 +14,8 @@ __all__ = ["Origin", "origin_of"]
 
 Origin = tuple[str, str, int]
 DEFAULT_PORTS = {"https": 443, "http": 80}
+#: A WebSocket begins as an HTTP request of this scheme, on the same port (RFC 6455 section 3).
+HANDSHAKE_SCHEMES = {"wss": "https", "ws": "http"}
 
 
 def base_url_of(text: str) -> str:

@@ -123,7 +123,8 @@ def test_no_traceback_shows_what_was_passed() -> None:
 def test_the_signature_is_what_it_was(cls: Any) -> None:
     """For IDEs, notebooks and `help`."""
     parameters = inspect.signature(cls).parameters
-    assert list(parameters)[:3] == ["token_file", "client_id", "client_secret"]
+    assert next(iter(parameters)) == "token_file"
+    assert {"client_id", "client_secret", "on_event"} < set(parameters)
     assert {parameter.kind.name for parameter in parameters.values()} == {
         "POSITIONAL_OR_KEYWORD",
         "KEYWORD_ONLY",

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from adh_auth import AdhAuth, TokenFile
 from adh_auth.testing import Sandbox
@@ -566,3 +567,14 @@ def test_a_401_of_the_callers_gives_its_connection_back(tmp_path: Path) -> None:
             401,
             401,
         ]
+
+
+def test_a_retry_on_401_hides_the_expiry(sandbox: Sandbox, arguments: dict[str, Any]) -> None:
+    """The README says so: urllib3 answers the 401 itself, before requests calls any hook."""
+    sandbox.expire()
+    with requests.Session() as session:
+        session.auth = AdhAuth(**arguments)
+        session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, status_forcelist=[401])))
+        with pytest.raises(requests.exceptions.RetryError):
+            session.get(sandbox.url + "/api/auth/me", timeout=PATIENCE)
+    assert sandbox.counts.refresh_calls == 0

@@ -1,0 +1,32 @@
+"""What the package index shows of the package, beside the README."""
+
+from __future__ import annotations
+
+import re
+
+from ..support.processes import ROOT
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_authors_urls_and_where_to_report() -> None:
+    """An empty side column helps nobody."""
+    urls = dict(re.findall(r'^(\w+) = "(https://.*)"$', PYPROJECT, re.MULTILINE))
+    assert {"Homepage", "Issues"} <= urls.keys()
+    assert re.search(r"^authors = \[\{ name = ", PYPROJECT, re.MULTILINE)
+    assert "Report a security\nproblem privately" in README
+
+
+def test_every_address_is_one_of_the_platform() -> None:
+    """No domain is made up."""
+    hosts = set(re.findall(r"https://([\w.-]*agenticdeveloperhub[\w.-]*)", PYPROJECT + README))
+    assert hosts <= {"agenticdeveloperhub.com", "api.agenticdeveloperhub.com"}
+
+
+def test_installing_is_told_once() -> None:
+    """On the first screen; an extra is installed as its error says."""
+    commands = re.findall(r"^pip install .*$", README, re.MULTILINE)
+    assert len(commands) == 1
+    assert README.splitlines().index(commands[0]) < 35
+    assert set(re.findall(r'pip install "([^"]+)"', README)) <= {"adh-auth[httpx2]"}
