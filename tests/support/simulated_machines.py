@@ -386,7 +386,8 @@ class Machine:
         """Return whether it makes a difference to come back now: not at each single tick."""
         ticks = round((self.world.time - self._absent_since) / TICK)
         changed = self.world.changes != self._changes_before
-        return changed or not others or ticks >= LONGEST_STOP or not ticks % 5
+        nobody_waits = all(other.is_stopped for other in others)
+        return changed or nobody_waits or ticks >= LONGEST_STOP or not ticks % 5
 
     def _possible_faults(self) -> Iterator[str]:
         name = self.pending.name
