@@ -957,6 +957,21 @@ def test_key_that_does_not_fit(cipher: int | None, message: str) -> None:
         machine.store.lock().take()
 
 
+def test_sign_in_over_an_encrypted_session() -> None:
+    """Without a key it is refused, or the next pair would lie there in the clear; a new key is fine."""
+    machines = Machines()
+    machines.machine(cipher=_keys(1)).store.save(FIRST)
+    without = machines.machine().store
+    with pytest.raises(StoreError, match="is encrypted, and there is no key"):
+        without.save(SECOND)
+    with pytest.raises(StoreError, match="is encrypted, and there is no key"):
+        without.require_writable()
+    assert machines.machine(cipher=_keys(1)).store.load() == FIRST
+    machines.machine(cipher=_keys(2)).store.save(SECOND)
+    assert machines.machine(cipher=_keys(2)).store.load() == SECOND
+    without.delete()
+
+
 @pytest.mark.parametrize("keys", ["secret", "c2VjcmV0", f"{'A' * 43}=,secret", "é" * 44])
 def test_unusable_key(keys: str) -> None:
     """The message says how to make one, and shows none."""
