@@ -78,6 +78,7 @@ class Lease:
         if self._is_ours(known.seen):
             self._held = True
         elif self._is_free(known.seen, stored):
+            self._held = True  # for all that is known where the answer gets lost: it is released then
             self._held = self._compare_and_set(known.seen)
         return self._held
 

@@ -25,7 +25,7 @@ from .lease import SENDING_SECONDS, Lease, is_unfinished, record_text
 from .patience import WRITE_PATIENCE, StoreClock, SystemClock
 from .record import DONE, NOTHING, Record
 from .session_view import Known, Seen, SessionView, is_loss, record_of
-from .store_messages import checked_session
+from .store_messages import NO_KEY, checked_session
 
 if TYPE_CHECKING:
     from .cipher import Cipher
@@ -246,7 +246,7 @@ class RegistryStore:
     def require_writable(self) -> None:
         """Raise `StoreError` if the session can't be changed, before a person signs in for nothing."""
         register, session = self._view.register, self._view.name.session
-        self._view.fetch()
+        self._fetch_for_sign_in()
         # No row is at this version: nothing changes, and who may not change anything is refused.
         self._view.write(lambda: register.take(session, -1, "nobody", 0.0))
 
@@ -256,12 +256,19 @@ class RegistryStore:
             self._put(None)
 
     def _kept(self) -> dict[str, Any]:
-        content = self._view.fetch().content
+        content = self._fetch_for_sign_in().content
         if not isinstance(content, Stored):
             return {}
         return {
             name: value for name, value in content.mapping.items() if name not in (*PAIR_FACTS, *OWNER_KEYS)
         }
+
+    def _fetch_for_sign_in(self) -> Known:
+        """Read; refuse to follow an encrypted session by one that is not."""
+        known = self._view.fetch()
+        if known.content == NO_KEY:
+            raise self._view.name.error(*NO_KEY)
+        return known
 
     def _put(self, pair: Secret | None, generation: int | None = None, record: str | None = None) -> None:
         register, session, stamp = self._view.register, self._view.name.session, _new_stamp()

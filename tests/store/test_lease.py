@@ -342,6 +342,21 @@ def test_lost_answer_to_a_take_that_is_noticed_later(machines: Machines) -> None
     assert machine.register.calls.count("take") == 1
 
 
+def test_lease_that_nobody_knows_of(machines: Machines) -> None:
+    """A take that was given up on, and had worked, is released at the end of the job."""
+    machine = machines.machine()
+    lock = machine.store.lock()
+    machine.store.look()
+    machine.register.lost_answers = 1
+    get = machine.register.get
+    machine.register.get = lambda session: _unavailable()  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="can't be changed"):
+        lock.take()
+    machine.register.get = get  # type: ignore[method-assign]
+    lock.release()
+    assert machines.machine().store.lock().take()
+
+
 def _unavailable() -> None:
     from adh_auth.store.register import RegisterUnavailable
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -24,6 +26,7 @@ from adh_auth.testing import MemoryRegister
 from adh_auth.tokens import Tokens, fingerprint
 
 from ..support.machines import FIRST, SECOND, THIRD, Machine, Machines
+from ..support.processes import ROOT
 
 LOSS = "session store memory://test#reports had lost its newest pair"
 
@@ -954,6 +957,21 @@ def test_key_that_does_not_fit(cipher: int | None, message: str) -> None:
         machine.store.lock().take()
 
 
+def test_sign_in_over_an_encrypted_session() -> None:
+    """Without a key it is refused, or the next pair would lie there in the clear; a new key is fine."""
+    machines = Machines()
+    machines.machine(cipher=_keys(1)).store.save(FIRST)
+    without = machines.machine().store
+    with pytest.raises(StoreError, match="is encrypted, and there is no key"):
+        without.save(SECOND)
+    with pytest.raises(StoreError, match="is encrypted, and there is no key"):
+        without.require_writable()
+    assert machines.machine(cipher=_keys(1)).store.load() == FIRST
+    machines.machine(cipher=_keys(2)).store.save(SECOND)
+    assert machines.machine(cipher=_keys(2)).store.load() == SECOND
+    without.delete()
+
+
 @pytest.mark.parametrize("keys", ["secret", "c2VjcmV0", f"{'A' * 43}=,secret", "é" * 44])
 def test_unusable_key(keys: str) -> None:
     """The message says how to make one, and shows none."""
@@ -1083,8 +1101,6 @@ def test_unknown_scheme(url: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_missing_driver(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """The message names the extra that brings it."""
-    import sys
-
     driver = SCHEMES[scheme]
     monkeypatch.setitem(sys.modules, driver.package, None)
     with pytest.raises(ConfigurationError) as caught:
@@ -1113,3 +1129,46 @@ def test_threads_of_one_process_adopt(machines: Machines) -> None:
     thread.join()
     assert [type(error).__name__ for error in raised] == ["LeaseLost"]
     assert begun.write(SECOND)
+
+
+ENDING = """
+import atexit, threading
+from adh_auth.testing import MemoryRegister
+from adh_auth.store.registry import RegistryStore
+from adh_auth.tokens import Tokens
+from tests.support.machines import MachineClock
+
+clock, register = MachineClock(), MemoryRegister()
+RegistryStore(register, "s").save(Tokens("access", "refresh"))
+store = RegistryStore(register, "s", clock=clock)
+store.read()
+start = threading.Thread.start
+threading.Thread.start = lambda thread: print("started", thread.name) or start(thread)
+
+def use():
+    clock.passed += 6
+    before = len(register.calls)
+    assert store.state() is not None
+    print("read", len(register.calls) - before)
+
+atexit.register(use)
+"""
+
+
+def test_request_at_the_end_of_the_program() -> None:
+    """No thread is started any more, which could be cut off: the request reads itself."""
+    result = subprocess.run(
+        [sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert (result.stdout, result.stderr) == ("read 1\n", "")
+
+
+def test_thread_that_reads_keeps_no_program_alive() -> None:
+    """A register that never answers delays no exit."""
+    script = ENDING.replace(
+        "atexit.register(use)", "register.get = lambda session: threading.Event().wait()\nuse()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert (result.stdout, result.stderr) == ("started adh-auth store\nread 0\n", "")

@@ -49,6 +49,8 @@ PACE = Pace(1.0, 1.0, 0.0, (0.1, 0.1), notices_records=True)
 CHANGES = frozenset({"lock", "note", "write", "unlock", "send"})
 #: Steps that change nothing: a crash after one of them is the same as a crash before it.
 READS = frozenset({"look", "load", "reread", "recover", "reserve", "call", "wait", "state", "begin"})
+#: Steps that ask the register.
+REMOTE = frozenset({"load", "look", "lock", "state", "reread", "note", "write", "unlock"})
 #: Steps that ask neither the register nor the server.
 LOCAL = frozenset({"recover", "reserve"})
 
@@ -386,7 +388,8 @@ class Machine:
         """Return whether it makes a difference to come back now: not at each single tick."""
         ticks = round((self.world.time - self._absent_since) / TICK)
         changed = self.world.changes != self._changes_before
-        return changed or not others or ticks >= LONGEST_STOP or not ticks % 5
+        nobody_waits = all(other.is_stopped for other in others)
+        return changed or nobody_waits or ticks >= LONGEST_STOP or not ticks % 5
 
     def _possible_faults(self) -> Iterator[str]:
         name = self.pending.name
@@ -402,7 +405,7 @@ class Machine:
             yield "ending"
         if self._last_done not in READS:
             yield from ("crash", "stop")
-        if not self.register.is_cut_off:
+        if name in REMOTE and not self.register.is_cut_off:
             yield "cut off"
 
     def suffer(self, what: str) -> None:
