@@ -152,7 +152,6 @@ def _is_there(store: SessionStore) -> bool:
     except TokenStoreError:
         return False
     return True
-    return 0
 
 
 def _report(args: argparse.Namespace, store: SessionStore, tokens: Tokens, done: str) -> None:

@@ -62,6 +62,7 @@ PASSING_WORDS = (
     ("No such file", "there is no server at this socket"),
     ("ould not translate host", "the host is not known"),
     ("failed to resolve host", "the host is not known"),
+    ("[Errno -", "the host is not known"),  # psycopg 3.2: only what getaddrinfo says
     ("ould not send", "the connection was lost"),
     ("closed the connection", "the connection was lost"),
 )

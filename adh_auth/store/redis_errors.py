@@ -65,6 +65,8 @@ PASSING_WORDS = (
     ("imed out", "no answer in time"),
     ("max number of clients", "the server has no connection left"),
     ("Name or service not known", "the host is not known"),
+    ("No address associated", "the host is not known"),
+    ("name resolution", "the host is not known"),
     ("getaddrinfo", "the host is not known"),
     ("No such file", "there is no server at this socket"),
 )

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -68,6 +69,7 @@ def sweep(capfd: pytest.CaptureFixture[str]) -> Iterator[Sweep]:
     assert any("Error" in where or "Register" in where for where, _ in made.texts)
 
 
+@pytest.mark.long
 def test_postgresql(
     postgresql_server: PostgreSQLServer, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -85,7 +87,8 @@ def test_postgresql(
         "no host": server.url().replace("127.0.0.1", "nowhere.invalid"),
         "unknown option": server.url() + f"?{TOKEN}={TOKEN}",
         "bad option": server.url() + "?sslmode=nonsense",
-        "no certificates": server.url() + f"?sslmode=verify-full&sslrootcert={tmp_path}/not-a-ca.pem",
+        "no certificates": server.url()
+        + f"?sslmode=verify-full&sslrootcert={quote(str(tmp_path))}/not-a-ca.pem",
         "bad percent": server.url().replace("%20", "%zz"),
     }
     for where, url in urls.items():
@@ -107,6 +110,7 @@ def test_connect_of_ones_own(postgresql_server: PostgreSQLServer, sweep: Sweep) 
     everything(PostgresStore(connect), sweep, "connect")
 
 
+@pytest.mark.long
 def test_redis(redis_server: RedisServer, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_client, "ANSWER_TIMEOUT", 0.3)
     server = redis_server

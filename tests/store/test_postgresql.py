@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -632,13 +633,13 @@ def test_tls(tmp_path: Path) -> None:
     settings = ("ssl = on", "ssl_cert_file = '../tls.pem'", "ssl_key_file = '../tls.key'")
     with servers.postgresql(*settings, **files) as server:
         url = server.url() + "?sslmode=verify-full&sslrootcert="
-        store = store_at(f"{url}{tmp_path}/ca.pem")
+        store = store_at(url + quote(f"{tmp_path}/ca.pem"))
         store.create()
         signed_in(store)
         assert store._row("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == (True,)
         assert store.name == f"postgresql://127.0.0.1:{server.port}/app"
         store.close()
-        error = refused(store_at(f"{url}{tmp_path}/other.pem"))
+        error = refused(store_at(url + quote(f"{tmp_path}/other.pem")))
         assert str(error) == "TLS failed"
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -663,8 +664,8 @@ def test_tls(kind: str, tmp_path: Path) -> None:
     with getattr(servers, kind)(*settings, **files) as server:
         scheme = {"redis": "rediss", "valkey": "valkeys"}[kind]
         url = server.url(port=port).replace(kind, scheme, 1) + "?ssl_ca_certs="
-        store = store_at(f"{url}{tmp_path}/ca.pem")
+        store = store_at(url + quote(f"{tmp_path}/ca.pem"))
         signed_in(store)
         assert store.name == f"{scheme}://127.0.0.1:{port}/0"
         store.close()
-        assert str(refused(lambda: store_at(f"{url}{tmp_path}/other.pem").get("s"))) == "TLS failed"
+        assert str(refused(lambda: store_at(url + quote(f"{tmp_path}/other.pem")).get("s"))) == "TLS failed"

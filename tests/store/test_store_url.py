@@ -11,6 +11,8 @@ from adh_auth.errors import ConfigurationError
 from adh_auth.store.redis_client import replicas_in
 from adh_auth.store.store_url import name_of
 
+from ..support.processes import PATIENCE, child
+
 NAMES = {
     "postgresql://app:pw@db:5432/app?sslmode=require": "postgresql://db:5432/app",
     "postgres://app:pw@db/app": "postgresql://db/app",
@@ -70,3 +72,32 @@ def test_replicas(options: str, replicas: int) -> None:
 def test_replicas_that_are_no_number(value: str) -> None:
     with pytest.raises(ConfigurationError, match="must be a number"):
         replicas_in(Secret(f"redis://cache?replicas={value}"))
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "module", "store"),
+    [
+        ("psycopg", "postgres", "postgresql", "PostgresStore"),
+        ("redis", "redis", "redis", "RedisStore"),
+    ],
+)
+def test_missing_driver(package: str, extra: str, module: str, store: str) -> None:
+    """The line that brings it. Nothing imports a driver before it is needed."""
+    code = f"""
+import sys
+sys.modules["{package}"] = None
+from adh_auth.common.secret import Secret
+from adh_auth.errors import ConfigurationError
+from adh_auth.store.{module} import {store}
+register = {store}.from_url(Secret("{module}://u:geheim@db"))
+try:
+    register.get("s")
+except ConfigurationError as error:
+    assert error.__context__ is None
+    print(error)
+"""
+    with child(code) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert f'pip install "adh-auth[{extra}]"' in output
+    assert errors == ""
+    assert "geheim" not in output
