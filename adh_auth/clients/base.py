@@ -70,6 +70,8 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
         # A traceback that shows locals shows these.
         if "client_secret" in named:
             named["client_secret"] = as_secret(named["client_secret"])
+        if "store" in named:
+            named["store"] = as_url(named["store"])
         first = given[0] if given else named.get("token_file")
         is_path = first is None or _is_path(first) or isinstance(first, os.PathLike)
         if len(given) > 1 or not is_path or not known >= named.keys():
@@ -86,8 +88,8 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
 
 
 def _is_path(first: object) -> bool:
-    # What the API's tokens begin with: one passed as a path would be quoted in a message.
-    return isinstance(first, str) and not first.startswith("adh_")
+    # What the API's tokens begin with, and a URL, which may hold a password: as a path it would be quoted.
+    return isinstance(first, str) and not first.startswith("adh_") and "://" not in first
 
 
 class BaseAuth:

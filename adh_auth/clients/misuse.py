@@ -32,6 +32,8 @@ MEANT = {
     "refresh_ahead": "ahead leeway margin skew refresh_before expiry_margin",
     "lock_timeout": "timeout lock_wait max_wait",
     "on_event": "hook callback on_refresh on_rotate on_token event_hook",
+    "store": "store_url dsn database redis postgres backend storage",
+    "session": "session_name session_id user user_id",
     "refresh_via": "transport http_client http_session adapter",
 }
 #: What is no argument here, by what to do instead.
@@ -69,6 +71,8 @@ def _hint(unknown: str, known: Collection[str]) -> str:
 
 def _wrong_first(name: str, first: object) -> str | None:
     """Return what is wrong about the first argument, None where it is a path or nothing."""
+    if isinstance(first, str) and "://" in first:
+        return f"{name}() takes the path of a token file, not a URL: pass that of a store as store=…"
     if first is None or (isinstance(first, (str, os.PathLike)) and not looks_like_a_token(first)):
         return None
     client = _client_of(first)
