@@ -800,6 +800,7 @@ def test_annotate_beside_holders_that_go_on(machines: Machines) -> None:
     waiting.store._view.clock.sleep = sleep_and_note  # type: ignore[method-assign]
     with pytest.raises(LockTimeout, match="may have sent the refresh token"):
         waiting.store.annotate(FIRST, signed_in_as="Ada")
+    assert 45.0 <= machines.clock.passed < 46.0
     assert begun.write(SECOND)
 
 

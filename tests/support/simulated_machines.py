@@ -38,7 +38,7 @@ from .simulated_world import EVER, OWNER, Broken, Choice, Report, Server
 #: Seconds that pass at once. An observation of the lease takes no longer gap.
 TICK = 2.0
 #: Ticks that a pause takes, whatever was asked for.
-PAUSE_TICKS = 2
+PAUSE_TICKS = 5
 #: Ticks after which a stopped machine wakes, or is connected again: longer than a lease and an observation.
 LONGEST_STOP = 28
 #: Ticks in a row without any change that are a deadlock.
