@@ -613,7 +613,7 @@ def _frozen_program(program: Any) -> Any:
     if program.gi_frame is None:
         return None
     place = program.gi_code.co_name, program.gi_frame.f_lasti
-    return place, _frozen(program.gi_frame.f_locals), _frozen(program.gi_yieldfrom)
+    return place, _frozen(dict(program.gi_frame.f_locals)), _frozen(program.gi_yieldfrom)
 
 
 # Running it.
