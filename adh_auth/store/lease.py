@@ -75,9 +75,8 @@ class Lease:
         # What a waiter has just looked at is good enough: a change since then makes the take fail.
         known = self._view.just_looked() or self._view.fetch()
         stored = self._view.stored(known)
-        if self._is_ours(known.seen):
-            self._held = True
-        elif self._is_free(known.seen, stored):
+        self._held = self._is_ours(known.seen)
+        if not self._held and self._is_free(known.seen, stored):
             self._held = True  # for all that is known where the answer gets lost: it is released then
             self._held = self._compare_and_set(known.seen)
         return self._held

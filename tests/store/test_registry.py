@@ -740,6 +740,24 @@ def test_lost_answer_to_a_save(machines: Machines) -> None:
     assert machine.store.load() == SECOND
 
 
+def test_old_session_is_forgotten(machines: Machines) -> None:
+    """A sign-in counts here at once, also where it can't be read back."""
+    machine = machines.machine()
+    machine.store.read()
+    put = machine.register.put
+
+    def put_and_go(*arguments: Any) -> bool:
+        done = put(*arguments)
+        machine.register.is_cut_off = True
+        return done
+
+    machine.register.put = put_and_go  # type: ignore[method-assign,assignment]
+    machine.store.save(SECOND)
+    assert machine.store.state() is None
+    machine.register.is_cut_off = False
+    assert machine.store.read().tokens == SECOND
+
+
 @pytest.mark.parametrize("what", ["sign-in", "sign-out"])
 def test_loss_right_after_a_save(machines: Machines, what: str) -> None:
     """Who has signed in or out knows it, and puts it back."""
@@ -800,6 +818,7 @@ def test_annotate_beside_holders_that_go_on(machines: Machines) -> None:
     waiting.store._view.clock.sleep = sleep_and_note  # type: ignore[method-assign]
     with pytest.raises(LockTimeout, match="may have sent the refresh token"):
         waiting.store.annotate(FIRST, signed_in_as="Ada")
+    assert 45.0 <= machines.clock.passed < 46.0
     assert begun.write(SECOND)
 
 

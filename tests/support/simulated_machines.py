@@ -38,7 +38,7 @@ from .simulated_world import EVER, OWNER, Broken, Choice, Report, Server
 #: Seconds that pass at once. An observation of the lease takes no longer gap.
 TICK = 2.0
 #: Ticks that a pause takes, whatever was asked for.
-PAUSE_TICKS = 2
+PAUSE_TICKS = 5
 #: Ticks after which a stopped machine wakes, or is connected again: longer than a lease and an observation.
 LONGEST_STOP = 28
 #: Ticks in a row without any change that are a deadlock.
@@ -613,7 +613,7 @@ def _frozen_program(program: Any) -> Any:
     if program.gi_frame is None:
         return None
     place = program.gi_code.co_name, program.gi_frame.f_lasti
-    return place, _frozen(program.gi_frame.f_locals), _frozen(program.gi_yieldfrom)
+    return place, _frozen(dict(program.gi_frame.f_locals)), _frozen(program.gi_yieldfrom)
 
 
 # Running it.
