@@ -33,6 +33,9 @@ MAX_OPEN = 4
 #: Seconds after which an idle one is not used again: load balancers forget a silent connection after minutes.
 MAX_IDLE_SECONDS = 60.0
 
+#: SQLSTATE of a change on a server that is read-only
+READ_ONLY = "25006"
+
 #: What a new connection gets, unless the URL says otherwise. Nothing of it is state of the server's session,
 #: so that pgbouncer may give each statement another one.
 OPTIONS = {
@@ -88,6 +91,11 @@ class Connections:
                 with watchdog.watching(connection.fileno(), ANSWER_TIMEOUT) as watch:
                     try:
                         yield connection
+                    except Exception as error:
+                        # This server is a standby by now; a new connection looks for the primary.
+                        if getattr(error, "sqlstate", None) == READ_ONLY:
+                            _close(connection)
+                        raise
                     finally:
                         late = watch.shut
             finally:

@@ -37,8 +37,13 @@ PASSING = {
     "58": "the server has a problem with its disk",
 }
 
-#: libpq keeps no SQLSTATE of a connection that was refused, so that its words have to do: the first of these
-#: that they have. A server that speaks another language than English ends up at the last line.
+#: libpq keeps no SQLSTATE of a connection that was refused, so that its words have to do, the first of these
+#: that they have. Of several hosts one may refuse the password and the others be down: that is the password.
+#: A server that speaks another language than English ends up at the last line.
+BUSY_WORDS = (
+    ("too many", PASSING["53"]),
+    ("connection slots", PASSING["53"]),
+)
 REFUSED_WORDS = (
     ("authentication failed", "28P01"),
     ("no password supplied", "28P01"),
@@ -57,8 +62,6 @@ PASSING_WORDS = (
     ("is in hot standby", PASSING["25006"]),
     ("starting up", PASSING["57"]),
     ("shutting down", PASSING["57"]),
-    ("too many", PASSING["53"]),
-    ("connection slots", PASSING["53"]),
     ("No such file", "there is no server at this socket"),
     ("ould not translate host", "the host is not known"),
     ("failed to resolve host", "the host is not known"),
@@ -89,12 +92,16 @@ def _by_state(state: str) -> Exception:
 
 
 def _by_words(words: str) -> Exception:
-    for known, reason in PASSING_WORDS:
-        if known in words:
-            return RegisterUnavailable(reason)
-    for known, state in REFUSED_WORDS:
-        if known in words:
-            return RegisterRefused(*REFUSALS[state])
+    found = _first(BUSY_WORDS, words)
+    if found:
+        return RegisterUnavailable(found)
+    state = _first(REFUSED_WORDS, words)
+    if state:
+        return RegisterRefused(*REFUSALS[state])
     if "certificate" in words or "does not support SSL" in words:
         return RegisterRefused(*TLS)
-    return RegisterUnavailable("the connection failed")
+    return RegisterUnavailable(_first(PASSING_WORDS, words) or "the connection failed")
+
+
+def _first(table: tuple[tuple[str, str], ...], words: str) -> str:
+    return next((meaning for known, meaning in table if known in words), "")

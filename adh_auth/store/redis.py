@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..common.secret import Secret
@@ -119,9 +120,12 @@ class RedisStore:
         return {_text(key)[len(PREFIX) :] for key in keys if client.hstrlen(key, "pair")}
 
     def close(self) -> None:
-        """Close the connections of a store that was made of a URL. The store can be used again."""
+        """Close idle connections of a store that was made of a URL. The store can be used again."""
+        self._guarded(self._close_idle)
+
+    def _close_idle(self) -> None:
         if isinstance(self._source, Secret):
-            self._guarded(client_for(self._source).close)
+            client_for(self._source).close_idle()
 
     def _asked(self, script: str, session: str, *arguments: Any) -> Any:
         return self._guarded(lambda: self._client().eval(script, 1, PREFIX + session, *arguments))
@@ -154,8 +158,17 @@ class RedisStore:
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         # The frames of the client hold its password and the pair, and the repr of a client may, too.
-        with replaced_errors(Exception, by=_replacement):
+        with replaced_errors(Exception, by=self._replacement):
             return work()
+
+    def _replacement(self, error: Exception) -> Exception:
+        known = (AdhAuthError, RegisterUnavailable, RegisterRefused)
+        meant = error.with_traceback(None) if isinstance(error, known) else register_error(error)
+        if isinstance(meant, RegisterUnavailable):
+            # After a failover the name of the host may stand for another server: look it up again.
+            with suppress(Exception):
+                self._close_idle()
+        return meant
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r})"
@@ -184,11 +197,6 @@ def _rebuilt(source: Any, replicas: int, name: str) -> RedisStore:
     if isinstance(source, Secret):
         return RedisStore.from_url(source)
     return RedisStore(source, replicas=replicas, name=name)
-
-
-def _replacement(error: Exception) -> Exception:
-    known = (AdhAuthError, RegisterUnavailable, RegisterRefused)
-    return error.with_traceback(None) if isinstance(error, known) else register_error(error)
 
 
 def _revealed(value: Any) -> Any:

@@ -32,10 +32,10 @@ class SharedClient:
             weakref.finalize(self, self._client.close)
         return self._client
 
-    def close(self) -> None:
-        """Close its connections, if there are any."""
+    def close_idle(self) -> None:
+        """Close its idle connections."""
         if self._client is not None:
-            self._client.close()
+            self._client.connection_pool.disconnect(inuse_connections=False)
 
 
 _shared: weakref.WeakValueDictionary[Secret, SharedClient] = weakref.WeakValueDictionary()

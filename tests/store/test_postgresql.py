@@ -190,12 +190,12 @@ def test_a_standby_that_is_promoted_has_every_put() -> None:
         assert store.put(session, "newest", "s", row_of(store, session).generation, None)
         primary.crash()
         standby.promote()
-        assert _retried(lambda: row_of(store, session)).pair == "newest"
+        assert retried(lambda: row_of(store, session)).pair == "newest"
         assert store.put(session, "newer", "s", row_of(store, session).generation, None)
         store.close()
 
 
-def _retried(call: Any) -> Any:
+def retried(call: Any) -> Any:
     """As the algorithm over it does: a call that fails for now is made again."""
     for _ in range(20):
         try:
@@ -356,6 +356,27 @@ def test_read_only_server(store: PostgresStore, server: PostgreSQLServer) -> Non
     assert store.put(session, None, "", None, None)
 
 
+def test_server_that_turns_read_only(store: PostgresStore, server: PostgreSQLServer) -> None:
+    """The connection is not used again: a new one finds the primary of several hosts."""
+    session = signed_in(store)
+    before = _backend(store)
+    _set_read_only(server, "on")
+    try:
+        with pytest.raises(RegisterUnavailable, match="read-only"):
+            store.put(session, None, "", None, None)
+    finally:
+        _set_read_only(server, "off")
+    assert retried(lambda: store.put(session, None, "", None, None))
+    assert _backend(store) != before
+
+
+def _set_read_only(server: PostgreSQLServer, value: str) -> None:
+    server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}", database="postgres")
+    server.execute("SELECT pg_reload_conf()", database="postgres")
+    shown = "SELECT setting FROM pg_settings WHERE name = 'default_transaction_read_only'"
+    assert settled(lambda: server.execute(shown), [(value,)])
+
+
 @own_server
 def test_too_many_connections() -> None:
     with servers.postgresql("max_connections = 5", "superuser_reserved_connections = 0") as server:
@@ -372,7 +393,7 @@ def test_too_many_connections() -> None:
             store.get("s")
         for connection in taken:
             connection.close()
-        _retried(lambda: store.get("s"))
+        retried(lambda: store.get("s"))
         store.close()
 
 
@@ -441,7 +462,7 @@ def test_server_that_is_stopped(quick: None) -> None:
             with pytest.raises(RegisterUnavailable, match="no answer"):
                 store.get(session)
         server.resume()
-        assert _retried(lambda: row_of(store, session)).pair == "{}"
+        assert retried(lambda: row_of(store, session)).pair == "{}"
         store.close()
 
 
@@ -460,7 +481,7 @@ def test_change_that_waits_for_a_lock(server: PostgreSQLServer, store: PostgresS
 # Connections.
 
 
-def _settled(count: Any, wanted: int) -> bool:
+def settled(count: Any, wanted: object) -> bool:
     """Whether the count is as wanted within moments: a server process takes a little time to end."""
     for _ in range(int(PATIENCE * 20)):
         if count() == wanted:
@@ -496,9 +517,9 @@ def test_two_connections_stay(server: PostgreSQLServer, url_of_its_own: str) -> 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(work, range(64)))
     assert most <= postgresql_connections.MAX_OPEN
-    assert _settled(lambda: _connections_to(server, url_of_its_own), 2)
+    assert settled(lambda: _connections_to(server, url_of_its_own), 2)
     stores[0].close()
-    assert _settled(lambda: _connections_to(server, url_of_its_own), 0)
+    assert settled(lambda: _connections_to(server, url_of_its_own), 0)
 
 
 def test_a_store_that_is_gone_leaves_no_connection(server: PostgreSQLServer, url_of_its_own: str) -> None:
@@ -508,7 +529,7 @@ def test_a_store_that_is_gone_leaves_no_connection(server: PostgreSQLServer, url
     assert _connections_to(server, url_of_its_own) == 1
     del store
     gc.collect()
-    assert _settled(lambda: _connections_to(server, url_of_its_own), 0)
+    assert settled(lambda: _connections_to(server, url_of_its_own), 0)
 
 
 def test_connection_of_the_parent(store: PostgresStore) -> None:
@@ -551,7 +572,7 @@ def test_fork_while_another_thread_is_at_work(server: PostgreSQLServer, store: P
         for thread in threads:
             thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        assert _settled(lambda: server.execute(waiting)[0][0] >= 2, True)
+        assert settled(lambda: server.execute(waiting)[0][0] >= 2, True)
         pid = os.fork()
         if pid == 0:
             signal.alarm(int(PATIENCE))

@@ -428,6 +428,17 @@ def test_replica_is_read_only() -> None:
         store.close()
 
 
+def test_connection_to_a_replica_is_not_kept(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the host may stand for another server by now."""
+    signed_in(store)
+    before = client_id(store)
+    script = "return redis.error_reply('READONLY You cannot write against a read only replica.')"
+    monkeypatch.setattr("adh_auth.store.redis_scripts.GET", script)
+    with pytest.raises(RegisterUnavailable, match="the server is a replica"):
+        store.get("s")
+    assert client_id(store) != before
+
+
 @own_server
 def test_too_few_replicas_by_the_servers_own_rule() -> None:
     with servers.redis("min-replicas-to-write 1") as server:
