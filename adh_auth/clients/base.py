@@ -74,7 +74,8 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
             named["store"] = as_url(named["store"])
         first = given[0] if given else named.get("token_file")
         is_path = first is None or _is_path(first) or isinstance(first, os.PathLike)
-        if len(given) > 1 or not is_path or not known >= named.keys():
+        is_session = isinstance(named.get("session"), (str, type(None)))
+        if len(given) > 1 or not (is_path and is_session and known >= named.keys()):
             from .misuse import misuse
 
             error = misuse(type(self), known, given, named)

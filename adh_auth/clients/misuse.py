@@ -50,7 +50,7 @@ def misuse(
     """Return the error for a call of the class `kind`, None where there is nothing to say about it."""
     name = kind.__name__
     first = given[0] if given else named.get("token_file")
-    wrong = _wrong_first(name, first)
+    wrong = _wrong_first(name, first) or _wrong_session(name, named.get("session"))
     unknown = next((word for word in named if word not in known), None)
     if wrong is None and len(given) > 1:
         wrong = f"{name}() takes only the token file without a name: write client_id=…, client_secret=…"
@@ -85,6 +85,13 @@ def _wrong_first(name: str, first: object) -> str | None:
     if isinstance(first, (str, Tokens, Mapping)):
         return f"{name}() takes the path of a token file, not a token: {SAVE}"
     return None
+
+
+def _wrong_session(name: str, session: object) -> str | None:
+    client = _client_of(session)
+    if client is None:
+        return None
+    return f"{name}() takes no session of {client}: set auth={CLASSES[client]}() on that session instead"
 
 
 def looks_like_a_token(first: object) -> bool:

@@ -38,6 +38,9 @@ __all__ = [
 #: Seconds for which a ``Retry-After`` of an earlier attempt keeps others from calling, at most: a mistaken
 #: hour must not lock every process out.
 MAX_RETRY_AFTER = 60.0
+#: Seconds by which the clock of the job that made a record may be ahead of the system's: it counts by the
+#: monotonic clock, and another program may adjust the other one. Further ahead, the system's was set back.
+CLOCK_LEAD = 1.0
 
 
 class Adopt(NamedTuple):
@@ -160,7 +163,9 @@ def is_in_first_half(stored: Tokens, record: Record, now: float) -> bool:
     A pair that lives shorter than what is asked for would else be rotated away again and again.
     """
     began, end = record.rotated_at, stored.expires_at
-    return began is not None and end is not None and began <= now < began + (end - began) / 2
+    if began is None or end is None:
+        return False
+    return began - CLOCK_LEAD <= now < began + (end - began) / 2
 
 
 def pause_ends(record: Record, now: float) -> float | None:

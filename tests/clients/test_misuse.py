@@ -93,6 +93,15 @@ def test_what_is_no_path(cls: Any, how: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+def test_a_session_of_a_client(cls: Any) -> None:
+    """Not a name, but the very thing that the auth object is for."""
+    with pytest.raises(
+        TypeError, match="takes no session of requests: set auth=AdhAuth\\(\\) on that session"
+    ):
+        cls(session=requests.Session())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_more_than_one_without_a_name(cls: Any) -> None:
     """Two strings in a row would be mixed up."""
     with pytest.raises(TypeError, match=rf"{cls.__name__}\(\) takes only the token file without a name"):

@@ -10,6 +10,7 @@ from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError, ReauthorizationRequired, RefreshFailed
 from adh_auth.rotation.active_tokens import ActiveTokens
 from adh_auth.rotation.decision import (
+    CLOCK_LEAD,
     HAND_OVER,
     MAX_RETRY_AFTER,
     RESEND,
@@ -20,6 +21,7 @@ from adh_auth.rotation.decision import (
     Refuse,
     after_401,
     decide,
+    is_in_first_half,
 )
 from adh_auth.store.record import DONE, FAILED, NOTHING, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.store.token_file import TokenFile
@@ -335,3 +337,22 @@ def test_after_401(code: str | None, pair: ActiveTokens, is_bare: bool, expected
 def test_after_a_401_to_what_the_server_has_just_given(code: str, pair: ActiveTokens, expected: str) -> None:
     """Another refresh would be answered by another 401, unless the pair's life is over since."""
     assert after_401(code, REJECTED, pair, NOW, refreshed=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("began", "end", "expected"),
+    [
+        (NOW - 9.9, NOW + 10.0, True),
+        (NOW - 10.0, NOW + 10.0, False),
+        (NOW, NOW + 20.0, True),
+        # The clock of the job may be a little ahead; one that was set back is not believed.
+        (NOW + CLOCK_LEAD, NOW + 20.0, True),
+        (NOW + CLOCK_LEAD + 0.1, NOW + 20.0, False),
+        (None, NOW + 20.0, False),
+        (NOW, None, False),
+    ],
+)
+def test_the_first_half_of_a_life(began: float | None, end: float | None, expected: bool) -> None:
+    """Until then a token is not rotated ahead of its time, however short it lives."""
+    record = replace(NOTHING, rotated_at=began)
+    assert is_in_first_half(replace(NEW, expires_at=end), record, NOW) is expected
