@@ -20,6 +20,10 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 #: What a shell adds to the number of the signal that ended a program.
 KILLED_BY = 128
 
+#: Seconds. Python runs a handler between two system calls: a signal that came just before one without an end
+#: would be passed on when the program has ended.
+HANDLERS_RUN_EVERY = 0.5
+
 #: Signals that a program may want to end by. SIGKILL reaches nobody but us.
 _PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
 #: Those that a terminal sends to its whole foreground group: the program has got them already.
@@ -65,8 +69,10 @@ class _Child:
     def wait(self) -> int:
         """Return its exit status."""
         assert self._process is not None
-        status = self._process.wait()
-        return status if status >= 0 else KILLED_BY - status
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(HANDLERS_RUN_EVERY)
+                return status if status >= 0 else KILLED_BY - status
 
 
 def _found(arguments: Sequence[str]) -> list[str]:

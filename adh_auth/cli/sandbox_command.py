@@ -130,8 +130,8 @@ def _wait() -> None:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        while True:
-            time.sleep(3600)
+        while True:  # a signal that comes just before a sleep is handled after it
+            time.sleep(1)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,35 +131,72 @@ def test_a_signal_is_passed_on_once(number: signal.Signals, tmp_path: Path) -> N
 
 
 @POSIX
-def test_ctrl_c_on_a_terminal_arrives_once_and_is_the_programs(tmp_path: Path) -> None:
-    """The terminal has sent it to the program, too: passed on, it would be two, and cut its clean-up short."""
+def test_ctrl_c_on_a_terminal_is_the_programs(tmp_path: Path) -> None:
+    """The key ends neither the sandbox nor the command; the program ends as it likes."""
+    with on_a_terminal_of_its_own(COUNT, tmp_path) as (process, keyboard):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        keyboard.write(b"\x03")
+        assert process.stdout.readline() == "2\n"
+        keyboard.write(b"q\n")
+        assert process.wait(PATIENCE) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+#: Signals the command that runs it, and says what comes back, up to the SIGTERM.
+SIGNAL_BACK = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+os.kill(os.getppid(), signal.SIGINT)
+os.kill(os.getppid(), signal.SIGTERM)
+got = []
+while signal.SIGTERM not in got:
+    got.append(signal.sigwait({signal.SIGINT, signal.SIGTERM}))
+print(*map(int, got), flush=True)
+"""
+
+
+@POSIX
+def test_what_a_terminal_has_sent_is_not_passed_on(tmp_path: Path) -> None:
+    """It has sent a Ctrl-C to the program, too: a second one would cut its clean-up short."""
+    with on_a_terminal_of_its_own(SIGNAL_BACK, tmp_path) as (process, _):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "15\n"
+        assert process.wait(PATIENCE) == 0
+    command = [*COMMAND, "sandbox", "--", sys.executable, "-c", SIGNAL_BACK]
+    said = subprocess.run(
+        command,
+        env=environment(),
+        start_new_session=True,  # no terminal: nobody else has sent it
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert said.stdout == "2 15\n"
+
+
+@contextmanager
+def on_a_terminal_of_its_own(code: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """``adh-auth sandbox -- PROGRAM`` in the foreground of a new terminal, and that one's keyboard."""
     import pty
 
     terminal, end = pty.openpty()
-    command = [*COMMAND, "sandbox", "--", sys.executable, "-c", COUNT]
-    surroundings = environment({"TMPDIR": str(tmp_path)})
+    command = [*COMMAND, "sandbox", "--", sys.executable, "-c", code]
     with (
         subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, *command],
             stdin=end,
             stdout=subprocess.PIPE,
             text=True,
-            env=surroundings,
+            env=environment({"TMPDIR": str(folder)}),
             start_new_session=True,
         ) as process,
         reaped(process),
-        os.fdopen(terminal, "wb", buffering=0) as keyboard,  # its end is the program's
+        os.fdopen(terminal, "wb", buffering=0) as keyboard,  # the program ends with it
     ):
         os.close(end)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        keyboard.write(b"\x03")
-        assert process.stdout.readline() == "2\n"
-        process.send_signal(signal.SIGTERM)  # it would come behind a second Ctrl-C
-        assert process.stdout.readline() == "15\n"
-        keyboard.write(b"q\n")
-        assert process.wait(PATIENCE) == 0
-    assert list(tmp_path.iterdir()) == []
+        yield process, keyboard
 
 
 #: Makes the terminal on stdin the controlling one of this new session, and becomes the command.
