@@ -383,12 +383,14 @@ class Rotation:
             owner=self._calls.owner,
             who=(os.getpid(), host_name()),
             lock_timeout=self._lock_timeout,
-            continue_unsaved=lambda tokens: self._continue_unsaved(context, job, tokens),
+            continue_unsaved=lambda tokens: self._continue_unsaved(itself(), job, tokens),
             warn=warn_loudly,
         )
+        # Weakly: a context that holds itself would keep the auth object until the garbage collector comes.
+        itself = weakref.ref(context)
         return context
 
-    def _continue_unsaved(self, context: RotationContext, job: Job, tokens: Tokens) -> None:
+    def _continue_unsaved(self, context: RotationContext | None, job: Job, tokens: Tokens) -> None:
         """Go on with a pair that could not be written, until the store changes (rule 3)."""
         with self._guard:
             self._file_state, self.cache = self._store.state(), EMPTY_CACHE
@@ -396,7 +398,7 @@ class Rotation:
             self._active = ActiveTokens(tokens, needs_check=True)
         job.refreshed = True
         job.settle(tokens)
-        if self._reporter is not None and context.report is not None:
+        if self._reporter is not None and context is not None and context.report is not None:
             self._reporter.report_unsaved(context)
 
 

@@ -61,7 +61,7 @@ print("alive")
 HARMLESS = [
     *(
         "before " + name
-        for name in ("state", "load", "record", "lock", "reread", "reserve", "note", "send", "unlock")
+        for name in ("look", "lock", "reread", "recover", "reserve", "note", "send", "unlock")
     ),
     *("after " + name for name in ("lock", "reserve", "note", "write", "unlock")),
     "with the content, before its length",
