@@ -70,6 +70,8 @@ def explaining_misuse(init: Callable[Concatenate[Any, P], None]) -> Callable[Con
         # A traceback that shows locals shows these.
         if "client_secret" in named:
             named["client_secret"] = as_secret(named["client_secret"])
+        if "store" in named:
+            named["store"] = as_url(named["store"])
         first = given[0] if given else named.get("token_file")
         is_path = first is None or isinstance(first, os.PathLike) or _is_path(first)
         if len(given) > 1 or not is_path or not known >= named.keys():
