@@ -98,8 +98,9 @@ COMMANDS = {
         "watch it work, without an account or a network",
         """\
 Start a local ADH whose tokens live two seconds, and several processes
-(requests, httpx, asyncio) on one token file. Exit 1 if a request failed or a
-refresh token was used twice. With --json: only the totals, as one object.""",
+(requests, httpx, asyncio) on one token file; with --store or --machines, they
+stand for machines that share a session in a store. Exit 1 if a request failed
+or a refresh token was used twice. With --json: only the totals, as one object.""",
         "adh-auth demo --seconds 20",
     ),
     "login": Command(

@@ -27,6 +27,20 @@ def add_demo_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)"
     )
+    place = command.add_mutually_exclusive_group()
+    place.add_argument(
+        "--store",
+        nargs="?",
+        const=Secret(""),
+        metavar="URL",
+        action=_StoreWithoutPassword,
+        help="let the processes be machines that share a session in this store; without a URL: $ADH_STORE",
+    )
+    place.add_argument(
+        "--machines",
+        action="store_true",
+        help="the same, over a PostgreSQL of the demo's own",
+    )
     # How a frozen program starts the processes of the demo.
     command.add_argument("--worker", help=argparse.SUPPRESS)
 
@@ -136,6 +150,8 @@ class _StoreWithoutPassword(argparse.Action):
     """Takes the URL of a store. One with a password is refused, and not printed again."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, url: Any, *_: object) -> None:
+        if isinstance(url, Secret):  # none was given
+            return setattr(namespace, self.dest, url)
         if _has_password(url):
             parser.error(
                 "a password in --store is refused: every user of this machine can see a command line. "
