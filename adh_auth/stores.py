@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .clients.settings import as_url
 from .errors import ConfigurationError
 from .store.factory import session_in
 from .tokens import Tokens
 
-__all__ = ["TokenStore"]
+if TYPE_CHECKING:
+    from .store.postgresql import PostgresStore
+    from .store.redis import RedisStore
+    from .store.register import Register, RegisterRefused, RegisterUnavailable, Row
+
+__all__ = [
+    "PostgresStore",
+    "RedisStore",
+    "Register",
+    "RegisterRefused",
+    "RegisterUnavailable",
+    "Row",
+    "TokenStore",
+]
 
 
 class TokenStore:
@@ -48,3 +61,21 @@ class TokenStore:
     def delete(self) -> None:
         """Sign out here, once a refresh in flight has ended. A session that is not there is no error."""
         self._store.delete()
+
+
+def __getattr__(name: str) -> Any:
+    # Each when it is first asked for, and none of them imports a driver.
+    home: Any = None
+    if name == "PostgresStore":
+        from .store import postgresql as home
+    elif name == "RedisStore":
+        from .store import redis as home
+    elif name in __all__:
+        from .store import register as home
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -37,6 +37,8 @@ REPLACES = "replaces_refresh_token"
 #: Keys of a file that say whose session it is: the server, the client, and the name of the user. A new
 #: session does not inherit them.
 OWNER_KEYS = ("base_url", "client_id", "signed_in_as")
+#: The key of a token file whose session is on its way to a store. Its token must not be sent from here, too.
+MOVING_TO = "adh_moving_to"
 
 
 def fingerprint(token: str) -> str:

@@ -79,6 +79,12 @@ def _logout(args: Namespace) -> int:
     return logout_command(args)
 
 
+def _store(args: Namespace) -> int:
+    from .store_command import store_command
+
+    return store_command(args)
+
+
 def _sandbox(args: Namespace) -> int:
     from .sandbox_command import sandbox_command
 
@@ -92,8 +98,9 @@ COMMANDS = {
         "watch it work, without an account or a network",
         """\
 Start a local ADH whose tokens live two seconds, and several processes
-(requests, httpx, asyncio) on one token file. Exit 1 if a request failed or a
-refresh token was used twice. With --json: only the totals, as one object.""",
+(requests, httpx, asyncio) on one token file; with --store or --machines, they
+stand for machines that share a session in a store. Exit 1 if a request failed
+or a refresh token was used twice. With --json: only the totals, as one object.""",
         "adh-auth demo --seconds 20",
     ),
     "login": Command(
@@ -102,7 +109,7 @@ refresh token was used twice. With --json: only the totals, as one object.""",
         "sign in with the browser",
         """\
 Authorization code with PKCE: open the browser, take the code on the loopback
-port of --redirect-uri, write the token file. The redirect URI has to be
+port of --redirect-uri, write the session. The redirect URI has to be
 registered for the app exactly as it is given here. With --json, stdout holds
 one object only; what a person has to read is on stderr.""",
         'adh-auth login --scope "profile:read discussions:read discussions:write"',
@@ -110,21 +117,22 @@ one object only; what a person has to read is on stderr.""",
     "save": Command(
         _save,
         options.add_save_options,
-        "make an exchange reply the token file",
+        "make an exchange reply the session; move a token file to a store",
         """\
 Read the JSON reply of the code exchange from FILE, or from stdin, and make it
 the session: written under the lock, private, with expires_at added. No token
-is printed.""",
+is printed. With --store, FILE may be a token file in use: its session moves to
+the store under the locks of both, and the file says from then on where it is.""",
         "curl -s … /api/oauth/signin/exchange | adh-auth save",
     ),
     "status": Command(
         _status,
-        options.add_token_file_option,
+        options.add_store_options,
         "show the state of the session, and what to do",
         """\
-Show what the token file and the record beside it say. Sends nothing, changes
-nothing, needs no client id or secret. Exit 1 if there is no usable token file,
-or its refresh token was refused.""",
+Show what the token file and the record beside it say, or the store. Sends
+nothing, changes nothing, needs no client id or secret. Exit 1 if there is no
+usable session, or its refresh token was refused.""",
         "adh-auth status --json | jq .signed_in",
     ),
     "token": Command(
@@ -160,20 +168,30 @@ process has under way.""",
         "sign out everywhere: end the session at the server",
         """\
 Sign out everywhere: end the session at the server, for every copy of its
-tokens, then remove the token file. If the server can't be reached, the file
-stays. To sign out here only: adh-auth logout.""",
+tokens, then remove the token file, or sign out in the store. If the server
+can't be reached, the session stays. To sign out here only: adh-auth logout.""",
         "adh-auth revoke --token-file /srv/app/tokens.json",
     ),
     "logout": Command(
         _logout,
-        options.add_token_file_option,
-        "sign out here: remove the token file, tell no server",
+        options.add_store_options,
+        "sign out here: remove the session, tell no server",
         """\
 Sign out here: remove the token file and what stands beside it, after a refresh
-in flight. Sends nothing, needs no client id or secret. The session lives on at
-the server, for other copies of its tokens; to end it: adh-auth revoke, while
-the file is there. No file is no error.""",
+in flight, or empty the session in the store. Sends nothing, needs no client id
+or secret. The session lives on at the server, for other copies of its tokens;
+to end it: adh-auth revoke, while it is there. No session is no error.""",
         "adh-auth logout --token-file /srv/app/tokens.json",
+    ),
+    "store": Command(
+        _store,
+        options.add_store_command_options,
+        "set up and check a store for several machines",
+        """\
+init: make the table in PostgreSQL where it is missing; --print only prints it.
+check: prove that writing works and lasts; warn of what a crash may lose; exit 1
+if it does not work. list: the names of all sessions that are signed in.""",
+        "adh-auth store init --print | psql",
     ),
     "sandbox": Command(
         _sandbox,

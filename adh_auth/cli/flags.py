@@ -14,6 +14,8 @@ _FLAGS = {
     "paste=True": "--paste",
     "redirect_uri=": "--redirect-uri",
     "scope=": "--scope",
+    "session=": "--session",
+    "store=": "--store",
     "timeout=": "--timeout",
     "token_file=": "--token-file",
 }
@@ -22,6 +24,7 @@ _WITHOUT_FLAG = {
     "pass client_secret= or set": "set",
     "pass client_id= and client_secret=": "pass --client-id",
     ", or raise lock_timeout": "",
+    "give token_file or session, not both": "give --token-file or --session, not both",
 }
 #: Not within a URL's query or a path.
 _ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(map(re.escape, _FLAGS))})(?![^\s,;:.)])")

@@ -6,13 +6,13 @@ import argparse
 import time
 from contextlib import nullcontext, suppress
 
-from ..clients.settings import resolve
 from ..errors import AdhAuthError
 from ..rotation.status import pair_facts
 from ..sign_in.flow import login
 from ..sign_in.user import fetch_signed_in_user
 from ..tokens import Tokens
 from .flags import in_flags
+from .session_store import place_in, settings_of
 from .terminal import echo, echo_json, stdout_on_stderr
 
 __all__ = ["login_command"]
@@ -21,8 +21,9 @@ __all__ = ["login_command"]
 def login_command(args: argparse.Namespace) -> int:
     """Sign in, and return 0. Raises `AdhAuthError`."""
     with stdout_on_stderr() if args.json else nullcontext():
+        settings_of(args).store.make_ready()
         tokens = login(
-            args.token_file,
+            **place_in(args),
             client_id=args.client_id,
             base_url=args.base_url,
             redirect_uri=args.redirect_uri,
@@ -42,7 +43,7 @@ def _echo(text: str) -> None:
 
 
 def _echo_facts(args: argparse.Namespace, tokens: Tokens) -> None:
-    settings = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url)
+    settings = settings_of(args)
     user = None
     with suppress(AdhAuthError):  # the session is on disk, whatever this call returns
         user = fetch_signed_in_user(settings, None)

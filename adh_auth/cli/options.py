@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+from ..common.secret import Secret
 
 __all__ = [
     "add_demo_options",
@@ -11,7 +14,8 @@ __all__ = [
     "add_sandbox_options",
     "add_save_options",
     "add_session_options",
-    "add_token_file_option",
+    "add_store_command_options",
+    "add_store_options",
 ]
 
 #: Ten years. A huge number overflows the timers of the system.
@@ -22,6 +26,20 @@ def add_demo_options(command: argparse.ArgumentParser) -> None:
     """Add the options of ``adh-auth demo``."""
     command.add_argument(
         "--seconds", type=_seconds, default=10.0, metavar="S", help="how long the processes work (default 10)"
+    )
+    place = command.add_mutually_exclusive_group()
+    place.add_argument(
+        "--store",
+        nargs="?",
+        const=Secret(""),
+        metavar="URL",
+        action=_StoreWithoutPassword,
+        help="let the processes be machines that share a session in this store; without a URL: $ADH_STORE",
+    )
+    place.add_argument(
+        "--machines",
+        action="store_true",
+        help="the same, over a PostgreSQL of the demo's own",
     )
     # How a frozen program starts the processes of the demo.
     command.add_argument("--worker", help=argparse.SUPPRESS)
@@ -56,7 +74,7 @@ def add_save_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "file", nargs="?", default="-", metavar="FILE", help="the reply; - or nothing: stdin"
     )
-    add_token_file_option(command)
+    add_store_options(command)
 
 
 def add_sandbox_options(command: argparse.ArgumentParser) -> None:
@@ -83,7 +101,7 @@ def add_sandbox_options(command: argparse.ArgumentParser) -> None:
 
 def add_session_options(command: argparse.ArgumentParser) -> None:
     """Add the options of a command that calls the API."""
-    add_token_file_option(command)
+    add_store_options(command)
     command.add_argument(
         "--base-url", metavar="URL", help="the API (default: $ADH_BASE_URL, else the public one)"
     )
@@ -95,11 +113,56 @@ def add_session_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--client-secret", nargs="?", action=_OnlyFromEnvironment, help=argparse.SUPPRESS)
 
 
-def add_token_file_option(command: argparse.ArgumentParser) -> None:
-    """Add ``--token-file``."""
-    command.add_argument(
+def add_store_options(command: argparse.ArgumentParser) -> None:
+    """Add what says where the session is: ``--token-file``, or ``--store`` and ``--session``."""
+    place = command.add_mutually_exclusive_group()
+    place.add_argument(
         "--token-file", metavar="PATH", help="default: $ADH_TOKEN_FILE, else ~/.config/adh/tokens.json"
     )
+    _add_store_option(place)
+    command.add_argument(
+        "--session", metavar="NAME", help="a session of the store (default: $ADH_SESSION, else default)"
+    )
+
+
+def add_store_command_options(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``adh-auth store``."""
+    command.add_argument("action", choices=("init", "check", "list"), help="see above")
+    _add_store_option(command)
+    command.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_only",
+        help="init: only print what it would run",
+    )
+
+
+def _add_store_option(command: Any) -> None:
+    command.add_argument(
+        "--store",
+        metavar="URL",
+        action=_StoreWithoutPassword,
+        help="PostgreSQL, Redis, or a folder (file:///…), without a password (default: $ADH_STORE)",
+    )
+
+
+class _StoreWithoutPassword(argparse.Action):
+    """Takes the URL of a store. One with a password is refused, and not printed again."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, url: Any, *_: object) -> None:
+        if isinstance(url, Secret):  # none was given
+            return setattr(namespace, self.dest, url)
+        if _has_password(url):
+            parser.error(
+                "a password in --store is refused: every user of this machine can see a command line. "
+                "Set ADH_STORE to the URL instead"
+            )
+        setattr(namespace, self.dest, Secret(url))
+
+
+def _has_password(url: str) -> bool:
+    user, at, _ = url.partition("://")[2].rpartition("@")
+    return bool(at and ":" in user) or "password=" in unquote(url).lower()
 
 
 class _OnlyFromEnvironment(argparse.Action):

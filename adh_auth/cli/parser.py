@@ -19,6 +19,8 @@ _ENVIRONMENT = """\
 environment:
   ADH_CLIENT_ID, ADH_CLIENT_SECRET   the OAuth app; the secret is read from here only
   ADH_TOKEN_FILE                     the token file, instead of ~/.config/adh/tokens.json
+  ADH_STORE, ADH_SESSION             a session in PostgreSQL, Redis or a folder, instead of a token file
+  ADH_STORE_KEY                      keys that encrypt what a store holds
   ADH_BASE_URL                       the API, instead of https://api.agenticdeveloperhub.com
   NO_COLOR                           no colours
 

@@ -13,19 +13,20 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..clients.settings import open_session, resolve
 from ..common.console import print_to_stderr
 from ..common.text import one_line
-from ..errors import AdhAuthError, MalformedTokens, TokenStoreError
+from ..errors import AdhAuthError, MalformedTokens
 from ..oauth.origin import base_url_of
 from ..rotation.status import describe, pair_facts
 from ..sign_in.user import fetch_user
+from ..store.token_file import TokenFile
 from ..tokens import Stored, Tokens
+from .session_store import open_store, place_in, settings_of
 from .terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from ..for_requests import AdhAuth
-    from ..store.base import SessionStore
+    from ..store.base import NamedStore, SessionStore
 
 __all__ = [
     "logout_command",
@@ -45,21 +46,43 @@ MAX_SAVED_REPLY_BYTES = 1024 * 1024
 
 
 def save_command(args: argparse.Namespace) -> int:
-    """Make an exchange reply the token file, and return 0.
+    """Make an exchange reply the session, or move that of a token file to a store, and return 0.
 
-    Raises `AdhAuthError` for anything that is no token reply; the token file is unchanged then.
+    Raises `AdhAuthError` for anything that is no token reply; the session is unchanged then.
     """
-    store = open_session(args.token_file)
+    store = open_store(args)
+    store.make_ready()
+    if _is_move(args, store):
+        return _move(args, store)
     data, received_at = _read_reply(args.file)
     tokens, mapping = _session_in(data, "stdin" if args.file == "-" else args.file, received_at)
     store.save_mapping({**_owner_of_shell(), **mapping}, tokens)
     _report(args, store, tokens, "saved")
-    is_other = args.file != "-" and os.path.realpath(args.file) != os.path.realpath(store.name)
-    if is_other and not args.json:
+    if args.file != "-" and not args.json and not _is_file_of(args.file, store):
         echo(
             f"Remove {one_line(args.file)} now: the first refresh makes the tokens in it useless, and they "
             "are secret until then."
         )
+    return 0
+
+
+def _is_file_of(path: str, store: SessionStore) -> bool:
+    return isinstance(store, TokenFile) and os.path.realpath(path) == os.path.realpath(store.path)
+
+
+def _is_move(args: argparse.Namespace, store: SessionStore) -> bool:
+    """Return whether the session of a file goes to a store: the file must not be used any more then."""
+    return args.file != "-" and "session" in store.facts_for_errors() and not _is_file_of(args.file, store)
+
+
+def _move(args: argparse.Namespace, store: SessionStore) -> int:
+    from .move import move_session
+
+    file = TokenFile(args.file)
+    _report(args, store, move_session(file, store), "moved")
+    if not args.json:
+        where = "tells the processes that still use it where the session is"
+        echo(f"{one_line(args.file)} holds no token any more; it {where}. Remove it once there are none.")
     return 0
 
 
@@ -72,7 +95,7 @@ def _owner_of_shell() -> dict[str, str]:
 
 def token_command(args: argparse.Namespace) -> int:
     """Print an access token that works now, and return 0. Raises `AdhAuthError`."""
-    tokens = open_session(args.token_file).load()
+    tokens = open_store(args).load()
     if tokens.expires_at is None:
         auth = _auth(args)
         _fetch_user(args, auth)  # rotates an expired token on the way
@@ -105,7 +128,7 @@ def me_command(args: argparse.Namespace) -> int:
 def refresh_command(args: argparse.Namespace) -> int:
     """Rotate now, and return 0. Raises `AdhAuthError`."""
     auth = _auth(args)
-    _report(args, open_session(args.token_file), auth.refresh(), "refreshed")
+    _report(args, open_store(args), auth.refresh(), "refreshed")
     return 0
 
 
@@ -114,47 +137,40 @@ def revoke_command(args: argparse.Namespace) -> int:
 
     Raises `AdhAuthError`.
     """
-    store = open_session(args.token_file)
+    store = open_store(args)
     _auth(args).revoke()
     if args.json:
         echo_json({**store.facts_for_errors(), "revoked": True})
         return 0
-    done = f"the session has ended at the server, and {store.name} is removed"
+    done = f"the session has ended at the server, and {_removed(store)}"
     echo(one_line(f"signed out everywhere: {done}"))
     return 0
 
 
 def logout_command(args: argparse.Namespace) -> int:
-    """Sign out here: remove the session and what stands beside it. Return 0, also where there is none.
+    """Sign out here: remove the session from its file or store. Return 0, also where there is none.
 
     Raises `AdhAuthError`.
     """
-    store = open_session(args.token_file)
-    removed = _is_there(store)
+    store = open_store(args)
+    existed = store.exists()
     store.delete()
     if args.json:
-        echo_json({**store.facts_for_errors(), "removed": removed})
-    elif removed:
-        echo(one_line(f"signed out here: {store.name} is removed"))
-        echo("The session is not ended at the server; adh-auth revoke does that, while the file is there.")
+        echo_json({**store.facts_for_errors(), "removed": existed})
+    elif existed:
+        echo(one_line(f"signed out here: {_removed(store)}"))
+        it = "file" if isinstance(store, TokenFile) else "session"
+        echo(f"The session is not ended at the server; adh-auth revoke does that, while the {it} is there.")
     else:
         echo(one_line(f"nothing to do: there is no {store.name}"))
     return 0
 
 
-def _is_there(store: SessionStore) -> bool:
-    """Return whether there is a session, or what is left of one that can't be read."""
-    path = store.facts_for_errors().get("token_file")
-    if path is not None:
-        return os.path.lexists(path)
-    try:
-        store.load()
-    except TokenStoreError:
-        return False
-    return True
+def _removed(store: NamedStore) -> str:
+    return f"{store.name} is removed" if isinstance(store, TokenFile) else f"{store.name} is empty"
 
 
-def _report(args: argparse.Namespace, store: SessionStore, tokens: Tokens, done: str) -> None:
+def _report(args: argparse.Namespace, store: NamedStore, tokens: Tokens, done: str) -> None:
     now = time.time()
     if args.json:
         echo_json({**store.facts_for_errors(), **pair_facts(tokens, now)})
@@ -165,12 +181,11 @@ def _report(args: argparse.Namespace, store: SessionStore, tokens: Tokens, done:
 def _auth(args: argparse.Namespace) -> AdhAuth:
     from ..for_requests import AdhAuth
 
-    return AdhAuth(args.token_file, client_id=args.client_id, base_url=args.base_url)
+    return AdhAuth(**place_in(args), client_id=args.client_id, base_url=args.base_url)
 
 
 def _fetch_user(args: argparse.Namespace, auth: AdhAuth) -> dict[str, Any]:
-    settings = resolve(args.token_file, client_id=args.client_id, client_secret=None, base_url=args.base_url)
-    return fetch_user(auth, settings, timeout=TIMEOUT)
+    return fetch_user(auth, settings_of(args), timeout=TIMEOUT)
 
 
 def _read_reply(name: str) -> tuple[bytes, float]:
@@ -216,7 +231,7 @@ def _session_in(data: bytes, name: str, received_at: float) -> tuple[Tokens, dic
         problem = malformed.message
     if problem is not None:
         raise AdhAuthError(
-            f"{name} holds no token reply: {_refusal_in(data) or problem}. The token file was left as it was"
+            f"{name} holds no token reply: {_refusal_in(data) or problem}. The session was left as it was"
         )
     if stored.tokens.expires_at is not None:  # a token file: its `expires_in` counts from long ago
         return stored.tokens, dict(stored.mapping)

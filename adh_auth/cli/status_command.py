@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from ..clients.settings import open_session
 from ..common.text import format_clock, format_time_relative, one_line
 from ..errors import TokenStoreError
 from ..rotation.status import Status, status_of
+from .session_store import open_store
 from .terminal import echo, echo_json, paint
 
 __all__ = ["status_command"]
@@ -22,7 +22,7 @@ def status_command(args: argparse.Namespace) -> int:
 
     Raises `TokenStoreError`.
     """
-    store = open_session(args.token_file)
+    store = open_store(args)
     now = time.time()
     try:
         status = status_of(store, now)
@@ -71,7 +71,7 @@ def _owner_rows(status: Status) -> list[StatusRow]:
 def _access_rows(status: Status) -> list[StatusRow]:
     mode, problem = status.store.mode, status.store.problem
     warning = f"it can't be rewritten at the next rotation: {problem}" if problem else None
-    if mode is None:  # Windows
+    if mode is None:  # Windows, or no file
         return [("rewriting", warning, "yellow")] if warning else []
     text = f"{mode}, owner {status.store.owner}"
     if warning is None and int(mode, 8) & 0o077:

@@ -26,7 +26,7 @@ __all__ = ["FILE_UNCHANGED", "Authorization", "checked_redirect_uri", "checked_s
 STATE_MISMATCH = "state_mismatch"
 
 #: Part of every error of a sign-in (rule 8).
-FILE_UNCHANGED = "The token file was left as it was"
+FILE_UNCHANGED = "The session was left as it was"
 
 
 def state_mismatch(what: str) -> ReauthorizationRequired:

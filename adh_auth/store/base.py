@@ -226,6 +226,15 @@ class SessionStore(Store, Protocol):
     def require_writable(self) -> None:
         """Raise if the session can't be written, before a person signs in for nothing."""
 
+    def make_ready(self) -> None:
+        """Make what a first session needs and is missing: a table. For commands; auth objects never do."""
+
+    def exists(self) -> bool:
+        """Return whether a session is there, usable or not."""
+
+    def take_over(self, session: Stored, record: Record) -> None:
+        """Make a `session` of another place this one's, with the `record` of its last attempt."""
+
     def facts(self) -> StoreFacts:
         """Return what can be seen of the store, for ``status``."""
 

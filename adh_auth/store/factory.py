@@ -6,23 +6,55 @@ A URL may hold a password: no message, error or traceback local shows it (rule 1
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ..common.secret import Secret
 from ..errors import ConfigurationError
+from .store_messages import checked_session
 
 if TYPE_CHECKING:
     from .base import SessionStore
+    from .register import Register
 
-__all__ = ["DEFAULT_SESSION", "FILE_SCHEME", "SCHEMES", "require_one", "session_in"]
+__all__ = [
+    "DEFAULT_SESSION",
+    "FILE_SCHEME",
+    "SCHEMES",
+    "open_register",
+    "require_one",
+    "scheme_of",
+    "session_in",
+]
 
-FILE_SCHEME = "file"
-SCHEMES = (FILE_SCHEME, "postgresql", "postgres", "redis", "rediss", "valkey", "valkeys")
 DEFAULT_SESSION = "default"
-#: Characters of a session's name.
-MAX_SESSION = 200
+FILE_SCHEME = "file"
+
+
+def _postgresql(url: Secret) -> Register:
+    from .postgresql import PostgresStore
+
+    return PostgresStore.from_url(url)
+
+
+def _redis(url: Secret) -> Register:
+    from .redis import RedisStore
+
+    return RedisStore.from_url(url)
+
+
+#: What opens the register at a URL, by its scheme. Drivers are imported at first use.
+_REGISTERS: dict[str, Callable[[Secret], Register]] = {
+    "postgresql": _postgresql,
+    "postgres": _postgresql,
+    "redis": _redis,
+    "rediss": _redis,
+    "valkey": _redis,
+    "valkeys": _redis,
+}
+#: Schemes of the URLs that name a store.
+SCHEMES = (FILE_SCHEME, *_REGISTERS)
 
 #: what is open in this process, for as long as somebody uses it
 _open: WeakValueDictionary[tuple[Any, str], SessionStore] = WeakValueDictionary()
@@ -63,45 +95,47 @@ def session_in(store: Any, session: str | None = None) -> SessionStore:
     return found
 
 
-def checked_session(session: object) -> str:
-    """Return the name of a session. Raises `ConfigurationError`."""
-    if isinstance(session, str) and 0 < len(session) <= MAX_SESSION and session.isprintable():
-        return session
-    raise ConfigurationError(
-        f"session must be 1 to {MAX_SESSION} printable characters; choose another name", setting="session"
+def open_register(store: Any) -> Register:
+    """Return the register that a URL, as a `Secret`, names; a register as it is. Connects to nothing.
+
+    Raises `ConfigurationError`, also for a ``file:`` URL.
+    """
+    if isinstance(store, Secret):
+        opened = _REGISTERS.get(scheme_of(store) or "")
+        if opened is None:
+            raise _unknown_scheme()
+        return opened(store)
+    if not hasattr(store, "take") or not hasattr(store, "put"):
+        raise ConfigurationError(
+            f"store must be a URL or a store of adh_auth.stores, not {type(store).__name__}", setting="store"
+        )
+    register: Register = store
+    return register
+
+
+def scheme_of(url: Secret) -> str | None:
+    """Return the scheme if it is one of ours. In a frame of its own, whose locals no traceback shows."""
+    scheme, separator, rest = url.reveal().partition(":")
+    known = (
+        separator and scheme.lower() in SCHEMES and (rest.startswith("//") or scheme.lower() == FILE_SCHEME)
+    )
+    return scheme.lower() if known else None
+
+
+def _unknown_scheme() -> ConfigurationError:
+    return ConfigurationError(
+        f"store must be a URL that begins with one of {', '.join(SCHEMES)}, then ://", setting="store"
     )
 
 
 def _opened(store: Any, session: str) -> SessionStore:
-    if not isinstance(store, Secret):
-        return _of_register(store, session)
-    scheme = _scheme_of(store)
-    if scheme == FILE_SCHEME:
+    if isinstance(store, Secret) and scheme_of(store) == FILE_SCHEME:
         from .folder import session_file
 
         return session_file(store, session)
-    if scheme is None:
-        raise ConfigurationError(
-            f"store must be a URL that begins with one of {', '.join(SCHEMES)}, then ://", setting="store"
-        )
-    # Named by strings for the time being: PyInstaller and Nuitka miss them.
-    opened: SessionStore = import_module(".opening", __package__).open_url(store, session)
-    return opened
+    register = open_register(store)
+    from .cipher import cipher_from
+    from .registry import RegistryStore
 
-
-def _scheme_of(url: Secret) -> str | None:
-    """Return the scheme if it is one of ours. In a frame of its own, whose locals no traceback shows."""
-    scheme, separator, _ = url.reveal().partition(":")
-    return scheme.lower() if separator and scheme.lower() in SCHEMES else None
-
-
-def _of_register(register: Any, session: str) -> SessionStore:
-    if not hasattr(register, "take") or not hasattr(register, "put"):
-        raise ConfigurationError(
-            f"store must be a URL or a store of adh_auth.stores, not {type(register).__name__}",
-            setting="store",
-        )
-    cipher = import_module(".cipher", __package__).cipher_from()
-    registry = import_module(".registry", __package__)
-    opened: SessionStore = registry.RegistryStore(register, session, cipher=cipher)
-    return opened
+    # The pair is encrypted where ADH_STORE_KEY is set.
+    return RegistryStore(register, session, cipher=cipher_from())

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -20,6 +20,9 @@ from ..tokens import Stored, Tokens
 from . import disk
 from .remedies import shell_quoted
 from .token_file import TokenFile
+
+if TYPE_CHECKING:
+    from .record import Record
 
 __all__ = ["SESSION_KEY", "SessionFile", "file_name", "folder_in", "session_file", "sessions_in"]
 
@@ -42,6 +45,10 @@ class SessionFile(TokenFile):
     def __repr__(self) -> str:
         return f"SessionFile({self._folder!r}, {self.session!r})"
 
+    def facts_for_errors(self) -> dict[str, str]:
+        """Return the attributes by which an error names it: the file, its folder as a store, its session."""
+        return {**super().facts_for_errors(), "store": f"file://{self._folder}", "session": self.session}
+
     def sign_in_command(self) -> str:
         """Return the command that makes the file, as the end of a sentence."""
         store, session = shell_quoted(f"file://{self._folder}"), shell_quoted(self.session)
@@ -52,6 +59,10 @@ class SessionFile(TokenFile):
         session = Stored(tokens, {**mapping, SESSION_KEY: self.session})
         del mapping  # a traceback with locals shows the arguments of every frame
         super().save_mapping(dict(session.mapping), tokens)
+
+    def take_over(self, session: Stored, record: Record) -> None:
+        """Do as `TokenFile.take_over`; the file says which session it holds."""
+        super().take_over(Stored(session.tokens, {**session.mapping, SESSION_KEY: self.session}), record)
 
     def _checked(self, stored: Stored) -> Stored:
         if stored.mapping.get(SESSION_KEY, self.session) != self.session:

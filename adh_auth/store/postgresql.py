@@ -109,8 +109,10 @@ class PostgresStore:
     @classmethod
     def from_url(cls, url: Secret) -> PostgresStore:
         """Return the store at `url`, any that libpq reads. Raises `ConfigurationError`."""
+        # First what may raise: a traceback with locals shows what is made.
+        name, connections = name_of(url), connections_to(url)
         store = cls.__new__(cls)
-        store._use(url, name_of(url), connections_to(url))  # noqa: SLF001 - its own class
+        store._use(url, name, connections)  # noqa: SLF001 - its own class
         return store
 
     def _use(self, source: object, name: str, connections: Connections) -> None:

@@ -53,11 +53,9 @@ OPTIONS = {
 
 def connected_to(url: Secret) -> psycopg.Connection[Any]:
     """Return a new connection to `url`. Raises what psycopg raises, which may quote the URL."""
-    try:
-        import psycopg
-        from psycopg.conninfo import conninfo_to_dict
-    except ImportError:
-        raise driver_missing("psycopg", "postgres") from None
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
     given = {name: value for name, value in conninfo_to_dict(url.reveal()).items() if value is not None}
     options: dict[str, Any] = {**OPTIONS, **given}
     return psycopg.connect(**options, autocommit=True)
@@ -168,7 +166,16 @@ _ending = threading.Event()
 def connections_to(url: Secret) -> Connections:
     """Return the connections of this process to `url`: however many stores are made of it."""
     found = _shared.get(url)
-    return found or _shared.setdefault(url, Connections(lambda: connected_to(url)))
+    if found is None:
+        _require_driver()
+        found = _shared.setdefault(url, Connections(lambda: connected_to(url)))
+    return found
+
+
+def _require_driver() -> None:
+    """Raise `ConfigurationError` where psycopg is not installed, or finds no libpq."""
+    with replaced_errors(ImportError, by=lambda _: driver_missing("psycopg", "postgres")):
+        import psycopg  # noqa: F401
 
 
 def _prepare(connection: Any) -> None:

@@ -48,8 +48,10 @@ class RedisStore:
 
         ``?replicas=n`` is for `replicas`. Raises `ConfigurationError`.
         """
+        # First what may raise: a traceback with locals shows what is made.
+        name, replicas, client = name_of(url), replicas_in(url), client_for(url).get
         store = cls.__new__(cls)
-        store._use(url, name_of(url), replicas_in(url), client_for(url).get)  # noqa: SLF001 - its own class
+        store._use(url, name, replicas, client)  # noqa: SLF001 - its own class
         return store
 
     def _use(self, source: Any, name: str, replicas: int, client: Callable[[], Any]) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..common.secret import Secret
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, replaced_errors
 from .register import RegisterRefused
 from .store_url import driver_missing
 
@@ -26,7 +26,7 @@ class SharedClient:
         self._client: Any = None
 
     def get(self) -> Any:
-        """Return it. Raises `ConfigurationError` without redis-py, and `RegisterRefused`."""
+        """Return it. Raises `RegisterRefused`."""
         if self._client is None:
             self._client = _client_of(self._url)
             weakref.finalize(self, self._client.close)
@@ -44,16 +44,23 @@ _shared: weakref.WeakValueDictionary[Secret, SharedClient] = weakref.WeakValueDi
 def client_for(url: Secret) -> SharedClient:
     """Return the client of this process for `url`: however many stores are made of it."""
     found = _shared.get(url)
-    return found or _shared.setdefault(url, SharedClient(url))
+    if found is None:
+        _require_driver()
+        found = _shared.setdefault(url, SharedClient(url))
+    return found
+
+
+def _require_driver() -> None:
+    """Raise `ConfigurationError` where redis-py is not installed."""
+    with replaced_errors(ImportError, by=lambda _: driver_missing("redis", "redis")):
+        import redis  # noqa: F401
 
 
 def _client_of(url: Secret) -> Any:
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ImportError:
-        raise driver_missing("redis", "redis") from None
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     try:
         return redis.Redis.from_url(
             _for_redis_py(url),

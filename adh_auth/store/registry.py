@@ -250,6 +250,32 @@ class RegistryStore:
         # No row is at this version: nothing changes, and who may not change anything is refused.
         self._view.write(lambda: register.take(session, -1, "nobody", 0.0))
 
+    def make_ready(self) -> None:
+        """Make the register's table, where it needs one that is missing. Raises `StoreError`."""
+
+        def create() -> bool:
+            self._view.register.create()
+            return True
+
+        self._view.write(create)
+
+    def exists(self) -> bool:
+        """Return whether a session is there, usable or not. Raises `StoreError`."""
+        return self._view.fetch().seen.pair is not None
+
+    def take_over(self, session: Stored, record: Record) -> None:
+        """Make a `session` of another place this one's, with its record, once a refresh here has ended.
+
+        Raises `StoreError`, and `LockTimeout` after 45 seconds.
+        """
+        lock = self.lock()
+        if self.exists():  # otherwise there is nothing to refresh
+            self._wait_for(lock)
+        try:
+            self._put(self._view.encoded(session), record=record_text(record) if record.state else None)
+        finally:
+            lock.release()
+
     def delete(self) -> None:
         """Sign out on every machine. A missing session is no error. Raises `StoreError`."""
         if self._view.fetch().seen.pair is not None:

@@ -16,7 +16,7 @@ from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
 from ..common.text import capitalized
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
-from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
+from ..tokens import MOVING_TO, OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
 from . import disk, file_checks, reservation
 from .base import Look, Pace
 from .file_lock import LockUnavailable, RotationLock
@@ -156,6 +156,45 @@ class TokenFile:
         if obstacle:
             raise self.error(f"can't be written: {obstacle}", "Make it writable, or name another one")
 
+    def make_ready(self) -> None:
+        """Do nothing: `save` makes the folder."""
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        return os.path.lexists(self._path)
+
+    def take_over(self, session: Stored, record: Record) -> None:
+        """Make a `session` of another place this one's, with its record, once a refresh here has ended.
+
+        Raises `TokenFileError`, and `LockTimeout` after 45 seconds.
+        """
+        with writing(self._path, "can't be made"):
+            disk.make_folder(self._target())
+        with self.locked(SAVE_TIMEOUT):
+            self._replace(session)
+            if record.state:
+                self.note(record)
+
+    def mark_moving(self, session: Stored, destination: str | None) -> None:
+        """Keep others from refreshing, under the lock: `session` is moving there. None: it is not any more.
+
+        Raises `TokenFileError`.
+        """
+        mapping = {name: value for name, value in session.mapping.items() if name != MOVING_TO}
+        if destination is not None:
+            mapping[MOVING_TO] = destination
+        self._replace(Stored(session.tokens, mapping))
+
+    def retire(self, note: bytes) -> None:
+        """Replace the file, under the lock, by a note that holds no session. Raises `TokenFileError`."""
+        with writing(self._path, "can't be rewritten"):
+            reserved = reservation.ReservedFile(self._target(), len(note))
+            try:
+                reserved.fill(note)
+                reserved.install()
+            finally:
+                reserved.discard()
+
     def _obstacle(self) -> str | None:
         target = self._target()
         disk.make_folder(target)
@@ -210,7 +249,12 @@ class TokenFile:
         # If the file changes in between, `has_changed` shows it. A record read first could be older than the
         # pair, and miss a refusal of it.
         state = self.state()
-        return Look(state, self.read_patiently(), self.record())
+        stored = self.read_patiently()
+        if MOVING_TO in stored.mapping:
+            from .moved import half_moved
+
+            raise half_moved(self._path, stored)
+        return Look(state, stored, self.record())
 
     def has_changed(self, state: object) -> bool:
         """Return whether the file is not in that state any more."""
@@ -360,7 +404,9 @@ class TokenFile:
         return stored
 
     def _unusable(self, malformed: MalformedTokens) -> TokenFileError:
-        return unusable_content(self._path, malformed.message)
+        from .moved import moved
+
+        return moved(self._path) or unusable_content(self._path, malformed.message)
 
     def error(self, problem: str, next_step: str) -> TokenFileError:
         """Return an error that names the file, the problem and the next step."""
@@ -395,7 +441,8 @@ class TokenFile:
                 raise
             except (OSError, MalformedTokens):
                 return {}
-        return {name: value for name, value in mapping.items() if name not in (*PAIR_FACTS, *OWNER_KEYS)}
+        dropped = (*PAIR_FACTS, *OWNER_KEYS, MOVING_TO)
+        return {name: value for name, value in mapping.items() if name not in dropped}
 
     def _refused(self, unfit: file_checks.UnsafeFile) -> TokenFileError:
         return self.error(f"is refused: {unfit}", "Move it away and sign in again")

@@ -26,7 +26,7 @@ from adh_auth.testing import Sandbox
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
 from ..support.processes import PATIENCE
 
-NAMES = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "logout", "sandbox")
+NAMES = ("demo", "login", "save", "status", "token", "me", "refresh", "revoke", "logout", "store", "sandbox")
 REPLY = {
     "access_token": "adh_first",
     "refresh_token": "adh_rt_first",
@@ -585,12 +585,16 @@ def test_login_gets_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         return Tokens("adh_a", "adh_rt_r")
 
     monkeypatch.setattr(login_command, "login", login)
+    monkeypatch.setenv("ADH_CLIENT_ID", "id")
+    monkeypatch.setenv("ADH_CLIENT_SECRET", "secret")
     args = new_parser().parse_args(["login", "--paste"])
     assert COMMANDS["login"].run(args) == 0
     got.pop("echo")("Start again with paste=True")
     assert capsys.readouterr().out == "Start again with --paste\n"
     assert got == {
         "token_file": None,
+        "store": None,
+        "session": None,
         "client_id": None,
         "base_url": None,
         "redirect_uri": "http://localhost:8765/callback",

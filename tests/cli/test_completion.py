@@ -53,7 +53,7 @@ def completed(line: str, folder: Path) -> list[str]:
     ("line", "offered"),
     [
         ("adh-auth log", ["login", "logout"]),
-        ("adh-auth logout --", ["--help", "--json", "--token-file"]),
+        ("adh-auth logout --", ["--help", "--json", "--session", "--store", "--token-file"]),
         ("adh-auth sandbox --token-l", ["--token-life"]),
         ("adh-auth me --client-s", []),
         ("adh-auth status --token-file adh", ["adh-auth"]),

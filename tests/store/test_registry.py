@@ -18,7 +18,7 @@ import pytest
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError, LockTimeout, StoreError, TokenStoreError
 from adh_auth.store.cipher import Cipher, cipher_from
-from adh_auth.store.opening import SCHEMES, open_url
+from adh_auth.store.factory import FILE_SCHEME, SCHEMES, session_in
 from adh_auth.store.record import NOTHING, SENDING, UNSAVED, Record
 from adh_auth.store.register import RegisterRefused, TableMissing
 from adh_auth.store.registry import LAST_PAUSES, RegistryStore
@@ -1112,20 +1112,20 @@ def test_lock_timeout_before_a_note(machines: Machines) -> None:
 def test_unknown_scheme(url: str) -> None:
     """The message names the schemes, and nothing of the URL."""
     with pytest.raises(ConfigurationError, match="postgresql, postgres, redis") as caught:
-        open_url(Secret(url), "reports")
+        session_in(Secret(url), "reports")
     assert "secret" not in str(caught.value)
     assert caught.value.setting == "store"
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != FILE_SCHEME])
 def test_missing_driver(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """The message names the extra that brings it."""
-    driver = SCHEMES[scheme]
-    monkeypatch.setitem(sys.modules, driver.package, None)
+    package, extra = ("psycopg", "postgres") if scheme.startswith("postgres") else ("redis", "redis")
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigurationError) as caught:
-        open_url(Secret(f"{scheme}://user:secret@host/db"), "reports")
+        session_in(Secret(f"{scheme}://user:secret@host/db"), "reports")
     assert str(caught.value) == (
-        f'{driver.package} is not installed. Install it: pip install "adh-auth[{driver.extra}]"'
+        f'this store needs {package}. Install it with: pip install "adh-auth[{extra}]"'
     )
     assert "user:secret" not in _shown(caught.value)
     assert caught.value.__context__ is None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ...testing import Sandbox
 from ..terminal import echo_json
+from .place import Place, file_in, session_in_store
 from .pool import WorkerPool
 from .screen import Screen, print_meaning, print_wrapped, screen
 from .worker import main as run_worker
@@ -37,6 +38,7 @@ def demo_command(args: argparse.Namespace) -> int:
     """Run the demo and return the exit code.
 
     0: all went well. 1: a request failed, or a refresh token was used twice. 130: Ctrl-C, and no failure.
+    Raises `AdhAuthError` for a store that can't be used.
     """
     if args.worker is not None:
         run_worker(args.worker)
@@ -46,9 +48,10 @@ def demo_command(args: argparse.Namespace) -> int:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="adh-demo-", ignore_cleanup_errors=True)
         )
+        place = stack.enter_context(_place(args, folder))
         sandbox = stack.enter_context(Sandbox(token_life=TOKEN_LIFE))
         shown = stack.enter_context(closing(screen(args.seconds, silent=args.json)))
-        pool = WorkerPool(sandbox, folder)
+        pool = WorkerPool(sandbox, folder, place)
         try:
             seconds = _run(pool, args, interrupt, shown)
         finally:
@@ -62,6 +65,21 @@ def demo_command(args: argparse.Namespace) -> int:
     if not totals.good:
         return FAILURE
     return INTERRUPTED if interrupt.received else SUCCESS
+
+
+@contextmanager
+def _place(args: argparse.Namespace, folder: str) -> Iterator[Place]:
+    """Make the place of the session; it is signed out there at the end."""
+    if args.machines:
+        from .machines import postgresql_in
+
+        with postgresql_in(folder) as url, session_in_store(url) as place:
+            yield place
+    elif args.store is not None:
+        with session_in_store(args.store) as place:
+            yield place
+    else:
+        yield file_in(folder)
 
 
 @dataclass
@@ -99,9 +117,7 @@ def _interrupts() -> Iterator[Interrupt]:
 def _run(pool: WorkerPool, args: argparse.Namespace, interrupt: Interrupt, shown: Screen) -> float:
     """Start the processes and watch them; return the seconds that they worked."""
     if not args.json:
-        print_wrapped(
-            f"Several processes share one token file of a local ADH; access tokens live {TOKEN_LIFE:g} s."
-        )
+        print_wrapped(f"{pool.place.summary} of a local ADH; access tokens live {TOKEN_LIFE:g} s.")
     pool.start()
     deadline = time.monotonic() + READY_TIMEOUT
     while pool.is_starting and not interrupt.received:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from ...store.record import SENDING, Record
-from ...store.token_file import TokenFile
+from ...store.record import NOTHING, SENDING, Record
 from ...testing import Sandbox
+from .place import Place
 from .screen import Totals, WorkerRow
 from .worker import THREADS, command_line
 
@@ -102,12 +102,13 @@ class Worker:
 
 
 class WorkerPool:
-    """The processes, on one token file in `folder`."""
+    """The processes, which share the session in `place`. `folder`: for what they write to stderr."""
 
-    def __init__(self, sandbox: Sandbox, folder: str) -> None:
+    def __init__(self, sandbox: Sandbox, folder: str, place: Place) -> None:
         self._sandbox = sandbox
         self._folder = folder
-        self._file = TokenFile(os.path.join(folder, "tokens.json"))
+        self.place = place
+        self._record = NOTHING
         self._workers: list[Worker] = []
         self._last_rotation: float | None = None
         self._started = False
@@ -132,7 +133,7 @@ class WorkerPool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=_environment(self._sandbox, self._file),
+                env=self.place.environment(self._sandbox),
                 **options,
             )
         return Worker(kind, process, errors)
@@ -144,7 +145,7 @@ class WorkerPool:
 
     def go(self) -> None:
         """Issue the first pair, and let all processes work."""
-        self._sandbox.write_token_file(self._file.path)
+        self.place.sign_in(self._sandbox)
         self._started = True
         for worker in self._workers:
             worker.begin()
@@ -159,9 +160,9 @@ class WorkerPool:
 
     def rows(self) -> list[WorkerRow]:
         """Return what each process does now."""
-        record = self._file.record()
+        record = self._record = self.place.record(self._record)
         self._note_rotation(record)
-        return [self._row(worker, record) for worker in self._workers]
+        return [self._row(number, worker, record) for number, worker in enumerate(self._workers, 1)]
 
     def _note_rotation(self, record: Record) -> None:
         if record.rotated_at is None or record.rotated_at == self._last_rotation:
@@ -172,11 +173,12 @@ class WorkerPool:
                 worker.rotations += 1
                 worker.rotated_at = time.monotonic()
 
-    def _row(self, worker: Worker, record: Record) -> WorkerRow:
+    def _row(self, number: int, worker: Worker, record: Record) -> WorkerRow:
+        machine = f"machine {number}: " if self.place.is_for_machines else ""
         doing, colour = self._doing(worker, record)
         return WorkerRow(
             pid=worker.process.pid,
-            kind=worker.kind,
+            kind=machine + worker.kind,
             calls=worker.count("calls"),
             failures=worker.count("failures"),
             expiries=worker.count("expiries"),
@@ -212,6 +214,7 @@ class WorkerPool:
             threads=THREADS,
             token_life=self._sandbox.token_life,
             problems=tuple(self._problems(interrupted)),
+            store=self.place.store_name,
         )
 
     def _total(self, name: str) -> int:
@@ -224,9 +227,3 @@ class WorkerPool:
             return []
         errors = "; ".join(worker.last_error() for worker in self._workers)
         return [f"the processes were not ready in time: {errors}"]
-
-
-def _environment(sandbox: Sandbox, file: TokenFile) -> dict[str, str]:
-    # The user's proxy can't reach the 127.0.0.1 of this machine.
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return {**kept, **sandbox.environment(file.path)}

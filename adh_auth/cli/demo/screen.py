@@ -79,6 +79,8 @@ class Totals:
     threads: int
     token_life: float
     problems: tuple[str, ...]
+    #: the store, where each process stood for a machine
+    store: str | None = None
 
     @property
     def good(self) -> bool:
@@ -273,9 +275,12 @@ def _print_totals(totals: Totals, *, reused_only: bool = False) -> None:
 
 
 def _meaning(totals: Totals) -> str:
+    shared, lock, there = "one token file", "a lock", "to the file"
+    if totals.store is not None:
+        shared, lock, there = f"one session in {totals.store}, as machines would", "the lease", "there"
     start = f"""\
 What you have just seen: {len(totals.rows)} processes, each with {totals.threads} threads or tasks, called \
-an API with one token file. Its access tokens live {totals.token_life:g} s, and each refresh token works \
+an API with {shared}. Its access tokens live {totals.token_life:g} s, and each refresh token works \
 once: used twice, the server ends the session.
 """
     if not totals.good:
@@ -284,11 +289,11 @@ once: used twice, the server ends the session.
         longer = f"adh-auth demo --seconds {3 * totals.token_life:g}"
         return start + f"The demo ended before a token had expired. Let it run longer: {longer}"
     return f"""{start}\
-The token expired {_times(totals.rotations)}: 401 token_expired. One process took a lock, traded the refresh \
-token for a new pair and wrote it to the file; the others went on with that. Each call that had met a 401 \
+The token expired {_times(totals.rotations)}: 401 token_expired. One process took {lock}, traded the refresh \
+token for a new pair and wrote it {there}; the others went on with that. Each call that had met a 401 \
 was sent again: no call of the programs has failed.
 Two lines do that for a program of yours:
-    from adh_auth import AdhAuth; session.auth = AdhAuth()
+    from adh_auth import AdhAuth; session.auth = AdhAuth({"store=…" if totals.store else ""})
 Next: adh-auth sandbox (a local ADH), adh-auth login (sign in for real)."""
 
 
