@@ -269,6 +269,23 @@ def test_holder_is_stopped_before_it_sends(own_backend: Backend, sandbox: Sandbo
     assert sandbox.counts.reused == 0
 
 
+def test_sign_in_during_a_refresh_wins(direct_backend: Backend, sandbox: Sandbox) -> None:
+    """The pair that comes late is that of an old session: it is not written over the new one."""
+    session = direct_backend.sign_in(sandbox)
+    with machines(2, direct_backend, sandbox, session) as (first, second):
+        assert get_all([first, second]) == {"200"}
+        sandbox.expire()
+        with sandbox.hold_next(at="after") as hold:
+            first.begin("get")
+            hold.wait(PATIENCE)
+            direct_backend.sign_in(sandbox, session)
+            kept = direct_backend.pair(session)
+        assert first.result() == "200"
+        assert get_all([first, second]) == {"200"}
+        assert direct_backend.pair(session) == kept
+    assert sandbox.counts.refresh_calls == 1
+
+
 # A store that is gone, cut off, or slow.
 
 

@@ -14,11 +14,10 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from adh_auth import Tokens, TokenStore
 from adh_auth.common.secret import Secret
 from adh_auth.store.postgresql import PostgresStore
-from adh_auth.store.registry import RegistryStore
 from adh_auth.testing import Sandbox
-from adh_auth.tokens import Tokens
 
 from . import servers
 from .faults import wait_until
@@ -100,14 +99,14 @@ class Backend:
         """Return its URL; `port`: of a proxy in between."""
         return str(self.server.url(port=port or self.port))
 
+    def pair(self, session: str) -> Tokens:
+        """Return the pair of a session as it is now."""
+        return TokenStore(self.url(), session).load()
+
     def sign_in(self, sandbox: Sandbox, session: str = "") -> str:
         """Start a session of the sandbox there, and return its name."""
-        from adh_auth.store.opening import open_register
-
         session, reply = session or secrets.token_hex(8), sandbox.sign_in()
-        RegistryStore(open_register(Secret(self.url())), session).save_mapping(
-            reply, Tokens.from_response(reply)
-        )
+        TokenStore(self.url(), session).save(Tokens.from_response(reply))
         return session
 
     def statements(self) -> int:
