@@ -21,6 +21,7 @@ from adh_auth import AdhHttpxAuth
 from adh_auth.testing import Sandbox
 
 from ..support import servers
+from ..support.faults import wait_until
 from ..support.fleet import Backend, Machine, PgBouncerBackend, PostgresBackend, RedisBackend, fleet
 from ..support.processes import PATIENCE
 from ..support.server_fixtures import need
@@ -308,6 +309,22 @@ def test_store_crashes_before_the_write(own_backend: Backend, sandbox: Sandbox, 
         assert second.begin("get").result(60) == "200"
         assert first.do("get") == "200"
     assert sandbox.counts.refresh_calls == 1
+    assert sandbox.counts.reused == 0
+
+
+def test_store_crashes_twice_under_load(own_backend: Backend, sandbox: Sandbox) -> None:
+    """No request fails, although tokens live for one second."""
+    sandbox.token_life = 1.0
+    session = own_backend.sign_in(sandbox)
+    with machines(6, own_backend, sandbox, session) as members:
+        assert get_all(members) == {"200"}
+        for machine in members:
+            machine.begin("load", threads=2, seconds=8.0, pause=0.1)
+        for rotations in (2, 4):
+            wait_until(lambda: sandbox.counts.rotations >= rotations)  # noqa: B023
+            own_backend.server.restart_after_crash()
+        outcomes: Counter[str] = sum((machine.result(60) for machine in members), Counter())
+    assert set(outcomes) == {"200"}, outcomes
     assert sandbox.counts.reused == 0
 
 
