@@ -55,15 +55,18 @@ class SystemClock:
 def patiently(attempt: Callable[[int], T], seconds: float, clock: StoreClock) -> T:
     """Return what `attempt(number)` returns; try again while it raises `RegisterUnavailable`.
 
-    Raises the last `RegisterUnavailable` after so many seconds.
+    Raises the last `RegisterUnavailable` after so many seconds, or where another try, if it takes as long as
+    the last one, would end later.
     """
     began, slept, number = clock.monotonic(), 0.0, 0
     while True:
+        tried = clock.monotonic()
         try:
             return attempt(number)
         except RegisterUnavailable:
+            now = clock.monotonic()
             # Pauses are counted, too: freezegun stops the clock of a user's test.
-            if max(slept, clock.monotonic() - began) >= seconds:
+            if max(slept, now - began) + (now - tried) >= seconds:
                 raise
         pause = RETRY_PAUSES[min(number, len(RETRY_PAUSES) - 1)] * uniform(0.75, 1.25)  # noqa: S311
         clock.sleep(pause)

@@ -25,6 +25,7 @@ PARTS = (
     "growth",
     "window",
     "detached",
+    "stores",
     "peers",
 )
 

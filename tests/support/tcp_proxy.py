@@ -13,13 +13,17 @@ __all__ = ["TcpProxy"]
 class TcpProxy:
     """A context manager: listens on `port` of loopback, and passes on to `target` there.
 
+    `host`, `target_host`: other addresses than those of loopback; `port`: a port of one's choice.
+
     `cut()` resets all connections and refuses new ones; `swallow()` holds what is sent (both ways, or only
     the answers), without a reply to anybody; `heal()` ends both, and what was held goes on its way, as packets
     that are sent again do.
     """
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(
+        self, target: int, *, host: str = "127.0.0.1", port: int = 0, target_host: str = "127.0.0.1"
+    ) -> None:
+        self._target = (target_host, target)
         self._passes = {"request": threading.Event(), "answer": threading.Event()}
         self._cut = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -27,7 +31,7 @@ class TcpProxy:
         #: connections so far
         self.accepted = 0
         self._held = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, port))
         self.port = int(self._listener.getsockname()[1])
         self.heal()
 
@@ -77,7 +81,7 @@ class TcpProxy:
                 if self._cut:
                     _reset(client)
                     continue
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(self._target)
                 self._pairs.append((client, server))
                 for source, sink, direction in ((client, server, "request"), (server, client, "answer")):
                     arguments = (source, sink, direction)
