@@ -52,7 +52,9 @@ def on_a_terminal(
 
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-    with started(*arguments, env={"TERM": "xterm", **(env or {})}, stdout=end) as process:
+    # COLUMNS and LINES of whoever runs the tests would count for more than the terminal's size.
+    settings = {"TERM": "xterm", "COLUMNS": "", "LINES": "", **(env or {})}
+    with started(*arguments, env=settings, stdout=end) as process:
         os.close(end)
         seen = _drained(terminal)
         return process.wait(PATIENCE), seen
