@@ -20,7 +20,7 @@ import httpx
 
 from adh_auth import AdhAuth, AdhHttpxAuth, Tokens, TokenStore
 from adh_auth.common.secret import Secret
-from adh_auth.store.opening import open_register
+from adh_auth.store.factory import open_register
 from adh_auth.store.postgresql import PostgresStore
 from adh_auth.testing import MemoryRegister
 

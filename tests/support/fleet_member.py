@@ -22,8 +22,8 @@ import requests
 
 from adh_auth import AdhAuth, TokenStore
 from adh_auth.common.secret import Secret
+from adh_auth.store.factory import open_register
 from adh_auth.store.lease import Lease
-from adh_auth.store.opening import open_register
 
 from .tcp_proxy import TcpProxy
 
