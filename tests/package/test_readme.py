@@ -31,7 +31,7 @@ HEAD = "\n".join(README.splitlines()[:SCREEN])
 OPENS, CLOSES = "<details>", "</details>"
 #: Bytes: what is open when the page loads, and all of it.
 OPEN_LIMIT = 14 * 1024
-WHOLE_LIMIT = 64 * 1024
+WHOLE_LIMIT = 66 * 1024
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 #: What the clients call, the server's side of a hold, and an attribute that no argument sets.
