@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from adh_auth import TokenFile, Tokens, TokenStore
+from adh_auth import AdhAuth, StoreError, TokenFile, Tokens, TokenStore
+from adh_auth.cli import login_command
 from adh_auth.cli.commands import COMMANDS
 from adh_auth.cli.parser import new_parser
 from adh_auth.store.folder import file_name
@@ -266,8 +267,6 @@ def test_a_register_that_refuses_is_not_said_to_be_good(capsys: pytest.CaptureFi
         def check(self) -> list[str]:
             raise RegisterRefused("permission denied", "grant it")
 
-    from adh_auth import StoreError
-
     with pytest.raises(StoreError, match=r"memory://test does not work: permission denied\. Grant it"):
         _run(ReadOnly(), "store", "check", "--json")
     assert json.loads(capsys.readouterr().out)["good"] is False
@@ -282,3 +281,28 @@ def test_no_output_but_that_of_token_shows_a_token(sandbox: Sandbox, tmp_path: P
     for command in ("status", "me", "refresh", "logout"):
         said = adh(command, env=env)
         assert not any(secret in said.stdout + said.stderr for secret in secrets)
+
+
+def test_login_makes_the_table_before_a_person_signs_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the sign-in gets the store. Auth objects never make one."""
+    done: list[str] = []
+
+    class Counting(MemoryRegister):
+        def create(self) -> None:
+            done.append("table")
+
+    def login(**options: Any) -> Tokens:
+        done.append(f"login to {options['store'].name}#{options['session']}")
+        return Tokens("adh_a", "adh_rt_r")
+
+    monkeypatch.setattr(login_command, "login", login)
+    monkeypatch.setenv("ADH_CLIENT_ID", "id")
+    monkeypatch.setenv("ADH_CLIENT_SECRET", "secret")
+    register = Counting()
+    assert _run(register, "login") == 0
+    assert done == ["table", "login to memory://test#reports"]
+    with pytest.raises(StoreError):
+        AdhAuth(store=register, session="reports").refresh()
+    assert done.count("table") == 1

@@ -257,6 +257,26 @@ def test_the_shell_blocks_name_commands_that_exist(sandbox: Sandbox, tmp_path: P
         assert done.returncode == 0, (command, done.stderr)
 
 
+def test_the_table_is_the_one_that_init_makes() -> None:
+    """Whoever copies it gets what the programs need, with the right to use it."""
+    from adh_auth.store.postgresql import TABLE
+
+    assert TABLE in README
+    assert "GRANT SELECT, INSERT, UPDATE ON adh_auth_session" in README
+
+
+def test_the_reference_has_what_a_store_of_ones_own_needs() -> None:
+    """Each argument of the stores, each operation of a register."""
+    from adh_auth import stores
+
+    reference = README[README.index("## Reference") : README.index("## Numbers")]
+    known = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", reference))))
+    for kind in (stores.PostgresStore, stores.RedisStore):
+        assert set(inspect.signature(kind).parameters) <= known
+    operations = {name for name in vars(stores.Register) if not name.startswith("_")}
+    assert operations | set(stores.__all__) <= known
+
+
 def test_the_curl_line_works(sandbox: Sandbox, token_file: Path, tmp_path: Path) -> None:
     """`adh-auth token` prints a token that works now, and nothing else."""
     sandbox.expire()
