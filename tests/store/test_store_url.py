@@ -89,9 +89,8 @@ sys.modules["{package}"] = None
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError
 from adh_auth.store.{module} import {store}
-register = {store}.from_url(Secret("{module}://u:geheim@db"))
 try:
-    register.get("s")
+    {store}.from_url(Secret("{module}://u:geheim@db")).get("s")
 except ConfigurationError as error:
     assert error.__context__ is None
     print(error)
