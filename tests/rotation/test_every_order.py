@@ -24,6 +24,7 @@ def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "PAUSE_SLICE", simulation.EVER)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FULL)
 def test_every_order(name: str, record_property: Callable[[str, object], None]) -> None:
     """In no order of steps is a token sent twice, a pair lost outside the one window, a waiter left waiting

@@ -26,6 +26,7 @@ def _no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_view, "warn_loudly", lambda message: None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_order_of_two(kind: str, record_property: Callable[[str, object], None]) -> None:
     """Two machines, with one fault of that kind at any step, a strict server.

@@ -315,6 +315,7 @@ def _kill(nursery: subprocess.Popen[str], after: float) -> tuple[str, str]:
 # At random moments, with the refresh in a process of its own.
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
 def test_killed_at_200_random_moments_detached(
     sandbox: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
