@@ -21,6 +21,7 @@ from adh_auth.cli.commands import COMMANDS
 from adh_auth.cli.flags import in_flags
 from adh_auth.cli.parser import new_parser
 from adh_auth.store.folder import file_name
+from adh_auth.store.remedies import shell_quoted
 from adh_auth.testing import Sandbox
 
 from ..support.cli import adh, environment, one_line_of, started, tokens_in
@@ -629,5 +630,6 @@ def test_the_commands_use_the_store_of_the_environment(sandbox: Sandbox, tmp_pat
     assert f"{name} is removed" in adh("revoke", env=env).stdout
     missing = adh("token", env=env)
     assert missing.returncode == 1
-    assert f"--store {folder.as_uri()} --session user/1" in missing.stderr
+    shown = shell_quoted(f"file://{folder}")
+    assert f"--store {shown} --session user/1" in missing.stderr
     assert not (tmp_path / "tokens.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from adh_auth import ConfigurationError, TokenFileError, Tokens
 from adh_auth.common.secret import Secret
 from adh_auth.store.folder import DIGITS, READABLE, file_name, folder_in, session_file, sessions_in
+from adh_auth.store.remedies import shell_quoted
 from adh_auth.stores import TokenStore
 
 PAIR = Tokens("adh_A", "adh_rt_A")
@@ -84,7 +85,9 @@ def test_an_unknown_session_says_how_to_sign_in(tmp_path: Path) -> None:
     """The command names store and session."""
     with pytest.raises(TokenFileError, match=r"is missing\. Sign in with: adh-auth login") as caught:
         TokenStore(url_of(tmp_path), "it's mine").load()
-    assert str(caught.value).endswith(f"--store file://{tmp_path} --session 'it'\"'\"'s mine'")
+    assert str(caught.value).endswith(
+        f"--store {shell_quoted(f'file://{tmp_path}')} --session 'it'\"'\"'s mine'"
+    )
     assert caught.value.token_file == str(tmp_path / file_name("it's mine"))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from adh_auth import TokenFile, TokenFileError, Tokens
 from adh_auth.store.record import DONE, NOTHING, SENDING, UNSAVED, Record
+from adh_auth.store.remedies import shell_quoted
 from adh_auth.store.token_file import is_successor
 from adh_auth.tokens import Stored, fingerprint
 
@@ -178,7 +179,7 @@ def test_how_a_token_file_is_named(tmp_path: Path) -> None:
     assert file.name == str(file.path)
     assert file.what() == f"token file {file.path}"
     assert file.facts_for_errors() == {"token_file": str(file.path)}
-    assert file.sign_in_command() == f"sign in with: adh-auth login --token-file {file.path}"
+    assert file.sign_in_command() == f"sign in with: adh-auth login --token-file {shell_quoted(file.name)}"
     assert not file.reads_block
 
 
