@@ -6,6 +6,7 @@ name of a method of `Member`, and its arguments.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -149,7 +150,9 @@ class Member:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            said = "\n".join([self.warned()[0], *sockets_to(port)])
+            answer = self.warned()[0]
+            gc.collect()  # redis-py lets go of the parent's connection, which then waits in a cycle
+            said = "\n".join([answer, *sockets_to(port)])
             os.write(write, said.encode())
             os._exit(0)
         os.close(write)
