@@ -37,6 +37,8 @@ __all__ = [
     "valkey",
 ]
 
+#: Ports that a server tries.
+PORTS = 4
 #: Where a program may be beside the path: Debian keeps these out of it.
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
 #: The same in wheels: packages, and patterns in them.
@@ -287,13 +289,26 @@ def _until(ready: Callable[[], bool], server: Server) -> None:
 
 @contextlib.contextmanager
 def _running(kind: Callable[[Path], Server]) -> Iterator[Any]:
-    with folder_for_server() as folder:
-        server = kind(folder)
+    with contextlib.ExitStack() as stack:
+        yield _started(kind, stack)
+
+
+def _started(kind: Callable[[Path], Server], stack: contextlib.ExitStack) -> Server:
+    """Return a server that is up, with another port where somebody else has taken the first one meanwhile.
+
+    A cluster's second port, 10000 above the first, may be in use, too.
+    """
+    for left in reversed(range(PORTS)):
+        server = kind(stack.enter_context(folder_for_server()))
+        stack.callback(server.crash)  # the fastest way: nobody needs its data any more
         try:
             server.start()
-            yield server
-        finally:
-            server.crash()  # the fastest way: nobody needs its data any more
+        except AssertionError:
+            if not left or "in use" not in server.log():
+                raise
+        else:
+            return server
+    raise AssertionError("unreachable")
 
 
 def _quoted(text: str) -> str:
