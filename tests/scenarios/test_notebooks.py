@@ -104,7 +104,7 @@ def test_both_clients_in_one_notebook(
                 sandbox.expire()
                 assert await running.say(f"{call}\n{SHOW}") == "200 [401]"
             shown = await running.run("session.auth")
-            assert "adh-card" in shown.outputs[0].data["text/html"]
+            assert "<b>AdhAuth</b>" in shown.outputs[0].data["text/html"]
             assert "signed in" in shown.outputs[0].data["text/plain"]
             await running.run("client.auth")
             secrets.extend(_tokens(token_file))
