@@ -195,8 +195,7 @@ class BaseAuth:
         """
         job = self._core.refresh_now()
         job.wait(self._core.patience)
-        self._core.use_outcome(job)
-        return self.tokens
+        return self._core.use_outcome(job)
 
     def get_token(self, min_life: float = 30.0, rejected: str | None = None) -> str:
         """Return an access token that works for `min_life` seconds, refreshed first if it has less left.

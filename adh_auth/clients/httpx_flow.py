@@ -85,8 +85,7 @@ class HttpxFlow(BaseAuth):
             await self._look_async(None)
         job = self._core.refresh_now(without_thread=Job.run_in_a_task)
         await job.wait_async(self._core.patience)
-        self._core.use_outcome(job)
-        return self.tokens
+        return self._core.use_outcome(job)
 
     async def arevoke(self) -> None:
         """Sign out everywhere, as `revoke` does. Waits without a thread."""

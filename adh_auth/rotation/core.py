@@ -332,15 +332,19 @@ class Rotation:
             without_thread(job)
         return job
 
-    def use_outcome(self, job: Job) -> None:
-        """Use the pair that the job brought, where a file's times are too coarse to show that it changed."""
+    def use_outcome(self, job: Job) -> Tokens:
+        """Return the pair that the job brought; use it where a file's times are too coarse to show it.
+
+        It counts even if somebody has signed out since: the refresh went well.
+        """
         outcome = job.outcome
+        if not isinstance(outcome, Tokens):
+            return self.current().tokens
         with self._guard:
             active = self._active
-            if active is None or active.secret != job.rejected or not isinstance(outcome, Tokens):
-                return
-            if outcome != active.tokens:
+            if active is not None and active.secret == job.rejected and outcome != active.tokens:
                 self._active, self.cache = self._activated(outcome), EMPTY_CACHE
+        return outcome
 
     def ask(self, pair: ActiveTokens, *, without_thread: Fallback = Job.run_here) -> Job | None:
         """Return the job that asks the API whether the token of a doubtful `pair` has expired.

@@ -14,14 +14,14 @@ import pytest
 
 from adh_auth.common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
 from adh_auth.common.secret import Secret
-from adh_auth.errors import RefreshFailed
+from adh_auth.errors import RefreshFailed, TokenFileError
 from adh_auth.oauth.endpoint import Unreachable
 from adh_auth.rotation import core
 from adh_auth.rotation.active_tokens import ActiveTokens
 from adh_auth.rotation.core import BACKGROUND_PAUSE, HOT_INTERVAL, PATIENCE_MARGIN, RECORD_PAUSE, Rotation
 from adh_auth.rotation.job import Job
 from adh_auth.store.record import DONE, Record
-from adh_auth.tokens import Tokens, fingerprint
+from adh_auth.tokens import Stored, Tokens, fingerprint
 
 from ..support.processes import PATIENCE
 from .memory import CALLS, INVALID_GRANT, NEW, OLD, PAIR, SIGNED_IN, Endpoint, MemoryStore, reply
@@ -358,6 +358,23 @@ def test_an_outcome_is_used_in_place_of_what_it_is_about(rejected: str, outcome:
     job.settle(outcome)
     rotation.use_outcome(job)
     assert (rotation.current() is not before) is used
+
+
+def test_a_refresh_has_its_pair_though_somebody_signs_out_at_once() -> None:
+    """It went well, and what comes after it is another story. `refresh` returns this pair."""
+    store = MemoryStore()
+    rotation = rotation_of(store, Endpoint(PAIR))
+    job = rotation.refresh_now()
+    job.wait(PATIENCE)
+
+    def read() -> Stored:
+        raise TokenFileError("signed out")
+
+    store.sign_in(SIGNED_IN)
+    store.read = read  # type: ignore[method-assign]
+    with pytest.raises(TokenFileError):
+        rotation.current()
+    assert rotation.use_outcome(job) == NEW
 
 
 # Asking the API.
