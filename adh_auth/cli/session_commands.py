@@ -17,6 +17,7 @@ from ..common.console import print_to_stderr
 from ..common.text import one_line
 from ..errors import AdhAuthError, MalformedTokens
 from ..oauth.origin import base_url_of
+from ..rotation.owner import check_server, owner_facts
 from ..rotation.status import describe, pair_facts
 from ..sign_in.user import fetch_user
 from ..store.token_file import TokenFile
@@ -93,9 +94,22 @@ def _owner_of_shell() -> dict[str, str]:
     return {name: value for name, value in owner.items() if value}
 
 
+def _check_named_server(args: argparse.Namespace, stored: Stored, store: NamedStore) -> None:
+    """Raise `ConfigurationError` where the shell names another server than that of the session.
+
+    A token that is good is printed without a call to anybody, but goes to that server next.
+    """
+    named = args.base_url or os.environ.get("ADH_BASE_URL")
+    if named:
+        check_server(owner_facts(stored.mapping), store, base_url_of(named))
+
+
 def token_command(args: argparse.Namespace) -> int:
     """Print an access token that works now, and return 0. Raises `AdhAuthError`."""
-    tokens = open_store(args).load()
+    store = open_store(args)
+    stored = store.read()
+    _check_named_server(args, stored, store)
+    tokens = stored.tokens
     if tokens.expires_at is None:
         auth = _auth(args)
         _fetch_user(args, auth)  # rotates an expired token on the way

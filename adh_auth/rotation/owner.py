@@ -16,7 +16,7 @@ from ..tokens import OWNER_KEYS, Stored, fingerprint
 if TYPE_CHECKING:
     from ..store.base import NamedStore
 
-__all__ = ["Owner", "owner_facts", "owner_in"]
+__all__ = ["Owner", "check_server", "owner_facts", "owner_in"]
 
 
 def owner_facts(mapping: Mapping[str, Any]) -> dict[str, str]:
@@ -31,6 +31,13 @@ def owner_facts(mapping: Mapping[str, Any]) -> dict[str, str]:
     elif origin is not None and "@" in url:
         facts["base_url"] = origin_url(origin)  # shown by `status`, and a URL may hold a password
     return facts
+
+
+def check_server(facts: Mapping[str, str], store: NamedStore, ours: str) -> None:
+    """Raise `ConfigurationError` where the session of these `facts` belongs to another server than `ours`."""
+    theirs = facts.get("base_url")
+    if theirs is not None and origin_of(theirs) != origin_of(ours):
+        raise _foreign("base_url", store, _origin_of(theirs), _origin_of(ours), "ADH_BASE_URL")
 
 
 def owner_in(mapping: Mapping[str, Any]) -> Owner | None:
@@ -63,9 +70,7 @@ class Owner:
         `store`: for the message. Servers are compared as origins, not as texts.
         """
         facts = owner_facts(stored.mapping)
-        theirs, ours = facts.get("base_url"), self.base_url
-        if theirs is not None and origin_of(theirs) != origin_of(ours):
-            raise _foreign("base_url", store, _origin_of(theirs), _origin_of(ours), "ADH_BASE_URL")
+        check_server(facts, store, self.base_url)
         theirs, ours = facts.get("client_id"), self.client_id
         if theirs is not None and theirs != ours:
             raise _foreign("client_id", store, theirs, ours, "ADH_CLIENT_ID")

@@ -272,6 +272,27 @@ def test_token_prints_a_good_token_without_a_call(
     assert sandbox.counts.requests == sandbox.counts.refresh_calls == 0
 
 
+@pytest.mark.parametrize("how", ["environment", "flag"])
+def test_token_is_not_printed_for_another_server(
+    how: str, sandbox: Sandbox, env: dict[str, str], token_file: Path
+) -> None:
+    """It goes to the server that the shell names: `curl` takes both. The same server in other letters is fine."""
+    reply = {**sandbox.sign_in(), "expires_at": time.time() + 3600, "base_url": sandbox.url}
+    token_file.write_text(json.dumps(reply))
+
+    def said_for(server: str) -> subprocess.CompletedProcess[str]:
+        if how == "flag":
+            return adh("token", "--base-url", server, env={**env, "ADH_BASE_URL": sandbox.url})
+        return adh("token", env={**env, "ADH_BASE_URL": server})
+
+    said = said_for("https://other.example")
+    assert (said.returncode, said.stdout) == (1, "")
+    line = one_line_of(said)
+    assert sandbox.url in line
+    assert "https://other.example" in line
+    assert said_for(sandbox.url.upper() + "/").stdout == reply["access_token"] + "\n"
+
+
 def test_token_as_json_has_the_expiry(sandbox: Sandbox, env: dict[str, str], token_file: Path) -> None:
     """`token --json` holds the access token with its type and times, and nothing of the refresh token."""
     reply = {**sandbox.sign_in(), "expires_at": time.time() + 3600}
