@@ -105,7 +105,7 @@ def _write_session(file: TokenFile, sandbox: Sandbox, *, overwrite: bool) -> Non
         raise file.error(
             "exists already", "Name another --token-file, or add --overwrite if what it holds may be lost"
         )
-    reply = sandbox.sign_in()
+    reply = {**sandbox.sign_in(), "base_url": sandbox.url, "client_id": sandbox.client_id}
     file.save_mapping(reply, Tokens.from_response(reply))
 
 

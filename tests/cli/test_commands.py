@@ -547,6 +547,8 @@ def test_sandbox_serves_until_it_is_ended(number: signal.Signals, tmp_path: Path
         env = _exports(process)
         assert sorted(env) == ["ADH_BASE_URL", "ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_TOKEN_FILE"]
         assert adh("me", env=env).returncode == 0
+        facts = json.loads(adh("status", "--json", env=env).stdout)
+        assert (facts["base_url"], facts["client_id"]) == (env["ADH_BASE_URL"], env["ADH_CLIENT_ID"])
         process.send_signal(number)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
