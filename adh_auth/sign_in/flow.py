@@ -185,7 +185,8 @@ class _BrowserFlow:
             self.echo("Opening the browser to sign in. If none appears, open this URL:")
         else:
             self.echo("Open this URL in a browser to sign in:")
-        self.echo(f"\n    {url}\n")
+        for line in ("", f"    {url}", ""):  # a call per line: `echo` may be a logger's
+            self.echo(line)
 
     def _say_that_it_waits(self, seconds: float) -> None:
         uri = one_line(self.redirect_uri)
