@@ -54,6 +54,9 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with uniform_broken_pipe():
             args = parser.parse_args(argv)
+            given = sys.argv[1:] if argv is None else argv
+            if args.command == "sandbox" and given[-1] == "--":
+                parser.error("name the COMMAND that is to run after --")
     except SystemExit as exit_request:  # argparse has printed the help, or what is wrong with the usage
         return exit_request.code if isinstance(exit_request.code, int) else SUCCESS
     if args.command is None:

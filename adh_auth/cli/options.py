@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from ..common.secret import Secret
+from ..store.store_url import has_password
 
 __all__ = [
     "add_demo_options",
@@ -152,17 +152,14 @@ class _StoreWithoutPassword(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, url: Any, *_: object) -> None:
         if isinstance(url, Secret):  # none was given
             return setattr(namespace, self.dest, url)
-        if _has_password(url):
+        if not url:
+            parser.error("--store is empty: name the URL of the store, or set ADH_STORE to it")
+        if has_password(url):
             parser.error(
                 "a password in --store is refused: every user of this machine can see a command line. "
                 "Set ADH_STORE to the URL instead"
             )
         setattr(namespace, self.dest, Secret(url))
-
-
-def _has_password(url: str) -> bool:
-    user, at, _ = url.partition("://")[2].rpartition("@")
-    return bool(at and ":" in user) or "password=" in unquote(url).lower()
 
 
 class _OnlyFromEnvironment(argparse.Action):

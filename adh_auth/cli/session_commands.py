@@ -73,7 +73,14 @@ def _is_file_of(path: str, store: SessionStore) -> bool:
 
 def _is_move(args: argparse.Namespace, store: SessionStore) -> bool:
     """Return whether the session of a file goes to a store: the file must not be used any more then."""
-    return args.file != "-" and "session" in store.facts_for_errors() and not _is_file_of(args.file, store)
+    if args.file == "-" or "session" not in store.facts_for_errors() or _is_file_of(args.file, store):
+        return False
+    if os.path.lexists(args.file):
+        return True
+    raise AdhAuthError(
+        f"{args.file} does not exist. Name the token file whose session is to move to the store, or - for "
+        "the reply of the exchange on stdin"
+    )
 
 
 def _move(args: argparse.Namespace, store: SessionStore) -> int:

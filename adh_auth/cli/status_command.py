@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
+from collections.abc import Callable
 
 from ..common.text import format_clock, format_time_relative, one_line
 from ..errors import TokenStoreError
+from ..oauth.origin import origin_of, origin_url
 from ..rotation.status import Status, status_of
 from .session_store import open_store
 from .terminal import echo, echo_json, paint
@@ -60,12 +63,27 @@ def _session_rows(status: Status, now: float) -> list[StatusRow]:
 
 
 def _owner_rows(status: Status) -> list[StatusRow]:
-    unknown = "not stored; the next refresh writes it"
     rows: list[StatusRow] = [
-        ("server", status.base_url or unknown, None),
-        ("client", status.client_id or unknown, None),
+        _owner_row("server", status.base_url, "ADH_BASE_URL", _server),
+        _owner_row("client", status.client_id, "ADH_CLIENT_ID", one_line),
     ]
     return [("user", status.signed_in_as, None), *rows] if status.signed_in_as else rows
+
+
+def _owner_row(label: str, stored: str | None, variable: str, shown: Callable[[str], str]) -> StatusRow:
+    if stored is None:
+        return label, "not stored; the next refresh writes it", None
+    named = os.environ.get(variable)
+    if named and shown(named) != shown(stored):
+        differs = f"{variable} is {shown(named)}, so requests from here are refused"
+        return label, f"{stored}; {differs}", "yellow"
+    return label, stored, None
+
+
+def _server(url: str) -> str:
+    # The origin: the rest makes no other server, and may hold a password.
+    origin = origin_of(url)
+    return "no URL" if origin is None else origin_url(origin)
 
 
 def _access_rows(status: Status) -> list[StatusRow]:

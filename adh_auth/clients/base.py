@@ -155,9 +155,13 @@ class BaseAuth:
         self._refresh_via = refresh_via
         # As they were passed: a pickle holds a secret, and a store's URL, only if it was an argument. What
         # came from the environment is read from the environment of the process that loads it.
-        if type(settings.store) is TokenFile and arguments["store"] is None:
-            arguments["token_file"] = settings.store.name
+        if arguments["store"] is None:
+            if type(settings.store) is TokenFile:
+                arguments["token_file"] = settings.store.name
+            else:  # with a session, a process that has no store gets an error instead of its token file
+                arguments["session"] = settings.store.facts_for_errors()["session"]
         self._arguments = arguments
+        self._settings = settings
         self._core = self._core_for(settings)
         self._set_origin(*settings.origin)
 
@@ -277,7 +281,15 @@ class BaseAuth:
         self.__init__(**state)  # type: ignore[misc]
 
     def __copy__(self) -> Self:
-        return type(self)(**self.__getstate__())
+        # With what this object works with, whatever has become of the environment since.
+        settings = self._settings
+        app = {name: getattr(settings, name) for name in ("client_id", "client_secret", "base_url")}
+        given = {**self._arguments, **app, "refresh_via": self._refresh_via}
+        if type(settings.store) is not TokenFile:
+            given.update(store=settings.store, session=None)
+        copied = type(self)(**given)
+        copied._arguments = self._arguments  # noqa: SLF001 - of the same class
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Sockets can't be copied, so the copy shares `refresh_via`.

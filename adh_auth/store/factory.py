@@ -30,6 +30,8 @@ __all__ = [
 
 DEFAULT_SESSION = "default"
 FILE_SCHEME = "file"
+#: The variable with the keys that encrypt a pair at rest.
+KEY_VARIABLE = "ADH_STORE_KEY"
 
 
 def _postgresql(url: Secret) -> Register:
@@ -57,7 +59,7 @@ _REGISTERS: dict[str, Callable[[Secret], Register]] = {
 SCHEMES = (FILE_SCHEME, *_REGISTERS)
 
 #: what is open in this process, for as long as somebody uses it
-_open: WeakValueDictionary[tuple[Any, str], SessionStore] = WeakValueDictionary()
+_open: WeakValueDictionary[tuple[Any, str, Secret], SessionStore] = WeakValueDictionary()
 
 
 def require_one(token_file: object, store: object, session: object) -> None:
@@ -87,7 +89,8 @@ def session_in(store: Any, session: str | None = None) -> SessionStore:
         opened: SessionStore = store
         return opened
     name = checked_session(os.environ.get("ADH_SESSION") or DEFAULT_SESSION if session is None else session)
-    key = (store if isinstance(store, Secret) else id(store), name)
+    # With the keys of the encryption: a variable that is set later counts for what is opened then.
+    key = (store if isinstance(store, Secret) else id(store), name, Secret(os.environ.get(KEY_VARIABLE, "")))
     found = _open.get(key)
     if found is None:
         # No lock, which a fork may find held: two threads may open two, and both work.

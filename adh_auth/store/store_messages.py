@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from ..common.text import capitalized, format_time
@@ -9,6 +10,7 @@ from ..errors import ConfigurationError, LockTimeout, StoreError
 from .record import Record
 from .register import RegisterRefused, TableMissing
 from .remedies import shell_quoted
+from .store_url import has_password
 
 __all__ = ["Problem", "SessionName", "checked_session"]
 
@@ -47,7 +49,9 @@ class SessionName(NamedTuple):
 
     def sign_in_command(self) -> str:
         """Return the command that signs in, as the end of a sentence."""
-        return f'sign in with: adh-auth login --store "$ADH_STORE" --session {shell_quoted(self.session)}'
+        # The command line takes no password, and uses the variable without being told.
+        store = "" if has_password(os.environ.get("ADH_STORE", "")) else '--store "$ADH_STORE" '
+        return f"sign in with: adh-auth login {store}--session {shell_quoted(self.session)}"
 
     def error(self, problem: str, next_step: str) -> StoreError:
         """Return an error that names the session, the problem and the next step."""

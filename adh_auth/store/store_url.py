@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from ..common.secret import Secret
 from ..errors import ConfigurationError
 
-__all__ = ["driver_missing", "name_of"]
+__all__ = ["driver_missing", "has_password", "name_of"]
 
 #: The spelling that a name has for each scheme.
 SPELLINGS = {"postgres": "postgresql"}
@@ -20,6 +22,12 @@ def name_of(url: Secret) -> str:
     if problem:
         raise ConfigurationError(f"the store's URL {problem}", setting="store")
     return name
+
+
+def has_password(url: str) -> bool:
+    """Return whether `url` holds a password, as far as can be told."""
+    user, at, _ = url.partition("://")[2].rpartition("@")
+    return bool(at and ":" in user) or "password=" in unquote(url).lower()
 
 
 def _inspected(url: Secret) -> tuple[str, str]:

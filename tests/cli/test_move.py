@@ -130,7 +130,9 @@ def test_what_is_no_token_file_stays(tmp_path: Path, env: dict[str, str], store:
     file.write_text("{}")
     assert "is not a usable token file" in one_line_of(adh("save", str(file), env=env))
     assert file.read_text() == "{}"
-    assert "is missing" in one_line_of(adh("save", str(tmp_path / "none.json"), env=env))
+    assert "does not exist. Name the token file" in one_line_of(
+        adh("save", str(tmp_path / "none.json"), env=env)
+    )
 
 
 def test_a_refresh_in_flight_is_waited_for(

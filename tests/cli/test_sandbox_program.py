@@ -87,6 +87,13 @@ def test_an_expiry_is_met_and_counted(tmp_path: Path) -> None:
     assert (counts["requests"], counts["rotations"], counts["reused"]) == (2, 1, 0)
 
 
+def test_dashes_without_a_program() -> None:
+    """An empty variable in a script: no sandbox that waits for ever."""
+    said = adh("sandbox", "--")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "name the COMMAND" in said.stderr
+
+
 @pytest.mark.parametrize("status", [0, 1, 3, 255])
 def test_the_exit_status_is_passed_on(status: int) -> None:
     """A script sees the program's status, not ours."""

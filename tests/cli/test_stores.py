@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from adh_auth.store.register import RegisterRefused
 from adh_auth.testing import MemoryRegister, Sandbox
 
 from ..support import servers
-from ..support.cli import adh, one_line_of, tokens_in
+from ..support.cli import COMMAND, adh, environment, one_line_of, tokens_in
 
 WITH_SESSION = ("login", "save", "status", "token", "me", "refresh", "revoke", "logout")
 KINDS = (
@@ -82,7 +84,18 @@ def test_each_command_works_on_a_store(sandbox: Sandbox, env: dict[str, str], st
         assert servers.PASSWORD not in shown
     empty = adh("status", env=env)
     assert empty.returncode == 1
-    assert "adh-auth login --store" in one_line_of(empty)
+    advice = one_line_of(empty).rpartition("Sign in with: ")[2].replace("adh-auth", shlex.join(COMMAND))
+    assert "login" in advice
+    # Pasted as it is, it is taken, though the URL in the variable has a password.
+    pasted = subprocess.run(["/bin/sh", "-c", f"{advice.strip()} --help"], env=environment(env), check=False)
+    assert pasted.returncode == 0
+
+
+def test_an_empty_store_says_what_to_do() -> None:
+    """As `--store "$ADH_STORE"` is where the variable is not set."""
+    said = adh("login", "--store", "")
+    assert said.returncode == 2
+    assert "--store is empty: name the URL of the store, or set ADH_STORE" in said.stderr
 
 
 def test_logout_from_a_store(sandbox: Sandbox, env: dict[str, str]) -> None:

@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 import requests
 
-from adh_auth import AdhAuth, AdhHttpx2Auth, AdhHttpxAuth, ConfigurationError, Tokens, TokenStore, login
+from adh_auth import (
+    AdhAuth,
+    AdhHttpx2Auth,
+    AdhHttpxAuth,
+    ConfigurationError,
+    StoreError,
+    Tokens,
+    TokenStore,
+    login,
+)
 from adh_auth.store.folder import file_name
-from adh_auth.testing import Sandbox
+from adh_auth.testing import MemoryRegister, Sandbox
 
 from ..support.processes import PATIENCE
 
@@ -137,6 +146,66 @@ def test_a_pickle_has_the_url_only_if_it_was_an_argument(
     assert str(folder).encode() not in pickled
     monkeypatch.setenv("ADH_STORE", (tmp_path / "elsewhere").as_uri())
     assert pickle.loads(pickled).token_file == str(tmp_path / "elsewhere" / file_name("reports"))
+
+
+def test_a_pickle_of_a_store_from_the_environment_is_no_other_session(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Where it is loaded it has the same name, and without a store it does not become a token file."""
+    monkeypatch.setenv("ADH_STORE", folder.as_uri())
+    monkeypatch.setenv("ADH_SESSION", "reports")
+    pickled = pickle.dumps(AdhAuth(**APP))
+    monkeypatch.setenv("ADH_SESSION", "another")
+    assert pickle.loads(pickled).token_file == str(folder / file_name("reports"))
+    monkeypatch.delenv("ADH_STORE")
+    with pytest.raises(ConfigurationError, match="set ADH_STORE"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("place", ["file", "store"])
+def test_a_copy_has_the_settings_of_its_original(
+    place: str, cls: Any, copied: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Whatever has become of the environment since; its pickle holds no secret from there all the same."""
+    for name, value in APP.items():
+        monkeypatch.setenv(f"ADH_{name.upper()}", value)
+    monkeypatch.setenv(
+        *(("ADH_STORE", folder.as_uri()) if place == "store" else ("ADH_TOKEN_FILE", str(folder)))
+    )
+    auth = cls()
+    for name in ("ADH_CLIENT_ID", "ADH_CLIENT_SECRET", "ADH_STORE", "ADH_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ADH_BASE_URL", "https://elsewhere.example")
+    twin = copied(copied(auth))
+    assert repr(twin) == repr(auth)
+    assert (twin.token_file, twin.base_url) == (auth.token_file, auth.base_url)
+    assert APP["client_secret"].encode() not in pickle.dumps(twin)
+
+
+def test_a_key_that_is_set_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same process, for what is opened then: with none, with one, and with another."""
+    pytest.importorskip("cryptography")
+    register = MemoryRegister()
+    plain = TokenStore(register, "reports")
+    tokens = Tokens("adh_one", "adh_rt_one")
+    monkeypatch.setenv("ADH_STORE_KEY", "A" * 43 + "=")
+    encrypting = TokenStore(register, "reports")
+    encrypting.save(tokens)
+    assert encrypting.load() == tokens
+    with pytest.raises(StoreError, match="there is no key"):
+        plain.load()
+    monkeypatch.setenv("ADH_STORE_KEY", "B" * 43 + "=")
+    with pytest.raises(StoreError, match="another key"):
+        TokenStore(register, "reports").load()
+    auths = []
+    for key in ("A", "B"):
+        monkeypatch.setenv("ADH_STORE_KEY", key * 43 + "=")
+        auths.append(AdhAuth(store=register, session="reports", **APP))
+    assert auths[0].tokens == tokens
+    with pytest.raises(StoreError, match="another key"):
+        _ = auths[1].tokens
 
 
 def test_a_whole_story_in_a_folder(sandbox: Sandbox, folder: Path) -> None:

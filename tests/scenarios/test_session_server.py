@@ -253,6 +253,21 @@ def test_status_says_which_server_and_client(sandbox: Sandbox, token_file: Path)
     )
 
 
+def test_status_tells_a_shell_that_names_another(
+    sandbox: Sandbox, staging: Sandbox, token_file: Path
+) -> None:
+    """What such a shell asks for is refused; "signed in" alone would be half of it."""
+    _edited(token_file, base_url=sandbox.url.upper(), client_id=sandbox.client_id)
+    assert "refused" not in _adh(sandbox, token_file, "status").stdout
+    said = _adh(staging, token_file, "status")
+    assert f"ADH_BASE_URL is {staging.url}, so requests from here are refused" in said.stdout
+    _edited(token_file, base_url=staging.url, client_id="reports-app")
+    said = _adh(staging, token_file, "status")
+    assert (
+        f"reports-app; ADH_CLIENT_ID is {staging.client_id}, so requests from here are refused" in said.stdout
+    )
+
+
 def test_status_shows_no_password_of_a_url(sandbox: Sandbox, token_file: Path) -> None:
     """A file that was edited by hand may name its server with one."""
     _edited(token_file, base_url=sandbox.url.replace("//", "//ada:hunter2@"))
