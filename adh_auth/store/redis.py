@@ -10,7 +10,7 @@ from typing import Any
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, replaced_errors
 from . import redis_scripts
-from .redis_client import client_for, name_of_client, replicas_in
+from .redis_client import client_for, name_of_client, replicas_in, require_database_number
 from .redis_durability import Durability, settings_of, warnings_of
 from .redis_errors import register_error
 from .register import RegisterRefused, RegisterUnavailable, Row
@@ -50,6 +50,7 @@ class RedisStore:
         """
         # First what may raise: a traceback with locals shows what is made.
         name, replicas, client = name_of(url), replicas_in(url), client_for(url).get
+        require_database_number(url)
         store = cls.__new__(cls)
         store._use(url, name, replicas, client)  # noqa: SLF001 - its own class
         return store

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError, replaced_errors
 from .register import RegisterRefused
 from .store_url import driver_missing
 
-__all__ = ["SharedClient", "client_for", "name_of_client", "replicas_in"]
+__all__ = ["SharedClient", "client_for", "name_of_client", "replicas_in", "require_database_number"]
 
 #: Seconds for an answer, and for a new connection.
 ANSWER_TIMEOUT = 4.0
@@ -78,6 +78,21 @@ def _for_redis_py(url: Secret) -> str:
     start, _, options = rest.partition("?")
     kept = "&".join(option for option in options.split("&") if not option.startswith("replicas="))
     return f"{scheme.lower().replace('valkey', 'redis')}://{start}{kept and '?'}{kept}"
+
+
+def require_database_number(url: Secret) -> None:
+    """Raise `ConfigurationError` where the path of `url` is no number: redis-py takes it for 0."""
+    if not _has_database_number(url):
+        raise ConfigurationError(
+            "the store's URL has a database that is no number: end it with /0, /1 or another number of Redis",
+            setting="store",
+        )
+
+
+def _has_database_number(url: Secret) -> bool:
+    path = url.reveal().partition("://")[2].partition("?")[0].partition("/")[2]
+    database = path.removesuffix("/")
+    return not path or (database.isascii() and database.isdigit())
 
 
 def replicas_in(url: Secret) -> int:
