@@ -211,6 +211,8 @@ class PostgresStore:
         return tuple(row)
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<PostgresStore>"
         return f"PostgresStore({self.name!r})"
 
     def __eq__(self, other: object) -> bool:

@@ -174,6 +174,8 @@ class RedisStore:
         return meant
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<RedisStore>"
         return f"RedisStore({self.name!r})"
 
     def __eq__(self, other: object) -> bool:
