@@ -10,7 +10,7 @@ from .record import Record
 from .register import RegisterRefused, TableMissing
 from .remedies import shell_quoted
 
-__all__ = ["Problem", "SessionName", "checked_session"]
+__all__ = ["Problem", "SessionName", "checked_session", "require_printable"]
 
 #: Characters of a session's name.
 MAX_SESSION = 200
@@ -30,6 +30,12 @@ def checked_session(session: object) -> str:
     raise ConfigurationError(
         f"session must be 1 to {MAX_SESSION} printable characters; choose another name", setting="session"
     )
+
+
+def require_printable(name: object) -> None:
+    """Raise `ConfigurationError` for a store's name that would break the messages that hold it."""
+    if not (isinstance(name, str) and name.isprintable()):
+        raise ConfigurationError("name must be printable characters", setting="store")
 
 
 class SessionName(NamedTuple):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -629,7 +630,7 @@ def test_names_of_clients(redis_server: RedisServer) -> None:
     assert RedisStore(redis.Redis(unix_socket_path="/run/r.sock")).name == "redis:///run/r.sock/0"
     assert RedisStore(Sentinel([("s", 1)]).master_for("main")).name == "redis://main/0"
     assert RedisStore(redis.Redis(), name="mine").name == "mine"
-    assert RedisStore(object()).name == "redis"
+    assert RedisStore(Mock(connection_pool=None, spec=["eval", "connection_pool"])).name == "redis"
 
 
 def test_client_for_asyncio() -> None:
