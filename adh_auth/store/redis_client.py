@@ -62,15 +62,18 @@ def _client_of(url: Secret) -> Any:
     from redis.retry import Retry
 
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             _for_redis_py(url),
             socket_timeout=ANSWER_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),  # a script that is sent twice is not atomic: the caller retries
         )
+        # An option that it does not know is noticed by a connection only. This one is never opened.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (TypeError, ValueError):
         raise RegisterRefused("redis-py can't read its URL", "Check the options of the URL") from None
+    return client
 
 
 def _for_redis_py(url: Secret) -> str:

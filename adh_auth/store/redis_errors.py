@@ -58,6 +58,7 @@ REFUSED_WORDS = (
     ("The user executing the script", REFUSALS["NOPERM"]),
     ("CERTIFICATE", ("TLS failed", "Check the certificates in the store's URL")),
     ("certificate", ("TLS failed", "Check the certificates in the store's URL")),
+    ("DB index", ("there is no such database", "Check the database in the store's URL")),
     ("unknown command", ("it runs no scripts", "Use a server that allows EVAL")),
 )
 PASSING_WORDS = (

@@ -644,8 +644,16 @@ def test_client_for_asyncio() -> None:
 def test_option_that_is_unknown(redis_server: RedisServer, option: str) -> None:
     """redis-py's own words quote it."""
     error = refused(lambda: store_at(f"{redis_server.url()}?{option}").get("s"))
+    assert (str(error), error.next_step) == ("redis-py can't read its URL", "Check the options of the URL")
     assert "geheim" not in repr(error)
     assert error.__context__ is None
+
+
+def test_unknown_database(redis_server: RedisServer) -> None:
+    """Redis has 16, unless its configuration says otherwise."""
+    error = refused(lambda: store_at(redis_server.url(database=16)).get("s"))
+    assert str(error) == "there is no such database"
+    assert error.next_step == "Check the database in the store's URL"
 
 
 @own_server

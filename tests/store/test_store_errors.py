@@ -93,6 +93,8 @@ def _of_class(*names: str) -> type[Exception]:
         (("ConnectionError",), "Connection closed by server.", RegisterUnavailable, "was lost"),
         (("ConnectionError", "MasterNotFoundError"), "No master", RegisterUnavailable, "no master"),
         (("TimeoutError",), "", RegisterUnavailable, "no answer in time"),
+        (("ResponseError",), "DB index is out of range", RegisterRefused, "no such database"),
+        (("ResponseError",), "ERR invalid DB index", RegisterRefused, "no such database"),
         (("DataError",), "Invalid input", RegisterRefused, "DataError"),
     ],
 )
