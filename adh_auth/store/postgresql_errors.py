@@ -11,8 +11,10 @@ CHECK_URL = "Check the user and the password of the store's URL"
 PERMISSION_DENIED = "permission denied"
 NO_ANSWER = "no answer in time"
 
-#: Reason and next step by SQLSTATE (PostgreSQL's manual, appendix A): a second try won't help.
+#: Reason and next step by SQLSTATE (PostgreSQL's manual, appendix A): a second try won't help. The first is
+#: libpq's own, without one.
 REFUSALS = {
+    "no password": ("the server wants a password", "Put it into the URL in ADH_STORE, or into ~/.pgpass"),
     "28P01": ("the password is wrong", CHECK_URL),
     "28000": ("the server refuses this user", CHECK_URL),
     "3D000": ("there is no such database", "Check the database in the store's URL"),
@@ -46,7 +48,7 @@ BUSY_WORDS = (
 )
 REFUSED_WORDS = (
     ("authentication failed", "28P01"),
-    ("no password supplied", "28P01"),
+    ("no password supplied", "no password"),
     ("no pg_hba.conf entry", "28000"),
     ("is not permitted to log in", "28000"),
     ("permission denied for database", "28000"),

@@ -14,7 +14,7 @@ ALLOW = "Allow this user: ~adh:session:* +@read +@write +@scripting +@connection
 #: By the server's error code: a second try won't help.
 REFUSALS = {
     "WRONGPASS": ("the password is wrong", CHECK_URL),
-    "NOAUTH": ("it asks for a password", CHECK_URL),
+    "NOAUTH": ("the server wants a password", "Put it into the URL in ADH_STORE"),
     "NOPERM": ("permission denied", ALLOW),
     "OOM": ("its memory is full", "Raise maxmemory, or give the sessions a Redis of their own"),
     "MISCONF": ("it can't write to its disk", "Look into the server's log"),
@@ -50,6 +50,9 @@ CODES = {
     "TryAgainError": "TRYAGAIN",
 }
 
+#: What a server says where none was given. Clients cut the code off, and have one class for a wrong one, too.
+NO_PASSWORD_WORDS = ("Authentication required", "HELLO must be called with the client already authenticated")
+
 # Before Redis 7 the code of an error in a script stands somewhere in its text.
 _CODE = re.compile(r"\b(" + "|".join((*REFUSALS, *PASSING)) + r")\b")
 
@@ -84,6 +87,8 @@ def register_error(error: BaseException) -> Exception:
 
 
 def _code_of(error: BaseException) -> str:
+    if any(words in str(error) for words in NO_PASSWORD_WORDS):
+        return "NOAUTH"
     for kind in type(error).__mro__:
         if kind.__name__ in CODES:
             return CODES[kind.__name__]

@@ -348,7 +348,8 @@ def test_wrong_password(redis_server: RedisServer) -> None:
 
 def test_no_password(redis_server: RedisServer) -> None:
     error = refused(lambda: store_at(f"redis://127.0.0.1:{redis_server.port}").get("s"))
-    assert "password" in str(error)
+    assert str(error) == "the server wants a password"
+    assert error.next_step == "Put it into the URL in ADH_STORE"
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ def test_sqlstate(state: str, kind: type[Exception], reason: str) -> None:
     [
         (REFUSED, RegisterUnavailable, "connection refused"),
         (PASSWORD, RegisterRefused, "the password is wrong"),
+        ("fe_sendauth: no password supplied", RegisterRefused, "the server wants a password"),
+        (f"fe_sendauth: no password supplied\n{PASSWORD}", RegisterRefused, "the password is wrong"),
         (f"{REFUSED}\n{PASSWORD}", RegisterRefused, "the password is wrong"),
         ('FATAL:  too many connections for role "app"', RegisterUnavailable, "no connection"),
         ('FATAL:  database "nowhere" does not exist', RegisterRefused, "no such database"),
@@ -75,7 +77,14 @@ def _of_class(*names: str) -> type[Exception]:
         (("ConnectionError", "BusyLoadingError"), "Redis is loading", RegisterUnavailable, "starting"),
         (("ResponseError", "ReadOnlyError"), "You can't write", RegisterUnavailable, "a replica"),
         (("ConnectionError", "AuthenticationError"), "invalid", RegisterRefused, "the password is wrong"),
-        (("ResponseError",), "NOAUTH Authentication required.", RegisterRefused, "asks for a password"),
+        (("ConnectionError", "AuthenticationError"), "Authentication required.", RegisterRefused, "wants a"),
+        (
+            ("ConnectionError", "AuthenticationError"),
+            "HELLO must be called with the client already authenticated, otherwise",
+            RegisterRefused,
+            "wants a password",
+        ),
+        (("ResponseError",), "NOAUTH Authentication required.", RegisterRefused, "wants a password"),
         (("ResponseError",), "MISCONF Redis is configured", RegisterRefused, "disk"),
         (("ResponseError",), "NOREPLICAS Not enough good", RegisterUnavailable, "too few replicas"),
         (
