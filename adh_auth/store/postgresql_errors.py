@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .register import RegisterRefused, RegisterUnavailable, TableMissing
+from .register import UNKNOWN_HOST, RegisterRefused, RegisterUnavailable, TableMissing, unavailable
 
 __all__ = ["GRANT", "NO_ANSWER", "PERMISSION_DENIED", "register_error"]
 
@@ -65,9 +65,9 @@ PASSING_WORDS = (
     ("starting up", PASSING["57"]),
     ("shutting down", PASSING["57"]),
     ("No such file", "there is no server at this socket"),
-    ("ould not translate host", "the host is not known"),
-    ("failed to resolve host", "the host is not known"),
-    ("[Errno -", "the host is not known"),  # psycopg 3.2: only what getaddrinfo says
+    ("ould not translate host", UNKNOWN_HOST),
+    ("failed to resolve host", UNKNOWN_HOST),
+    ("[Errno -", UNKNOWN_HOST),  # psycopg 3.2: only what getaddrinfo says
     ("ould not send", "the connection was lost"),
     ("closed the connection", "the connection was lost"),
 )
@@ -102,7 +102,7 @@ def _by_words(words: str) -> Exception:
         return RegisterRefused(*REFUSALS[state])
     if "certificate" in words or "does not support SSL" in words:
         return RegisterRefused(*TLS)
-    return RegisterUnavailable(_first(PASSING_WORDS, words) or "the connection failed")
+    return unavailable(_first(PASSING_WORDS, words) or "the connection failed")
 
 
 def _first(table: tuple[tuple[str, str], ...], words: str) -> str:

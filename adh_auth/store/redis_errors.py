@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .register import RegisterRefused, RegisterUnavailable
+from .register import UNKNOWN_HOST, RegisterRefused, RegisterUnavailable, unavailable
 
 __all__ = ["register_error"]
 
@@ -68,10 +68,10 @@ PASSING_WORDS = (
     ("refused", "connection refused"),
     ("imed out", "no answer in time"),
     ("max number of clients", "the server has no connection left"),
-    ("Name or service not known", "the host is not known"),
-    ("No address associated", "the host is not known"),
-    ("name resolution", "the host is not known"),
-    ("getaddrinfo", "the host is not known"),
+    ("Name or service not known", UNKNOWN_HOST),
+    ("No address associated", UNKNOWN_HOST),
+    ("name resolution", UNKNOWN_HOST),
+    ("getaddrinfo", UNKNOWN_HOST),
     ("No such file", "there is no server at this socket"),
 )
 
@@ -102,7 +102,7 @@ def _by_words(error: BaseException, words: str) -> Exception:
             return RegisterRefused(*refusal)
     for known, reason in PASSING_WORDS:
         if known in words:
-            return RegisterUnavailable(reason)
+            return unavailable(reason)
     names = {kind.__name__ for kind in type(error).__mro__}
     if "MasterNotFoundError" in names:
         return RegisterUnavailable("no master is known")

@@ -73,7 +73,9 @@ class SessionName(NamedTuple):
             return self.error("has no table yet", "Make it with: adh-auth store init")
         if isinstance(error, RegisterRefused):
             return self.error(f"{problem}: {error}", capitalized(error.next_step))
-        return self.error(f"{problem}: {error}", "The session is as it was; try again later")
+        check = getattr(error, "next_step", "")  # one to try while the same is tried again
+        reason = f"{error}. {check}" if check else str(error)
+        return self.error(f"{problem}: {reason}", "The session is as it was; try again later")
 
     def lock_timeout(self, record: Record, waited: float, lease_seconds: float) -> LockTimeout:
         """Return the error for a wait of so many seconds. `lease_seconds`: of a holder that sends."""

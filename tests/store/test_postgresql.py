@@ -416,8 +416,9 @@ def test_nobody_listens() -> None:
 
 
 def test_unknown_host() -> None:
-    with pytest.raises(RegisterUnavailable, match="the host is not known"):
+    with pytest.raises(RegisterUnavailable, match="the host is not known") as caught:
         store_at("postgresql://u@nowhere.invalid/app").get("s")
+    assert caught.value.next_step == "Check the host of the store's URL"
 
 
 def test_cut_connection(server: PostgreSQLServer) -> None:

@@ -497,8 +497,9 @@ def test_nobody_listens() -> None:
 
 
 def test_unknown_host() -> None:
-    with pytest.raises(RegisterUnavailable, match="the host is not known"):
+    with pytest.raises(RegisterUnavailable, match="the host is not known") as caught:
         store_at("redis://:pw@nowhere.invalid").get("s")
+    assert caught.value.next_step == "Check the host of the store's URL"
 
 
 def test_cut_connection(redis_server: RedisServer) -> None:

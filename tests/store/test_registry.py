@@ -22,7 +22,7 @@ from adh_auth.errors import ConfigurationError, LockTimeout, StoreError, TokenSt
 from adh_auth.store.cipher import Cipher, cipher_from
 from adh_auth.store.factory import FILE_SCHEME, SCHEMES, session_in
 from adh_auth.store.record import NOTHING, SENDING, UNSAVED, Record
-from adh_auth.store.register import RegisterRefused, TableMissing
+from adh_auth.store.register import RegisterRefused, RegisterUnavailable, TableMissing
 from adh_auth.store.registry import LAST_PAUSES, RegistryStore
 from adh_auth.testing import MemoryRegister
 from adh_auth.tokens import Stored, Tokens, file_mapping, fingerprint
@@ -622,6 +622,23 @@ def test_read_is_tried_for_ten_seconds(machines: Machines) -> None:
     assert isinstance(caught.value, TokenStoreError)
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (copied.store, copied.session) == ("memory://test", "reports")
+
+
+def test_host_that_is_not_known(machines: Machines) -> None:
+    """It is tried for ten seconds, too, and the message says what to check."""
+    machine = machines.machine()
+
+    def fail(session: str) -> None:
+        raise RegisterUnavailable("the host is not known", "Check the host of the store's URL")
+
+    machine.register.get = fail  # type: ignore[method-assign]
+    with pytest.raises(StoreError) as caught:
+        machine.store.look()
+    assert str(caught.value) == (
+        "session store memory://test#reports can't be read: the host is not known. "
+        "Check the host of the store's URL. The session is as it was; try again later"
+    )
+    assert 10.0 <= machines.clock.passed < 10.6
 
 
 def test_outage_that_ends_in_time(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:

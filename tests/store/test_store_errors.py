@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
 from adh_auth.store import postgresql_errors, redis_errors
@@ -62,6 +64,24 @@ def test_words_of_libpq(words: str, kind: type[Exception], reason: str) -> None:
     meant = postgresql_errors.register_error(Exception(words))
     assert type(meant) is kind
     assert reason in str(meant)
+
+
+@pytest.mark.parametrize("errors", [postgresql_errors, redis_errors])
+@pytest.mark.parametrize(
+    ("words", "next_step"),
+    [
+        (
+            "could not translate host name [Errno -2] Name or service not known",
+            "Check the host of the store's URL",
+        ),
+        ("Connection refused", ""),
+    ],
+)
+def test_next_step_of_what_may_pass(errors: ModuleType, words: str, next_step: str) -> None:
+    """A host that is mistyped never comes."""
+    meant = errors.register_error(Exception(words))
+    assert isinstance(meant, RegisterUnavailable)
+    assert meant.next_step == next_step
 
 
 def _of_class(*names: str) -> type[Exception]:
