@@ -12,6 +12,9 @@ MAX_FILE_BYTES = MAX_READ_BYTES // 2
 #: Bytes of the reply of an auth endpoint. Two tokens and a few keys are under 4 KiB. As much is reserved on
 #: disk before a refresh.
 REPLY_LIMIT = 64 * 1024
+#: Bytes. A larger session is not saved, so that what the next reply adds fits under `MAX_READ_BYTES`: JSON
+#: escapes make three bytes at most of one byte of UTF-8.
+SAVE_LIMIT = MAX_READ_BYTES - 3 * REPLY_LIMIT
 
 #: Bytes of a 401's body that are read. The API's error object has about a hundred.
 BODY_LIMIT = 8 * 1024

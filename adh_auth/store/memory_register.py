@@ -68,6 +68,11 @@ class MemoryRegister:
         self.calls: list[str] = []
         self._shared = _Shared(clock)
 
+    def __repr__(self) -> str:
+        if "name" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<MemoryRegister>"
+        return f"MemoryRegister({self.name!r})"
+
     # What a test does to it.
 
     def for_another_machine(self) -> MemoryRegister:

@@ -10,9 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..common.secret import Secret
+from ..errors import ConfigurationError
 from .postgresql_connections import Connections, connections_to
 from .postgresql_errors import GRANT, PERMISSION_DENIED
 from .register import RegisterRefused, RegisterUnavailable, Row
+from .store_messages import require_printable
 from .store_url import name_of
 
 if TYPE_CHECKING:
@@ -97,13 +99,21 @@ class PostgresStore:
     """Sessions in a table of PostgreSQL 12 or later, for ``AdhAuth(store=…)``.
 
     `connect` returns a new `psycopg.Connection`; it is called for each new connection, so that a password may
-    expire. `name` stands for the store in messages. Building one does no I/O.
+    expire. `name` stands for the store in messages. Building one does no I/O. Raises `ConfigurationError`.
     """
 
     #: A row stays when its session is signed out. Where it is gone, somebody has deleted it.
     missing_is_lost = False
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], *, name: str = "postgresql") -> None:
+        if not callable(connect):
+            del connect  # type: ignore[unreachable]  # it may be a URL, and a traceback with locals would show its password
+            raise ConfigurationError(
+                "PostgresStore takes a function that returns a connection."
+                " Pass a URL as store=, not to PostgresStore",
+                setting="store",
+            )
+        require_printable(name)
         self._use(connect, name, Connections(connect))
 
     @classmethod
@@ -211,6 +221,8 @@ class PostgresStore:
         return tuple(row)
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<PostgresStore>"
         return f"PostgresStore({self.name!r})"
 
     def __eq__(self, other: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .register import RegisterRefused, RegisterUnavailable, TableMissing
+from .register import UNKNOWN_HOST, RegisterRefused, RegisterUnavailable, TableMissing, unavailable
 
 __all__ = ["GRANT", "NO_ANSWER", "PERMISSION_DENIED", "register_error"]
 
@@ -11,8 +11,10 @@ CHECK_URL = "Check the user and the password of the store's URL"
 PERMISSION_DENIED = "permission denied"
 NO_ANSWER = "no answer in time"
 
-#: Reason and next step by SQLSTATE (PostgreSQL's manual, appendix A): a second try won't help.
+#: Reason and next step by SQLSTATE (PostgreSQL's manual, appendix A): a second try won't help. The first is
+#: libpq's own, without one.
 REFUSALS = {
+    "no password": ("the server wants a password", "Put it into the URL in ADH_STORE, or into ~/.pgpass"),
     "28P01": ("the password is wrong", CHECK_URL),
     "28000": ("the server refuses this user", CHECK_URL),
     "3D000": ("there is no such database", "Check the database in the store's URL"),
@@ -46,7 +48,7 @@ BUSY_WORDS = (
 )
 REFUSED_WORDS = (
     ("authentication failed", "28P01"),
-    ("no password supplied", "28P01"),
+    ("no password supplied", "no password"),
     ("no pg_hba.conf entry", "28000"),
     ("is not permitted to log in", "28000"),
     ("permission denied for database", "28000"),
@@ -63,9 +65,9 @@ PASSING_WORDS = (
     ("starting up", PASSING["57"]),
     ("shutting down", PASSING["57"]),
     ("No such file", "there is no server at this socket"),
-    ("ould not translate host", "the host is not known"),
-    ("failed to resolve host", "the host is not known"),
-    ("[Errno -", "the host is not known"),  # psycopg 3.2: only what getaddrinfo says
+    ("ould not translate host", UNKNOWN_HOST),
+    ("failed to resolve host", UNKNOWN_HOST),
+    ("[Errno -", UNKNOWN_HOST),  # psycopg 3.2: only what getaddrinfo says
     ("ould not send", "the connection was lost"),
     ("closed the connection", "the connection was lost"),
 )
@@ -100,7 +102,7 @@ def _by_words(words: str) -> Exception:
         return RegisterRefused(*REFUSALS[state])
     if "certificate" in words or "does not support SSL" in words:
         return RegisterRefused(*TLS)
-    return RegisterUnavailable(_first(PASSING_WORDS, words) or "the connection failed")
+    return unavailable(_first(PASSING_WORDS, words) or "the connection failed")
 
 
 def _first(table: tuple[tuple[str, str], ...], words: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 from ..common.secret import Secret
 from ..errors import AdhAuthError, ConfigurationError, replaced_errors
 from . import redis_scripts
-from .redis_client import client_for, name_of_client, replicas_in
+from .redis_client import client_for, name_of_client, replicas_in, require_database_number
 from .redis_durability import Durability, settings_of, warnings_of
 from .redis_errors import register_error
 from .register import RegisterRefused, RegisterUnavailable, Row
+from .store_messages import require_printable
 from .store_url import name_of
 
 __all__ = ["RedisStore"]
@@ -29,7 +30,7 @@ class RedisStore:
 
     `client`: a client of redis-py or valkey-py, also a Sentinel's master or a cluster; its timeouts and
     retries stay as they are. `replicas`: how many must have a write before it counts. `name` stands for the
-    store in messages. Building one does no I/O.
+    store in messages. Building one does no I/O. Raises `ConfigurationError`.
     """
 
     #: A flush or a failover may take the key; a sign-out leaves it.
@@ -40,6 +41,15 @@ class RedisStore:
             raise ConfigurationError(
                 "RedisStore needs a client of redis, not of redis.asyncio", setting="store"
             )
+        if not callable(getattr(client, "eval", None)):
+            del client  # it may be a URL, and a traceback with locals would show its password
+            raise ConfigurationError(
+                "RedisStore takes a client of redis-py or valkey-py. Pass a URL as store=, not to RedisStore",
+                setting="store",
+            )
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
+            raise ConfigurationError("replicas must be a number, 0 or more", setting="store")
+        require_printable(name or "")
         self._use(client, name or name_of_client(client), replicas, lambda: client)
 
     @classmethod
@@ -50,6 +60,7 @@ class RedisStore:
         """
         # First what may raise: a traceback with locals shows what is made.
         name, replicas, client = name_of(url), replicas_in(url), client_for(url).get
+        require_database_number(url)
         store = cls.__new__(cls)
         store._use(url, name, replicas, client)  # noqa: SLF001 - its own class
         return store
@@ -173,6 +184,8 @@ class RedisStore:
         return meant
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # in a traceback of an `__init__` that raised
+            return "<RedisStore>"
         return f"RedisStore({self.name!r})"
 
     def __eq__(self, other: object) -> bool:

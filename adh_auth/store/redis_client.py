@@ -11,7 +11,7 @@ from ..errors import ConfigurationError, replaced_errors
 from .register import RegisterRefused
 from .store_url import driver_missing
 
-__all__ = ["SharedClient", "client_for", "name_of_client", "replicas_in"]
+__all__ = ["SharedClient", "client_for", "name_of_client", "replicas_in", "require_database_number"]
 
 #: Seconds for an answer, and for a new connection.
 ANSWER_TIMEOUT = 4.0
@@ -62,15 +62,18 @@ def _client_of(url: Secret) -> Any:
     from redis.retry import Retry
 
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             _for_redis_py(url),
             socket_timeout=ANSWER_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),  # a script that is sent twice is not atomic: the caller retries
         )
+        # An option that it does not know is noticed by a connection only. This one is never opened.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (TypeError, ValueError):
         raise RegisterRefused("redis-py can't read its URL", "Check the options of the URL") from None
+    return client
 
 
 def _for_redis_py(url: Secret) -> str:
@@ -78,6 +81,21 @@ def _for_redis_py(url: Secret) -> str:
     start, _, options = rest.partition("?")
     kept = "&".join(option for option in options.split("&") if not option.startswith("replicas="))
     return f"{scheme.lower().replace('valkey', 'redis')}://{start}{kept and '?'}{kept}"
+
+
+def require_database_number(url: Secret) -> None:
+    """Raise `ConfigurationError` where the path of `url` is no number: redis-py takes it for 0."""
+    if not _has_database_number(url):
+        raise ConfigurationError(
+            "the store's URL has a database that is no number: end it with /0, /1 or another number of Redis",
+            setting="store",
+        )
+
+
+def _has_database_number(url: Secret) -> bool:
+    path = url.reveal().partition("://")[2].partition("?")[0].partition("/")[2]
+    database = path.removesuffix("/")
+    return not path or (database.isascii() and database.isdigit())
 
 
 def replicas_in(url: Secret) -> int:

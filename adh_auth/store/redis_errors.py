@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .register import RegisterRefused, RegisterUnavailable
+from .register import UNKNOWN_HOST, RegisterRefused, RegisterUnavailable, unavailable
 
 __all__ = ["register_error"]
 
@@ -14,7 +14,7 @@ ALLOW = "Allow this user: ~adh:session:* +@read +@write +@scripting +@connection
 #: By the server's error code: a second try won't help.
 REFUSALS = {
     "WRONGPASS": ("the password is wrong", CHECK_URL),
-    "NOAUTH": ("it asks for a password", CHECK_URL),
+    "NOAUTH": ("the server wants a password", "Put it into the URL in ADH_STORE"),
     "NOPERM": ("permission denied", ALLOW),
     "OOM": ("its memory is full", "Raise maxmemory, or give the sessions a Redis of their own"),
     "MISCONF": ("it can't write to its disk", "Look into the server's log"),
@@ -50,6 +50,9 @@ CODES = {
     "TryAgainError": "TRYAGAIN",
 }
 
+#: What a server says where none was given. Clients cut the code off, and have one class for a wrong one, too.
+NO_PASSWORD_WORDS = ("Authentication required", "HELLO must be called with the client already authenticated")
+
 # Before Redis 7 the code of an error in a script stands somewhere in its text.
 _CODE = re.compile(r"\b(" + "|".join((*REFUSALS, *PASSING)) + r")\b")
 
@@ -58,16 +61,17 @@ REFUSED_WORDS = (
     ("The user executing the script", REFUSALS["NOPERM"]),
     ("CERTIFICATE", ("TLS failed", "Check the certificates in the store's URL")),
     ("certificate", ("TLS failed", "Check the certificates in the store's URL")),
+    ("DB index", ("there is no such database", "Check the database in the store's URL")),
     ("unknown command", ("it runs no scripts", "Use a server that allows EVAL")),
 )
 PASSING_WORDS = (
     ("refused", "connection refused"),
     ("imed out", "no answer in time"),
     ("max number of clients", "the server has no connection left"),
-    ("Name or service not known", "the host is not known"),
-    ("No address associated", "the host is not known"),
-    ("name resolution", "the host is not known"),
-    ("getaddrinfo", "the host is not known"),
+    ("Name or service not known", UNKNOWN_HOST),
+    ("No address associated", UNKNOWN_HOST),
+    ("name resolution", UNKNOWN_HOST),
+    ("getaddrinfo", UNKNOWN_HOST),
     ("No such file", "there is no server at this socket"),
 )
 
@@ -83,6 +87,8 @@ def register_error(error: BaseException) -> Exception:
 
 
 def _code_of(error: BaseException) -> str:
+    if any(words in str(error) for words in NO_PASSWORD_WORDS):
+        return "NOAUTH"
     for kind in type(error).__mro__:
         if kind.__name__ in CODES:
             return CODES[kind.__name__]
@@ -96,7 +102,7 @@ def _by_words(error: BaseException, words: str) -> Exception:
             return RegisterRefused(*refusal)
     for known, reason in PASSING_WORDS:
         if known in words:
-            return RegisterUnavailable(reason)
+            return unavailable(reason)
     names = {kind.__name__ for kind in type(error).__mro__}
     if "MasterNotFoundError" in names:
         return RegisterUnavailable("no master is known")

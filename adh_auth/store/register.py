@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-__all__ = ["Register", "RegisterRefused", "RegisterUnavailable", "Row", "TableMissing"]
+__all__ = [
+    "UNKNOWN_HOST",
+    "Register",
+    "RegisterRefused",
+    "RegisterUnavailable",
+    "Row",
+    "TableMissing",
+    "unavailable",
+]
+
+UNKNOWN_HOST = "the host is not known"
+#: What to check, by the reason why a register is not in reach. A host that is mistyped never is.
+NEXT_STEPS = {UNKNOWN_HOST: "Check the host of the store's URL"}
 
 
 class Row(NamedTuple):
@@ -35,7 +47,17 @@ class RegisterUnavailable(Exception):
     """The register can't be reached, is starting or failing over: the same may work in a moment.
 
     Whether a change was made is not known. The message is the reason in a few words, without a secret.
+    `next_step`: what to check if it never works.
     """
+
+    def __init__(self, reason: str = "", next_step: str = "") -> None:
+        super().__init__(reason)
+        self.next_step = next_step
+
+
+def unavailable(reason: str) -> RegisterUnavailable:
+    """Return the error with the next step that belongs to this reason, if any."""
+    return RegisterUnavailable(reason, NEXT_STEPS.get(reason, ""))
 
 
 class RegisterRefused(Exception):

@@ -16,7 +16,7 @@ from functools import partial
 from random import uniform
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..common.limits import LOCK_TIMEOUT
+from ..common.limits import LOCK_TIMEOUT, MAX_READ_BYTES, SAVE_LIMIT
 from ..common.secret import Secret
 from ..errors import LockTimeout, StoreError
 from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping
@@ -215,7 +215,7 @@ class RegistryStore:
         session = Stored(tokens, mapping)
         del mapping  # a traceback with locals shows the arguments of every frame; a Stored shows no token
         kept = Stored(tokens, self._kept())
-        self._put(self._view.encoded(Stored.of(tokens, kept.mapping, session.mapping)))
+        self._put(self._encoded(Stored.of(tokens, kept.mapping, session.mapping), SAVE_LIMIT))
 
     def annotate(self, tokens: Tokens, **facts: str) -> None:
         """Add `facts` to the keys, if `tokens` are still the session, once a refresh in flight has ended.
@@ -231,7 +231,7 @@ class RegistryStore:
             is_idle = not is_unfinished(record_of(known.seen), stored)
             if is_idle and stored.tokens.refresh_token == tokens.refresh_token:
                 annotated = Stored(stored.tokens, {**stored.mapping, **facts})
-                self._put(self._view.encoded(annotated), known.seen.generation, known.seen.record)
+                self._put(self._encoded(annotated), known.seen.generation, known.seen.record)
         finally:
             lock.release()
 
@@ -272,7 +272,7 @@ class RegistryStore:
         if self.exists():  # otherwise there is nothing to refresh
             self._wait_for(lock)
         try:
-            self._put(self._view.encoded(session), record=record_text(record) if record.state else None)
+            self._put(self._encoded(session), record=record_text(record) if record.state else None)
         finally:
             lock.release()
 
@@ -295,6 +295,20 @@ class RegistryStore:
         if known.content == NO_KEY:
             raise self._view.name.error(*NO_KEY)
         return known
+
+    def _encoded(self, session: Stored, limit: int = MAX_READ_BYTES) -> Secret:
+        """Return it as the register keeps it. Raises `StoreError` where it is larger than `limit` bytes.
+
+        A rotation does not ask: its pair is written whatever the size, for the one before is spent.
+        """
+        text = self._view.encoded(session)
+        # Encrypted it is longer than that, and twice as long at most.
+        if len(session.to_bytes()) > limit or len(text.reveal()) > 2 * limit:
+            raise self.error(
+                f"can't be changed: the new session would be larger than {limit} bytes",
+                "The session is as it was; save one with a shorter scope and without unknown keys",
+            )
+        return text
 
     def _put(self, pair: Secret | None, generation: int | None = None, record: str | None = None) -> None:
         register, session, stamp = self._view.register, self._view.name.session, _new_stamp()

@@ -12,7 +12,7 @@ from .register import RegisterRefused, TableMissing
 from .remedies import shell_quoted
 from .store_url import has_password
 
-__all__ = ["Problem", "SessionName", "checked_session"]
+__all__ = ["Problem", "SessionName", "checked_session", "require_printable"]
 
 #: Characters of a session's name.
 MAX_SESSION = 200
@@ -32,6 +32,12 @@ def checked_session(session: object) -> str:
     raise ConfigurationError(
         f"session must be 1 to {MAX_SESSION} printable characters; choose another name", setting="session"
     )
+
+
+def require_printable(name: object) -> None:
+    """Raise `ConfigurationError` for a store's name that would break the messages that hold it."""
+    if not (isinstance(name, str) and name.isprintable()):
+        raise ConfigurationError("name must be printable characters", setting="store")
 
 
 class SessionName(NamedTuple):
@@ -71,7 +77,9 @@ class SessionName(NamedTuple):
             return self.error("has no table yet", "Make it with: adh-auth store init")
         if isinstance(error, RegisterRefused):
             return self.error(f"{problem}: {error}", capitalized(error.next_step))
-        return self.error(f"{problem}: {error}", "The session is as it was; try again later")
+        check = getattr(error, "next_step", "")  # one to try while the same is tried again
+        reason = f"{error}. {check}" if check else str(error)
+        return self.error(f"{problem}: {reason}", "The session is as it was; try again later")
 
     def lock_timeout(self, record: Record, waited: float, lease_seconds: float) -> LockTimeout:
         """Return the error for a wait of so many seconds. `lease_seconds`: of a holder that sends."""

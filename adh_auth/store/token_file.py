@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.clock import JobClock
-from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT
+from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT, SAVE_LIMIT
 from ..common.text import capitalized
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
 from ..tokens import MOVING_TO, OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
@@ -123,7 +123,7 @@ class TokenFile:
         with writing(self._path, "can't be made"):
             disk.make_folder(self._target())
         with self.locked(SAVE_TIMEOUT):
-            self._replace(Stored.of(tokens, self._kept(), session.mapping))
+            self._replace(Stored.of(tokens, self._kept(), session.mapping), SAVE_LIMIT)
 
     def annotate(self, tokens: Tokens, **facts: str) -> None:
         """Add `facts` to the keys of the file, if `tokens` are still its session. Raises as `save`."""
@@ -132,7 +132,13 @@ class TokenFile:
             if stored.tokens.refresh_token == tokens.refresh_token:
                 self._replace(Stored(stored.tokens, {**stored.mapping, **facts}))
 
-    def _replace(self, session: Stored) -> None:
+    def _replace(self, session: Stored, limit: int = MAX_READ_BYTES) -> None:
+        # A rotation does not come here: its pair is written whatever the size, for the one before is spent.
+        if len(session.to_bytes()) > limit:
+            raise self.error(
+                f"can't be written: the new session would be larger than {limit} bytes",
+                "The file is as it was; save one with a shorter scope and without unknown keys",
+            )
         reserved = self.reserve()
         try:
             reserved.write(session)

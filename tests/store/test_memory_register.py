@@ -81,3 +81,11 @@ def test_a_row_shows_no_pair(register: MemoryRegister) -> None:
     """Rule 13: a traceback with locals shows the repr of a row."""
     register.put("s", "secret", "stamp", None, None)
     assert "secret" not in repr(register.get("s"))
+
+
+def test_repr_shows_its_name_only(register: MemoryRegister) -> None:
+    """No session, no pair, no holder; also for another machine, and where it was not built."""
+    register.put("reports", '{"access_token": "geheim"}', "stamp", None, "geheim")
+    assert repr(register) == "MemoryRegister('memory://test')"
+    assert repr(register.for_another_machine()) == repr(register)
+    assert repr(MemoryRegister.__new__(MemoryRegister)) == "<MemoryRegister>"

@@ -239,6 +239,15 @@ def test_wrong_password(server: PostgreSQLServer, pgbouncer_server: PgBouncer) -
         assert error.next_step == "Check the user and the password of the store's URL"
 
 
+def test_no_password(server: PostgreSQLServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the URL nor anywhere else where libpq looks."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setenv("PGPASSFILE", os.devnull)
+    error = refused(store_at(f"postgresql://app@127.0.0.1:{server.port}/app"))
+    assert str(error) == "the server wants a password"
+    assert error.next_step == "Put it into the URL in ADH_STORE, or into ~/.pgpass"
+
+
 def test_unknown_user(server: PostgreSQLServer) -> None:
     assert str(refused(store_at(server.url(user="nobody")))) == "the password is wrong"
 
@@ -407,8 +416,9 @@ def test_nobody_listens() -> None:
 
 
 def test_unknown_host() -> None:
-    with pytest.raises(RegisterUnavailable, match="the host is not known"):
+    with pytest.raises(RegisterUnavailable, match="the host is not known") as caught:
         store_at("postgresql://u@nowhere.invalid/app").get("s")
+    assert caught.value.next_step == "Check the host of the store's URL"
 
 
 def test_cut_connection(server: PostgreSQLServer) -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -347,7 +348,8 @@ def test_wrong_password(redis_server: RedisServer) -> None:
 
 def test_no_password(redis_server: RedisServer) -> None:
     error = refused(lambda: store_at(f"redis://127.0.0.1:{redis_server.port}").get("s"))
-    assert "password" in str(error)
+    assert str(error) == "the server wants a password"
+    assert error.next_step == "Put it into the URL in ADH_STORE"
 
 
 @pytest.fixture
@@ -495,8 +497,9 @@ def test_nobody_listens() -> None:
 
 
 def test_unknown_host() -> None:
-    with pytest.raises(RegisterUnavailable, match="the host is not known"):
+    with pytest.raises(RegisterUnavailable, match="the host is not known") as caught:
         store_at("redis://:pw@nowhere.invalid").get("s")
+    assert caught.value.next_step == "Check the host of the store's URL"
 
 
 def test_cut_connection(redis_server: RedisServer) -> None:
@@ -629,7 +632,7 @@ def test_names_of_clients(redis_server: RedisServer) -> None:
     assert RedisStore(redis.Redis(unix_socket_path="/run/r.sock")).name == "redis:///run/r.sock/0"
     assert RedisStore(Sentinel([("s", 1)]).master_for("main")).name == "redis://main/0"
     assert RedisStore(redis.Redis(), name="mine").name == "mine"
-    assert RedisStore(object()).name == "redis"
+    assert RedisStore(Mock(connection_pool=None, spec=["eval", "connection_pool"])).name == "redis"
 
 
 def test_client_for_asyncio() -> None:
@@ -643,8 +646,16 @@ def test_client_for_asyncio() -> None:
 def test_option_that_is_unknown(redis_server: RedisServer, option: str) -> None:
     """redis-py's own words quote it."""
     error = refused(lambda: store_at(f"{redis_server.url()}?{option}").get("s"))
+    assert (str(error), error.next_step) == ("redis-py can't read its URL", "Check the options of the URL")
     assert "geheim" not in repr(error)
     assert error.__context__ is None
+
+
+def test_unknown_database(redis_server: RedisServer) -> None:
+    """Redis has 16, unless its configuration says otherwise."""
+    error = refused(lambda: store_at(redis_server.url(database=16)).get("s"))
+    assert str(error) == "there is no such database"
+    assert error.next_step == "Check the database in the store's URL"
 
 
 @own_server

@@ -11,19 +11,21 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from adh_auth.common.limits import MAX_READ_BYTES, SAVE_LIMIT
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError, LockTimeout, StoreError, TokenStoreError
 from adh_auth.store.cipher import Cipher, cipher_from
 from adh_auth.store.factory import FILE_SCHEME, SCHEMES, session_in
 from adh_auth.store.record import NOTHING, SENDING, UNSAVED, Record
-from adh_auth.store.register import RegisterRefused, TableMissing
+from adh_auth.store.register import RegisterRefused, RegisterUnavailable, TableMissing
 from adh_auth.store.registry import LAST_PAUSES, RegistryStore
 from adh_auth.testing import MemoryRegister
-from adh_auth.tokens import Tokens, fingerprint
+from adh_auth.tokens import Stored, Tokens, file_mapping, fingerprint
 
 from ..support.machines import FIRST, SECOND, THIRD, Machine, Machines
 from ..support.processes import ROOT
@@ -622,6 +624,23 @@ def test_read_is_tried_for_ten_seconds(machines: Machines) -> None:
     assert (copied.store, copied.session) == ("memory://test", "reports")
 
 
+def test_host_that_is_not_known(machines: Machines) -> None:
+    """It is tried for ten seconds, too, and the message says what to check."""
+    machine = machines.machine()
+
+    def fail(session: str) -> None:
+        raise RegisterUnavailable("the host is not known", "Check the host of the store's URL")
+
+    machine.register.get = fail  # type: ignore[method-assign]
+    with pytest.raises(StoreError) as caught:
+        machine.store.look()
+    assert str(caught.value) == (
+        "session store memory://test#reports can't be read: the host is not known. "
+        "Check the host of the store's URL. The session is as it was; try again later"
+    )
+    assert 10.0 <= machines.clock.passed < 10.6
+
+
 def test_outage_that_ends_in_time(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody notices a failover of a few seconds."""
     machine = machines.machine()
@@ -729,6 +748,80 @@ def test_save_takes_tokens_only(machines: Machines) -> None:
     """The message shows nothing of what it got."""
     with pytest.raises(TypeError, match="takes Tokens"):
         machines.machine().store.save({"access_token": "x"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(("scope", "is_kept"), [("s" * SAVE_LIMIT, False), ("s" * (SAVE_LIMIT - 200), True)])
+def test_save_of_a_huge_pair(scope: str, is_kept: bool, encrypted: bool) -> None:
+    """What could not be read back is refused before the write, and the session that was there stays."""
+    machine = Machines().machine(cipher=_keys(1) if encrypted else None)
+    machine.store.save(FIRST)
+    huge = replace(SECOND, scope=scope)
+    machine.register.calls.clear()
+    if is_kept:
+        machine.store.save(huge)
+        assert machine.store.load() == huge
+        return
+    saves: tuple[Callable[[], None], ...] = (
+        lambda: machine.store.save(huge),
+        lambda: machine.store.save_mapping({}, huge),
+    )
+    for save in saves:
+        with pytest.raises(
+            StoreError, match=f"can't be changed: .* larger than {SAVE_LIMIT} bytes"
+        ) as caught:
+            save()
+        assert "The session is as it was" in str(caught.value)
+        assert (caught.value.store, caught.value.session) == ("memory://test", "reports")
+    assert "put" not in machine.register.calls
+    assert machine.store.load() == FIRST
+
+
+def test_save_of_a_pair_that_encryption_makes_huge() -> None:
+    """Quotes are escaped once more within the plaintext."""
+    huge = replace(SECOND, scope='"' * (SAVE_LIMIT // 2 - 200))
+    machine = Machines().machine(cipher=_keys(1))
+    machine.store.save(FIRST)
+    with pytest.raises(StoreError, match="larger than"):
+        machine.store.save(huge)
+    assert machine.store.load() == FIRST
+    plain = Machines().machine()
+    plain.store.save(huge)
+    assert plain.store.load() == huge
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(
+    "added", ["s" * 60_000, '"' * 30_000, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 30_000]
+)
+def test_rotation_of_the_largest_pair(added: str, encrypted: bool) -> None:
+    """What was saved can be rotated, and read after that, whatever the largest reply adds."""
+    cipher = _keys(1) if encrypted else None
+    machines = Machines()
+    machine = machines.machine(cipher=cipher)
+    kept = {"team": "s" * (SAVE_LIMIT - 500)}
+    machines.register.put(
+        "reports", machine.store._view.encoded(stored_of(FIRST, kept)).reveal(), "s", None, None
+    )
+    machine.store.save(FIRST)
+    fresh = replace(SECOND, scope=added)
+    machine.rotate(fresh)
+    assert machines.machine(cipher=cipher).store.load() == fresh
+
+
+def test_other_changes_that_are_huge(machines: Machines) -> None:
+    """A session that was moved here, and a user's name that was added."""
+    machine = machines.machine()
+    moved = stored_of(SECOND, {"team": "s" * MAX_READ_BYTES})
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: machine.store.take_over(moved, NOTHING),
+        lambda: machine.store.annotate(FIRST, signed_in_as="s" * MAX_READ_BYTES),
+    )
+    for change in changes:
+        with pytest.raises(StoreError, match=f"larger than {MAX_READ_BYTES} bytes"):
+            change()
+    assert machine.store.load() == FIRST
+    assert not machine.store.is_locked()
 
 
 def test_lost_answer_to_a_save(machines: Machines) -> None:
@@ -905,6 +998,10 @@ def test_unusable_record(machines: Machines) -> None:
     machines.register.put("reports", row.pair, "s", row.generation, "\ud800 no JSON")
     assert machines.machine().store.look().record == NOTHING
     assert machines.machine().store.lock().take()
+
+
+def stored_of(tokens: Tokens, kept: dict[str, Any]) -> Stored:
+    return Stored(tokens, file_mapping(tokens, kept))
 
 
 def _keys(*numbers: int) -> Cipher:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
 from adh_auth.store import postgresql_errors, redis_errors
@@ -46,6 +48,8 @@ def test_sqlstate(state: str, kind: type[Exception], reason: str) -> None:
     [
         (REFUSED, RegisterUnavailable, "connection refused"),
         (PASSWORD, RegisterRefused, "the password is wrong"),
+        ("fe_sendauth: no password supplied", RegisterRefused, "the server wants a password"),
+        (f"fe_sendauth: no password supplied\n{PASSWORD}", RegisterRefused, "the password is wrong"),
         (f"{REFUSED}\n{PASSWORD}", RegisterRefused, "the password is wrong"),
         ('FATAL:  too many connections for role "app"', RegisterUnavailable, "no connection"),
         ('FATAL:  database "nowhere" does not exist', RegisterRefused, "no such database"),
@@ -62,6 +66,24 @@ def test_words_of_libpq(words: str, kind: type[Exception], reason: str) -> None:
     assert reason in str(meant)
 
 
+@pytest.mark.parametrize("errors", [postgresql_errors, redis_errors])
+@pytest.mark.parametrize(
+    ("words", "next_step"),
+    [
+        (
+            "could not translate host name [Errno -2] Name or service not known",
+            "Check the host of the store's URL",
+        ),
+        ("Connection refused", ""),
+    ],
+)
+def test_next_step_of_what_may_pass(errors: ModuleType, words: str, next_step: str) -> None:
+    """A host that is mistyped never comes."""
+    meant = errors.register_error(Exception(words))
+    assert isinstance(meant, RegisterUnavailable)
+    assert meant.next_step == next_step
+
+
 def _of_class(*names: str) -> type[Exception]:
     kind: type[Exception] = Exception
     for name in names:
@@ -75,7 +97,14 @@ def _of_class(*names: str) -> type[Exception]:
         (("ConnectionError", "BusyLoadingError"), "Redis is loading", RegisterUnavailable, "starting"),
         (("ResponseError", "ReadOnlyError"), "You can't write", RegisterUnavailable, "a replica"),
         (("ConnectionError", "AuthenticationError"), "invalid", RegisterRefused, "the password is wrong"),
-        (("ResponseError",), "NOAUTH Authentication required.", RegisterRefused, "asks for a password"),
+        (("ConnectionError", "AuthenticationError"), "Authentication required.", RegisterRefused, "wants a"),
+        (
+            ("ConnectionError", "AuthenticationError"),
+            "HELLO must be called with the client already authenticated, otherwise",
+            RegisterRefused,
+            "wants a password",
+        ),
+        (("ResponseError",), "NOAUTH Authentication required.", RegisterRefused, "wants a password"),
         (("ResponseError",), "MISCONF Redis is configured", RegisterRefused, "disk"),
         (("ResponseError",), "NOREPLICAS Not enough good", RegisterUnavailable, "too few replicas"),
         (
@@ -93,6 +122,8 @@ def _of_class(*names: str) -> type[Exception]:
         (("ConnectionError",), "Connection closed by server.", RegisterUnavailable, "was lost"),
         (("ConnectionError", "MasterNotFoundError"), "No master", RegisterUnavailable, "no master"),
         (("TimeoutError",), "", RegisterUnavailable, "no answer in time"),
+        (("ResponseError",), "DB index is out of range", RegisterRefused, "no such database"),
+        (("ResponseError",), "ERR invalid DB index", RegisterRefused, "no such database"),
         (("DataError",), "Invalid input", RegisterRefused, "DataError"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError
-from adh_auth.store.redis_client import replicas_in
+from adh_auth.store.redis import RedisStore
+from adh_auth.store.redis_client import replicas_in, require_database_number
 from adh_auth.store.store_url import name_of
 
 from ..support.processes import PATIENCE, child
@@ -66,6 +67,27 @@ def test_url_that_is_refused(url: str, problem: str) -> None:
 @pytest.mark.parametrize(("options", "replicas"), [("", 0), ("?replicas=2", 2), ("?x=1&replicas=0", 0)])
 def test_replicas(options: str, replicas: int) -> None:
     assert replicas_in(Secret("redis://cache" + options)) == replicas
+
+
+@pytest.mark.parametrize("path", ["", "/", "/0", "/15", "/2/", "/3?replicas=1"])
+def test_database_of_redis(path: str) -> None:
+    require_database_number(Secret("redis://cache" + path))
+
+
+@pytest.mark.parametrize("path", ["/prod", "/0/1", "/-1", "/1.5", "/²", "/%31", "//0", "/prod?db=1"])
+def test_database_of_redis_that_is_no_number(path: str) -> None:
+    """redis-py takes it for database 0: two applications would share a session."""
+    url = f"redis://:geheim@cache{path}"
+    with pytest.raises(ConfigurationError, match="database that is no number: end it with /0, /1") as caught:
+        RedisStore.from_url(Secret(url))
+    assert caught.value.setting == "store"
+    assert caught.value.__context__ is None
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+    assert not any(
+        "geheim" in repr(frame.f_locals)
+        for frame, _ in traceback.walk_tb(caught.tb)
+        if "adh_auth" in frame.f_code.co_filename
+    )
 
 
 @pytest.mark.parametrize("value", ["", "-1", "two", "1.5", "²"])

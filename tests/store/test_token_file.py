@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adh_auth import TokenFile, TokenFileError, Tokens
+from adh_auth.common.limits import MAX_READ_BYTES, SAVE_LIMIT
 from adh_auth.store.record import DONE, NOTHING, SENDING, UNSAVED, Record
 from adh_auth.store.remedies import shell_quoted
 from adh_auth.store.token_file import is_successor
@@ -34,6 +36,41 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     }
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(file.path.parent.parent.stat().st_mode) == 0o700
+
+
+def test_a_huge_pair_is_refused(tmp_path: Path) -> None:
+    """What could not be read back is refused before the write, and the file stays as it was."""
+    file = TokenFile(tmp_path / "tokens.json")
+    file.save(PAIR)
+    before = file.path.read_bytes()
+    huge = replace(PAIR, scope="s" * SAVE_LIMIT)
+    saves: tuple[Callable[[], None], ...] = (lambda: file.save(huge), lambda: file.save_mapping({}, huge))
+    for save in saves:
+        with pytest.raises(
+            TokenFileError, match=f"can't be written: .* larger than {SAVE_LIMIT} bytes"
+        ) as caught:
+            save()
+        assert caught.value.token_file == str(file.path)
+    assert file.path.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.json", "tokens.json.lock"]
+    large = replace(PAIR, scope="s" * (SAVE_LIMIT - 200))
+    file.save(large)
+    assert file.load() == large
+
+
+def test_other_changes_that_are_huge(tmp_path: Path) -> None:
+    """A session that was moved here, and a user's name that was added."""
+    file = TokenFile(tmp_path / "tokens.json")
+    file.save(PAIR)
+    moved = Stored(PAIR, {**file.read().mapping, "team": "s" * MAX_READ_BYTES})
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: file.take_over(moved, NOTHING),
+        lambda: file.annotate(PAIR, signed_in_as="s" * MAX_READ_BYTES),
+    )
+    for change in changes:
+        with pytest.raises(TokenFileError, match=f"larger than {MAX_READ_BYTES} bytes"):
+            change()
+    assert file.load() == PAIR
 
 
 def test_a_symlink_is_kept(tmp_path: Path) -> None:
