@@ -651,6 +651,13 @@ def test_option_that_is_unknown(redis_server: RedisServer, option: str) -> None:
     assert error.__context__ is None
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
+def test_database_that_is_no_number(scheme: str) -> None:
+    """Nothing is built of such a URL."""
+    with pytest.raises(ConfigurationError, match="database that is no number"):
+        store_at(f"{scheme}://cache/prod")
+
+
 def test_unknown_database(redis_server: RedisServer) -> None:
     """Redis has 16, unless its configuration says otherwise."""
     error = refused(lambda: store_at(redis_server.url(database=16)).get("s"))

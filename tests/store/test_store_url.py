@@ -8,7 +8,6 @@ import pytest
 
 from adh_auth.common.secret import Secret
 from adh_auth.errors import ConfigurationError
-from adh_auth.store.redis import RedisStore
 from adh_auth.store.redis_client import replicas_in, require_database_number
 from adh_auth.store.store_url import name_of
 
@@ -79,7 +78,7 @@ def test_database_of_redis_that_is_no_number(path: str) -> None:
     """redis-py takes it for database 0: two applications would share a session."""
     url = f"redis://:geheim@cache{path}"
     with pytest.raises(ConfigurationError, match="database that is no number: end it with /0, /1") as caught:
-        RedisStore.from_url(Secret(url))
+        require_database_number(Secret(url))
     assert caught.value.setting == "store"
     assert caught.value.__context__ is None
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
