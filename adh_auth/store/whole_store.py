@@ -89,7 +89,7 @@ class _Sessions:
         what = f"session store {self.name}"
         if isinstance(error, TableMissing):
             return StoreError(f"{what} has no table yet. Make it with: adh-auth store init", store=self.name)
-        next_step = error.next_step if isinstance(error, RegisterRefused) else "try again later"
+        next_step = getattr(error, "next_step", "") or "try again later"
         return StoreError(f"{what} {problem}: {error}. {capitalized(next_step)}", store=self.name)
 
 
