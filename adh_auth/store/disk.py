@@ -133,16 +133,37 @@ def write_block(path: str, block: bytes) -> None:
 
 
 def _move_away_what_is_no_file(path: str) -> None:
-    """Rename a folder in the place of the block, unlink a FIFO or a socket.
+    """Rename a folder in the place of the block, unlink a symbolic link, a FIFO or a socket.
 
-    A folder there would make every later refresh fail.
+    Any of them there would make every later refresh fail.
     """
+    move_folder_away(path)
     with suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
-        if stat.S_ISDIR(mode):
-            os.rename(path, path + ".old")
-        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        if stat.S_ISLNK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             retry_while_busy(lambda: os.unlink(path))
+
+
+def move_folder_away(path: str) -> None:
+    """Rename a folder in the place of a file of ours. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.rename(path, path + ".old")
+
+
+def remove_link(path: str) -> None:
+    """Unlink a symbolic link in the place of a lock file, never the file of another process."""
+    if sys.platform == "win32" or not os.path.islink(path):
+        return
+    with suppress(OSError):  # what takes the lock reports it
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            # Of two processes that see the link, the second would unlink the file that the first has locked.
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.islink(path):
+                os.unlink(path)
+        finally:
+            os.close(folder)
 
 
 def sync_folder(path: str) -> None:

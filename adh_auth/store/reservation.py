@@ -75,6 +75,7 @@ class ReservedFile:
 
     def _reopened(self) -> int:
         # An install that was refused has closed the file. It may hold the only copy of a pair, so it is kept.
+        disk.move_folder_away(self.path)
         flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
         self._fd = fd = retry_while_busy(lambda: open_high(self.path, flags))
         require_own_regular_file(os.fstat(fd))
@@ -107,6 +108,7 @@ class ReservedFile:
 
     def _open_anew(self) -> int:
         self.close()
+        disk.move_folder_away(self.path)
         with suppress(FileNotFoundError):
             retry_while_busy(lambda: os.unlink(self.path))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY

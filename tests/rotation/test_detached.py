@@ -332,6 +332,22 @@ def test_it_refreshes(sandbox: Sandbox, token_file: Path, auth: AdhAuth, starts:
 
 
 @unix
+def test_a_lock_file_that_is_broken_meanwhile(sandbox: Sandbox, token_file: Path, auth: AdhAuth) -> None:
+    """The helper has written the pair: the request has it, though the lock can't be taken any more."""
+    lock = Path(f"{token_file}.lock")
+    sandbox.expire()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as thread:
+        status = thread.submit(get, sandbox, auth)
+        hold.wait(PATIENCE)
+        lock.unlink()
+        lock.mkdir()
+        hold.release()
+        assert status.result(PATIENCE) == 200
+    lock.rmdir()
+    assert_nothing_lost(sandbox, token_file)
+
+
+@unix
 @pytest.mark.parametrize("kind", [AdhAuth, AdhHttpxAuth, AdhHttpx2Auth])
 def test_it_refreshes_for_every_client(
     kind: type, sandbox: Sandbox, arguments: dict[str, Any], starts: list[int]
