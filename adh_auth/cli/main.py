@@ -10,11 +10,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from ..common.console import print_to_stderr, uniform_broken_pipe, usable_standard_streams
 from ..errors import AdhAuthError
 from .commands import COMMANDS
+from .end_signals import end_signals_raise
 from .flags import in_flags
 from .parser import USAGE, new_parser
 
@@ -22,6 +23,8 @@ __all__ = ["main"]
 
 #: Exit codes, with `USAGE`: success, an error in one line on stderr, Ctrl-C, a closed pipe behind stdout.
 SUCCESS, FAILURE, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
+#: Commands that end in order by themselves on SIGTERM.
+WITH_OWN_SIGNALS = ("demo", "sandbox")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +40,11 @@ def _guarded(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _print_error(_interrupt_message())
+        _print_error(_ending_message("interrupted"))
         return INTERRUPTED
+    except SystemExit as ended:  # by a signal
+        _print_error(_ending_message("terminated"))
+        return ended.code if isinstance(ended.code, int) else FAILURE
     except BrokenPipeError:
         _drop_output()
         return BROKEN_PIPE
@@ -77,7 +83,8 @@ def _answer_shell(parser: argparse.ArgumentParser) -> None:
 def _run_command(args: argparse.Namespace) -> int:
     _print_warnings_as_lines()
     try:
-        return COMMANDS[args.command].run(args)
+        with nullcontext() if args.command in WITH_OWN_SIGNALS else end_signals_raise():
+            return COMMANDS[args.command].run(args)
     except AdhAuthError as error:
         _print_error(in_flags(error.message))
         return FAILURE
@@ -101,12 +108,12 @@ def _print_error(text: str) -> None:
     print_to_stderr(f"adh-auth: {''.join(char if char.isprintable() else ' ' for char in text)}")
 
 
-def _interrupt_message() -> str:
+def _ending_message(how: str) -> str:
     import threading
 
     if any(thread.name == "adh-auth rotation" for thread in threading.enumerate()):
-        return "interrupted; a refresh that is under way is finished first, or it would cost the session"
-    return "interrupted"
+        return f"{how}; a refresh that is under way is finished first, or it would cost the session"
+    return how
 
 
 def _drop_output() -> None:

@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..common.console import print_to_stderr
+from .end_signals import KILLED_BY
 
 __all__ = ["run_program"]
 
 #: Exit codes of a shell for a program that can't be started: it is not there; it can't be executed.
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
-#: What a shell adds to the number of the signal that ended a program.
-KILLED_BY = 128
 
 #: Seconds. Python runs a handler between two system calls: a signal that came just before one without an end
 #: would be passed on when the program has ended.

@@ -294,7 +294,7 @@ class Rotation:
     def _helper_for(self, transport: DescribeTransport | None, *, in_background: bool) -> Launch | None:
         """Return what starts a helper for a job; None where the job's thread does everything itself."""
         launcher = self._launcher
-        if not wants_helper(launcher.detached, in_background=in_background):
+        if not wants_helper(launcher.detached, in_background=in_background, is_daemonic=is_daemonic()):
             return None
         describe = transport or self._find_transport()
         spec = None if describe is None else describe()

@@ -127,9 +127,13 @@ def obstacle(program: Program) -> str | None:
     return None
 
 
-def wants_helper(detached: bool | None, *, in_background: bool) -> bool:
-    """Return whether a refresh is to run in a helper where that is possible."""
-    return in_background if detached is None else detached
+def wants_helper(detached: bool | None, *, in_background: bool, is_daemonic: bool) -> bool:
+    """Return whether a refresh is to run in a helper where that is possible.
+
+    By default, one that may outlive its caller: in the background, or in a multiprocessing child that is
+    marked daemonic. A caller there may give up after its timeout, and the end of its pool is a SIGTERM.
+    """
+    return in_background or is_daemonic if detached is None else detached
 
 
 def begins_in_background(detached: bool | None, *, has_helper: bool, is_daemonic: bool) -> bool:

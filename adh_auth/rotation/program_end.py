@@ -10,9 +10,9 @@ import atexit
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.clock import JobClock
 from ..common.notices import warn_loudly
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
         def join(self) -> None:
             """Wait for its thread."""
 
+
+#: Waits that may be broken off before the program ends all the same: an error that no signal brings recurs.
+MAX_BREAKS = 100
 
 #: every job whose thread is still at work
 unfinished_jobs: set[Unfinished] = set()
@@ -77,12 +80,13 @@ class OwnClock(JobClock):
 def _finish_jobs() -> None:
     """Wait for what is being written.
 
-    The interpreter has joined the threads already, unless a second Ctrl-C cut that short.
+    The interpreter has joined the threads already, unless a signal's handler raised and cut that short.
     """
-    while not all(job.finished for job in list(unfinished_jobs)):
-        # One more Ctrl-C may have been on its way before the handler was in place.
-        with suppress(KeyboardInterrupt):
-            _let_interrupts_explain()
+    breaks = 0
+    while breaks < MAX_BREAKS and not all(job.finished for job in list(unfinished_jobs)):
+        breaks += 1
+        # One more signal may have been on its way before the handlers were replaced.
+        with suppress(BaseException), _handlers_that_do_not_raise():
             for job in list(unfinished_jobs):
                 job.join()
 
@@ -97,10 +101,29 @@ atexit.register(_finish_last_jobs)
 atexit.register(_finish_jobs)
 
 
-def _let_interrupts_explain() -> None:
-    # A handler that raises would break off this wait, or the message that explains it.
+@contextmanager
+def _handlers_that_do_not_raise() -> Iterator[None]:
+    """Around the wait, which a handler that raises would break off. Ctrl-C explains what is waited for."""
+    replaced: dict[Any, Any] = {}
     with suppress(ValueError):  # not in the main thread, which alone gets signals
-        signal.signal(signal.SIGINT, _explain_wait)
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler) or (number == signal.SIGINT and handler is not None):
+                replaced[number] = handler
+                signal.signal(number, _explain_wait if number == signal.SIGINT else _without_error(handler))
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+
+
+def _without_error(handler: Any) -> Callable[..., None]:
+    def handle(*arguments: object) -> None:
+        with suppress(BaseException):
+            handler(*arguments)
+
+    return handle
 
 
 def _explain_wait(*_: object) -> None:

@@ -228,7 +228,10 @@ def _after_helper(
     if helper.unsaved is not None and not helper.has_finished:
         return (yield from take_over(context, helper.unsaved, spent))
     stored = (yield from _look(context, "reread")).stored
-    if helper.unsaved is not None and stored.tokens.refresh_token == spent.tokens.refresh_token:
+    if stored.tokens.refresh_token != spent.tokens.refresh_token:
+        if Secret(stored.tokens.access_token) != rejected:
+            return stored.tokens  # whether or not the lock can be taken
+    elif helper.unsaved is not None:
         # It gave up as the program ends. What it left beside the file is installed below. A token that is
         # known to be spent is not sent.
         left = yield Step("left behind", context.store.left_behind)

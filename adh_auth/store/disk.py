@@ -25,7 +25,7 @@ from .file_checks import (
     require_own_regular_file,
 )
 
-__all__ = ["read_regular", "retry_while_busy", "write_block"]
+__all__ = ["open_high", "read_regular", "retry_while_busy", "write_block"]
 
 T = TypeVar("T")
 #: Windows error codes while a virus scanner or an indexer has a file open: access denied, sharing violation,
@@ -33,6 +33,8 @@ T = TypeVar("T")
 WINDOWS_BUSY_ERRORS = (5, 32, 33)
 #: Seconds after which such an error is raised (NousResearch/hermes-agent#79793 settled on about this).
 BUSY_TIMEOUT = 2.5
+#: The descriptor of stderr.
+HIGHEST_STANDARD_STREAM = 2
 
 
 def retry_while_busy(work: Callable[[], T]) -> T:
@@ -48,6 +50,21 @@ def retry_while_busy(work: Callable[[], T]) -> T:
         time.sleep(pause)
         slept += pause
         pause = min(2 * pause, 0.2)
+
+
+def open_high(path: str, flags: int, mode: int = PRIVATE) -> int:
+    """Return the descriptor of a file to write, 3 or above. Raises `OSError`.
+
+    A program may have closed its standard streams with nothing in their place. A file that got one of their
+    numbers would get what the program prints, too.
+    """
+    fd = os.open(path, flags, mode)
+    if sys.platform == "win32" or fd > HIGHEST_STANDARD_STREAM:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGHEST_STANDARD_STREAM + 1)
+    finally:
+        os.close(fd)
 
 
 def read_regular(path: str) -> tuple[bytes, os.stat_result]:
@@ -99,9 +116,7 @@ def make_file(path: str) -> None:
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     _move_away_what_is_no_file(path)
-    fd = retry_while_busy(
-        lambda: os.open(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY, PRIVATE)
-    )
+    fd = retry_while_busy(lambda: open_high(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY))
     try:
         status = os.fstat(fd)
         require_own_regular_file(status)
@@ -118,16 +133,37 @@ def write_block(path: str, block: bytes) -> None:
 
 
 def _move_away_what_is_no_file(path: str) -> None:
-    """Rename a folder in the place of the block, unlink a FIFO or a socket.
+    """Rename a folder in the place of the block, unlink a symbolic link, a FIFO or a socket.
 
-    A folder there would make every later refresh fail.
+    Any of them there would make every later refresh fail.
     """
+    move_folder_away(path)
     with suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
-        if stat.S_ISDIR(mode):
-            os.rename(path, path + ".old")
-        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        if stat.S_ISLNK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             retry_while_busy(lambda: os.unlink(path))
+
+
+def move_folder_away(path: str) -> None:
+    """Rename a folder in the place of a file of ours. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.rename(path, path + ".old")
+
+
+def remove_link(path: str) -> None:
+    """Unlink a symbolic link in the place of a lock file, never the file of another process."""
+    if sys.platform == "win32" or not os.path.islink(path):
+        return
+    with suppress(OSError):  # what takes the lock reports it
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            # Of two processes that see the link, the second would unlink the file that the first has locked.
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.islink(path):
+                os.unlink(path)
+        finally:
+            os.close(folder)
 
 
 def sync_folder(path: str) -> None:

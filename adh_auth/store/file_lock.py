@@ -96,6 +96,7 @@ class RotationLock:
         return False
 
     def _prepare(self) -> Any:
+        disk.remove_link(self.path)
         # filelock 4.1, the last for Python 3.10, empties the file that it locks.
         file_checks.refuse_hard_link(self.path)
         # filelock sets a mode on the file that it makes. A FUSE file system that refuses modes may have

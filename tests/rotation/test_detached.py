@@ -108,19 +108,25 @@ def test_anything_else_is_not(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "in_background", "wanted"),
+    ("argument", "in_background", "is_daemonic", "wanted"),
     [
-        (None, True, True),
-        (None, False, False),
-        (True, True, True),
-        (True, False, True),
-        (False, True, False),
-        (False, False, False),
+        (None, True, False, True),
+        (None, False, False, False),
+        (None, False, True, True),
+        (None, True, True, True),
+        (True, True, False, True),
+        (True, False, False, True),
+        (True, False, True, True),
+        (False, True, False, False),
+        (False, False, False, False),
+        (False, False, True, False),
     ],
 )
-def test_what_the_argument_means(argument: bool | None, in_background: bool, wanted: bool) -> None:
-    """None: in the background only; True: in the foreground, too; False: never."""
-    assert wants_helper(argument, in_background=in_background) is wanted
+def test_what_the_argument_means(
+    argument: bool | None, in_background: bool, is_daemonic: bool, wanted: bool
+) -> None:
+    """None: in the background and in a daemonic child only; True: in the foreground, too; False: never."""
+    assert wants_helper(argument, in_background=in_background, is_daemonic=is_daemonic) is wanted
 
 
 @pytest.mark.parametrize("argument", [None, True, False])
@@ -329,6 +335,22 @@ def test_it_refreshes(sandbox: Sandbox, token_file: Path, auth: AdhAuth, starts:
     wait_until(lambda: len(os.listdir("/dev/fd")) <= before)
     with pytest.raises(ProcessLookupError):
         os.kill(starts[0], 0)
+
+
+@unix
+def test_a_lock_file_that_is_broken_meanwhile(sandbox: Sandbox, token_file: Path, auth: AdhAuth) -> None:
+    """The helper has written the pair: the request has it, though the lock can't be taken any more."""
+    lock = Path(f"{token_file}.lock")
+    sandbox.expire()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as thread:
+        status = thread.submit(get, sandbox, auth)
+        hold.wait(PATIENCE)
+        lock.unlink()
+        lock.mkdir()
+        hold.release()
+        assert status.result(PATIENCE) == 200
+    lock.rmdir()
+    assert_nothing_lost(sandbox, token_file)
 
 
 @unix

@@ -124,6 +124,31 @@ def test_a_worker_that_is_ended_in_mid_refresh(
     _assert_written(sandbox, token_file)
 
 
+#: A job that gives up on a refresh in the foreground, and the end of its pool.
+GIVING_UP = (
+    JOB
+    + """
+def give_up(_):
+    try:
+        requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=AdhAuth(), timeout=0.5)
+    except Exception as error:
+        return type(error).__name__
+with fork.Pool(1) as pool:
+    print(pool.map(give_up, [0]), flush=True)
+"""
+)
+
+
+def test_a_pool_whose_job_has_given_up_on_a_refresh(sandbox: Sandbox, token_file: Path) -> None:
+    """The job has returned after its timeout, the block of the pool ends, and the helper writes the pair."""
+    sandbox.expire()
+    with sandbox.hold_next() as hold, child(GIVING_UP, sandbox.environment(token_file)) as program:
+        out, error = program.communicate(timeout=PATIENCE)
+        assert out == "['RefreshFailed']\n", error
+        hold.release()
+    _assert_written(sandbox, token_file)
+
+
 def _end(worker: subprocess.Popen[str], hold: Any) -> None:
     """Let the worker end while the server holds the reply, and let the reply go afterwards."""
     hold.wait(PATIENCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,51 @@ def test_ctrl_c_again_and_again(sandbox: Sandbox, token_file: Path) -> None:
         script.wait(PATIENCE)
     assert_nothing_lost(sandbox, token_file)
     assert sandbox.counts.rotations == 1
+
+
+#: A handler of the program's, for a signal that comes over and over.
+RAISING = {
+    "terminated": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+        "def press():\n"
+        "    while True: os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
+        "start = threading.Thread(target=press, daemon=True).start\n"
+    ),
+    "timer": (
+        "def ring(*_): raise TimeoutError\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "start = lambda: signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)\n"
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals that a program can handle")
+@pytest.mark.parametrize("handler", RAISING.values(), ids=RAISING)
+def test_a_handler_that_raises_again_and_again(sandbox: Sandbox, token_file: Path, handler: str) -> None:
+    """Whatever a handler raises, and however often: the pair is on disk before the process ends."""
+    sandbox.expire()
+    code = CLIENTS["requests"] + CALL + LAST_WAIT + "import signal, sys\n" + handler + STARTED_BY_A_LINE
+    with sandbox.hold_next() as hold, child(code, sandbox.environment(token_file)) as script:
+        hold.wait(PATIENCE)
+        assert script.stdin is not None
+        assert script.stdout is not None
+        script.stdin.write("\n")
+        script.stdin.flush()
+        _read_until("the last wait", script.stdout)
+        with pytest.raises(subprocess.TimeoutExpired):
+            script.wait(0.7)  # alive, for the reply has not come yet
+        hold.release()
+        script.communicate(timeout=PATIENCE)
+    assert_nothing_lost(sandbox, token_file)
+    assert sandbox.counts.rotations == 1
+
+
+#: The signals begin when a line comes in, while the main thread waits for a refresh.
+STARTED_BY_A_LINE = """
+def begin(): sys.stdin.readline(); start()
+threading.Thread(target=begin, daemon=True).start()
+call()
+"""
 
 
 @contextmanager

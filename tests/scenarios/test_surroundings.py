@@ -605,3 +605,35 @@ def test_an_object_is_freed_without_the_collector(
         assert alive() is None
     finally:
         gc.enable()
+
+
+#: Whatever the library syncs or writes, another thread prints in that moment.
+PRINTING = """
+import os
+from adh_auth import AdhAuth
+auth = AdhAuth()
+for number in (0, 1, 2): os.close(number)
+def noisy(work):
+    def wrapper(*arguments):
+        try: return work(*arguments)
+        finally:
+            for number in (1, 2):
+                try: os_write(number, b"still at work\\n")
+                except OSError: pass
+    return wrapper
+os_write = os.write
+os.fsync, os.write = noisy(os.fsync), noisy(os.write)
+try: auth.refresh()
+except BaseException: os._exit(1)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors under Python's feet")
+def test_what_a_program_prints_lands_in_no_file_of_ours(sandbox: Sandbox, token_file: Path) -> None:
+    """A program has closed its standard streams, and prints while a refresh writes its files."""
+    with child(PRINTING, sandbox.environment(token_file)) as program:
+        assert program.wait(PATIENCE) == 0
+    for path in (token_file, Path(f"{token_file}.record")):
+        assert b"still at work" not in path.read_bytes()
+    assert_nothing_lost(sandbox, token_file)

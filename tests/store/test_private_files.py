@@ -13,13 +13,14 @@ import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adh_auth import AdhAuth, TokenFile, TokenFileError, Tokens
-from adh_auth.store import reservation
+from adh_auth.store import disk, reservation
 from adh_auth.store.record import SENDING, Record
 from adh_auth.testing import Sandbox
 from adh_auth.tokens import fingerprint
@@ -228,27 +229,58 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
 # What may lie beside it, planted by a user who can write to the folder.
 
 
-@pytest.mark.parametrize("suffix", [".lock", ".record"])
+@pytest.mark.parametrize("suffix", [".lock", ".record", ".new"])
 def test_a_planted_symlink_leads_nowhere(
     suffix: str, token_file: Path, auth: AdhAuth, victim: Path, sandbox: Sandbox
 ) -> None:
-    """The file that it leads to is neither written, emptied nor made private, and the token not spent."""
+    """The link is removed, and the pair lands in a file of our own. The file that it leads to is neither
+    written, emptied nor made private.
+    """
     os.symlink(victim, f"{token_file}{suffix}")
-    with pytest.raises(TokenFileError):
-        auth.refresh()
-    assert is_untouched(victim)
-    assert sandbox.counts.refresh_calls == 0
-
-
-def test_a_planted_symlink_to_the_reserved_file_is_removed(
-    token_file: Path, auth: AdhAuth, victim: Path
-) -> None:
-    """The link is removed, its target stays, and the pair lands in a file of our own."""
-    os.symlink(victim, f"{token_file}.new")
     auth.refresh()
     assert is_untouched(victim)
+    assert not os.path.islink(f"{token_file}{suffix}")
     assert not token_file.is_symlink()
     assert mode(token_file) == 0o600
+    assert sandbox.counts.rotations == 1
+
+
+def test_a_symlink_to_nowhere_stops_no_refresh(token_file: Path, auth: AdhAuth) -> None:
+    """It is removed, and nothing is made in the place that it names."""
+    for suffix in (".lock", ".record", ".new"):
+        os.symlink("nowhere", f"{token_file}{suffix}")
+    auth.refresh()
+    assert not token_file.with_name("nowhere").exists()
+
+
+def test_a_lock_file_of_another_process_is_not_unlinked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has removed the link and made its lock file, between two looks of ours."""
+    lock = tmp_path / "tokens.json.lock"
+    lock.touch()
+    seen = iter([True, False])
+    monkeypatch.setattr(os.path, "islink", lambda _: next(seen))
+    disk.remove_link(str(lock))
+    assert lock.exists()
+
+
+def test_a_folder_in_the_place_of_the_reserved_file(
+    token_file: Path, auth: AdhAuth, sandbox: Sandbox
+) -> None:
+    """Whether it comes before a refresh or during it, it is moved away, and the pair is written."""
+    reserved = Path(f"{token_file}.new")
+    reserved.mkdir()
+    auth.refresh()
+    Path(f"{reserved}.old").rmdir()
+    with sandbox.hold_next() as hold, ThreadPoolExecutor(1) as thread:
+        pair = thread.submit(auth.refresh)
+        hold.wait(10)
+        reserved.unlink()
+        reserved.mkdir()
+        hold.release()
+        assert pair.result(10) == TokenFile(token_file).load()
+    assert Path(f"{reserved}.old").is_dir()
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".record"])
