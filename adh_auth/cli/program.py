@@ -23,10 +23,15 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 #: would be passed on when the program has ended.
 HANDLERS_RUN_EVERY = 0.5
 
-#: Signals that a program may want to end by. SIGKILL reaches nobody but us.
-_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
-#: Those that a terminal sends to its whole foreground group: the program has got them already.
-_FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK")
+#: Signals that a program may have a use for, beside the real-time ones. SIGKILL and SIGSTOP reach nobody but
+#: us. SIGTSTP stops us, as it should, and the program where a key of the terminal has sent it.
+_PASSED_ON = (
+    *("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"),
+    *("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGIO", "SIGPWR"),
+    *("SIGCONT", "SIGWINCH", "SIGINFO"),
+)
+#: Those that a terminal, or its shell, sends to the whole foreground group: the program has got them already.
+_FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK", "SIGCONT", "SIGWINCH", "SIGINFO")
 
 
 def run_program(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -85,7 +90,7 @@ def _terminal_sent(number: int) -> bool:
 
     A handler does not learn who sent a signal: in the foreground of a terminal, a `kill` of us alone is lost.
     """
-    if signal.Signals(number).name not in _FROM_TERMINAL:
+    if number not in _numbers_of(_FROM_TERMINAL):
         return False
     with suppress(OSError):  # no controlling terminal
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
@@ -96,13 +101,23 @@ def _terminal_sent(number: int) -> bool:
     return False
 
 
+def _numbers_of(names: Sequence[str]) -> list[int]:
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def _real_time_signals() -> range:
+    # systemd and container runtimes stop some programs by one of them. The C library keeps the first few.
+    first = getattr(signal, "SIGRTMIN", 0)
+    return range(first, getattr(signal, "SIGRTMAX", 0) + 1) if first else range(0)
+
+
 @contextmanager
 def _signals_to(receive: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `receive` for each signal that would end us. A program inherits no handler.
+    """Call `receive` for each signal that is passed on. A program inherits no handler.
 
     What was ignored from the start (nohup) stays ignored, for the program, too.
     """
-    numbers = [getattr(signal, name) for name in _PASSED_ON if hasattr(signal, name)]
+    numbers = [*_numbers_of(_PASSED_ON), *_real_time_signals()]
     before = {
         number: handler for number in numbers if (handler := signal.getsignal(number)) is not signal.SIG_IGN
     }
