@@ -25,7 +25,7 @@ class AdhAuth(RequestsAuth, AuthBase):
     `lock_timeout`: seconds to wait for another process's refresh, default 45; must exceed one whole refresh,
     which takes 30 at most.
     `detached`: which refreshes run in a process of their own, which no kill of the program reaches. None:
-    those in the background; True: those that a request waits for, too; False: none.
+    those in the background, and all in a daemonic child of multiprocessing; True: all; False: none.
     `on_event`: called with an `adh_auth.Event` after each outcome of a rotation, in the rotation's thread;
     what it raises is logged.
     `refresh_via`: a client that carries the refresh call instead of one of our own.

@@ -629,7 +629,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors under Python's feet")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs to close standard streams under Python")
 def test_what_a_program_prints_lands_in_no_file_of_ours(sandbox: Sandbox, token_file: Path) -> None:
     """A program has closed its standard streams, and prints while a refresh writes its files."""
     with child(PRINTING, sandbox.environment(token_file)) as program:
