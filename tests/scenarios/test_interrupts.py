@@ -396,7 +396,7 @@ def test_two_loops_in_two_threads(
         running = [threads.submit(asyncio.run, _several(family, auth, sandbox)) for _ in range(2)]
         hold.wait(PATIENCE)
         # All wait: after a 401, or before their request, because the token was known to be expired by then.
-        wait_until(lambda: len(auth._core._job._waiters) == 10)
+        wait_until(lambda: auth._core._job is not None and len(auth._core._job._waiters) == 10)
         hold.release()
         assert [future.result(PATIENCE) for future in running] == [[200] * 5] * 2
     assert sandbox.counts.refresh_calls == 1
