@@ -229,6 +229,7 @@ def test_a_file_that_can_not_be_reserved_is_a_failure(
 ) -> None:
     """No attempt was made; each try is an outcome."""
     Path(f"{token_file}.new").mkdir()
+    Path(f"{token_file}.new.old", "kept").mkdir(parents=True)  # so that the first can't be moved there
     auth = auth_for(sandbox, on_event=events)
     sandbox.expire()
     for _ in range(2):
