@@ -151,7 +151,6 @@ class BaseAuth:
         self._check_refresh_via(refresh_via)
         self._store = settings.store
         self._origin = settings.origin
-        self._base_url = settings.base_url
         self._refresh_via = refresh_via
         # As they were passed: a pickle holds a secret, and a store's URL, only if it was an argument. What
         # came from the environment is read from the environment of the process that loads it.
@@ -184,7 +183,7 @@ class BaseAuth:
     @property
     def base_url(self) -> str:
         """Return the URL of the API, without a trailing slash."""
-        return self._base_url
+        return self._settings.base_url
 
     @property
     def tokens(self) -> Tokens:

@@ -25,7 +25,7 @@ from .file_checks import (
     require_own_regular_file,
 )
 
-__all__ = ["open_high", "read_regular", "retry_while_busy", "write_block"]
+__all__ = ["open_above_streams", "read_regular", "retry_while_busy", "write_block"]
 
 T = TypeVar("T")
 #: Windows error codes while a virus scanner or an indexer has a file open: access denied, sharing violation,
@@ -52,7 +52,7 @@ def retry_while_busy(work: Callable[[], T]) -> T:
         pause = min(2 * pause, 0.2)
 
 
-def open_high(path: str, flags: int, mode: int = PRIVATE) -> int:
+def open_above_streams(path: str, flags: int, mode: int = PRIVATE) -> int:
     """Return the descriptor of a file to write, 3 or above. Raises `OSError`.
 
     A program may have closed its standard streams with nothing in their place. A file that got one of their
@@ -116,7 +116,9 @@ def make_file(path: str) -> None:
 def write_block(path: str, block: bytes) -> None:
     """Write one small block in place, private from birth. Raises `OSError`."""
     _move_away_what_is_no_file(path)
-    fd = retry_while_busy(lambda: open_high(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY))
+    fd = retry_while_busy(
+        lambda: open_above_streams(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY)
+    )
     try:
         status = os.fstat(fd)
         require_own_regular_file(status)

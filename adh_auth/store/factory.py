@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from ..common.secret import Secret
 from ..errors import ConfigurationError
+from . import cipher
 from .store_messages import checked_session
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ __all__ = [
 
 DEFAULT_SESSION = "default"
 FILE_SCHEME = "file"
-#: The variable with the keys that encrypt a pair at rest.
-KEY_VARIABLE = "ADH_STORE_KEY"
 
 
 def _postgresql(url: Secret) -> Register:
@@ -90,7 +89,11 @@ def session_in(store: Any, session: str | None = None) -> SessionStore:
         return opened
     name = checked_session(os.environ.get("ADH_SESSION") or DEFAULT_SESSION if session is None else session)
     # With the keys of the encryption: a variable that is set later counts for what is opened then.
-    key = (store if isinstance(store, Secret) else id(store), name, Secret(os.environ.get(KEY_VARIABLE, "")))
+    key = (
+        store if isinstance(store, Secret) else id(store),
+        name,
+        Secret(os.environ.get(cipher.VARIABLE, "")),
+    )
     found = _open.get(key)
     if found is None:
         # No lock, which a fork may find held: two threads may open two, and both work.
@@ -137,8 +140,7 @@ def _opened(store: Any, session: str) -> SessionStore:
 
         return session_file(store, session)
     register = open_register(store)
-    from .cipher import cipher_from
     from .registry import RegistryStore
 
     # The pair is encrypted where ADH_STORE_KEY is set.
-    return RegistryStore(register, session, cipher=cipher_from())
+    return RegistryStore(register, session, cipher=cipher.cipher_from())

@@ -21,7 +21,16 @@ from ..common.notices import warn_loudly
 from ..errors import TokenFileError
 from ..tokens import Stored
 from . import disk, file_checks
-from .disk import allocate, make_private, open_high, read_all, retry_while_busy, sync, sync_folder, write_all
+from .disk import (
+    allocate,
+    make_private,
+    open_above_streams,
+    read_all,
+    retry_while_busy,
+    sync,
+    sync_folder,
+    write_all,
+)
 from .file_checks import (
     BINARY,
     NOFOLLOW,
@@ -77,7 +86,7 @@ class ReservedFile:
         # An install that was refused has closed the file. It may hold the only copy of a pair, so it is kept.
         disk.move_folder_away(self.path)
         flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | BINARY
-        self._fd = fd = retry_while_busy(lambda: open_high(self.path, flags))
+        self._fd = fd = retry_while_busy(lambda: open_above_streams(self.path, flags))
         require_own_regular_file(os.fstat(fd))
         _hold(fd)
         make_private(fd)
@@ -112,7 +121,7 @@ class ReservedFile:
         with suppress(FileNotFoundError):
             retry_while_busy(lambda: os.unlink(self.path))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY
-        self._fd = fd = retry_while_busy(lambda: open_high(self.path, flags))
+        self._fd = fd = retry_while_busy(lambda: open_above_streams(self.path, flags))
         _hold(fd)
         make_private(fd)
         return fd
@@ -157,7 +166,7 @@ def is_held(path: str) -> bool:
     if sys.platform == "win32":
         return False  # Windows removes no file that is open, and so no lock file that is held
     try:
-        fd = open_high(path, os.O_RDWR | NOFOLLOW | NONBLOCK)
+        fd = open_above_streams(path, os.O_RDWR | NOFOLLOW | NONBLOCK)
     except OSError:
         return False
     try:
@@ -201,7 +210,7 @@ def _is_private(path: str, status: os.stat_result) -> bool:
 
 def install_left_behind(target: str) -> None:
     """Finish the replacement that a kill cut short. Raises `OSError`."""
-    fd = retry_while_busy(lambda: open_high(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
+    fd = retry_while_busy(lambda: open_above_streams(reserved_path(target), os.O_RDWR | NOFOLLOW | BINARY))
     try:
         data = read_all(fd).rstrip(b"\0")
         os.ftruncate(fd, len(data))
