@@ -4,6 +4,7 @@ company's own CA.
 
 from __future__ import annotations
 
+import gc
 import json
 import select
 import socket
@@ -11,6 +12,7 @@ import socketserver
 import ssl
 import threading
 import traceback
+import warnings
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -372,6 +374,18 @@ def give_up_soon(client: EveryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"adh_auth.clients.{home}.Deadline", lambda _: Deadline(0.3))
 
 
+@contextmanager
+def no_warning_of_cpythons_leak() -> Iterator[None]:
+    """CPython 3.10 and later leave an SSLSocket open that they made of a socket which was reset meanwhile
+    (`SSLSocket._create` raises what its `recv` says). The deadline shuts a tunnel's socket down, and the next
+    byte of the proxy resets it: a moment before that, or a moment after.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed <ssl.SSLSocket", ResourceWarning)
+        yield
+        gc.collect()
+
+
 @each_carrier
 @pytest.mark.parametrize("later", ["leads nowhere", "trickles"])
 def test_a_stuck_tunnel_is_given_up(
@@ -383,7 +397,7 @@ def test_a_stuck_tunnel_is_given_up(
     give_up_soon(client, monkeypatch)
     environment.proxy.later = later
     auth = client.auth(**environment.arguments)
-    with refresh_failed(client, environment):
+    with no_warning_of_cpythons_leak(), refresh_failed(client, environment):
         client.get(auth, ME)
     assert_tunnels(environment.proxy, 2)
     environment.proxy.later = 200
@@ -398,7 +412,7 @@ def test_a_stuck_tunnel_has_lost_no_reply(
     """The refresh has not left yet, so that no later refusal may be put down to it."""
     give_up_soon(client, monkeypatch)
     environment.proxy.later = "trickles"
-    with refresh_failed(client, environment) as caught:
+    with no_warning_of_cpythons_leak(), refresh_failed(client, environment) as caught:
         client.get(client.auth(**environment.arguments), ME)
     assert caught.value.reply_lost_at is None
 
