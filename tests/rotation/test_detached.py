@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -289,8 +290,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     real = detached.start
 
-    def start(kind: str, lock: int) -> detached.Helper:
-        helper = real(kind, lock)
+    def start(*arguments: Any) -> detached.Helper:
+        helper = real(*arguments)
         found.append(helper._process.pid)
         return helper
 
@@ -836,7 +837,8 @@ def test_a_helper_that_is_killed_with_a_pair_that_it_could_not_write(
 
 def _await_warning(text: str, cause: Callable[[], object]) -> None:
     """Wait for a warning of the job's thread: it comes a moment after what it is about."""
-    with pytest.warns(UserWarning, match=text) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         cause()
         wait_until(lambda: any(text in str(warning.message) for warning in caught))
 
