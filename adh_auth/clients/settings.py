@@ -59,10 +59,11 @@ class Settings(NamedTuple):
 
     def launcher(self) -> Launcher:
         """Return what starts a process of its own for a refresh of this session."""
-        session = None
-        if (path := self.store.facts_for_errors().get("token_file")) is not None:
-            session = {"token_file": path, "base_url": self.base_url, "client_id": self.client_id}
-        return Launcher(self.detached, session, self.client_secret)
+        place = self.store.for_helper()
+        if place is None:
+            return Launcher(self.detached, None)
+        app = {"base_url": Secret(self.base_url), "client_id": Secret(self.client_id)}
+        return Launcher(self.detached, {**place, **app, "client_secret": self.client_secret})
 
 
 def resolve(

@@ -23,6 +23,7 @@ from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..rotation.context import Calls, RotationContext, Transaction
 from ..rotation.detached import GREETING_TIMEOUT, HELPER_LIFE, greeting
 from ..rotation.transaction import rotate_locked
+from ..store.base import Lock, Store
 from ..store.inherited_lock import InheritedLock
 from ..store.token_file import TokenFile
 from ..tokens import Tokens
@@ -37,22 +38,30 @@ UNSAVED_LIFE = 600.0
 
 #: Posts a call with the options of a `TransportSpec`; gives up after so many seconds.
 PostWith = Callable[[EndpointCall, float, dict[str, Any]], EndpointReply]
+#: Opens the store that it is told, and the lock in this process's hands.
+OpenStore = Callable[[dict[str, Any], int], tuple[Store, Lock]]
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run the helper. `arguments`: the descriptors of commands, events and lock; the kind of transport."""
+    """Run the helper.
+
+    `arguments`: the descriptors of commands, events and lock (-1 for none), the kinds of transport and store.
+    """
     commands, events, lock = (int(argument) for argument in arguments[:3])
     try:
         shield()
         # The program gives up on a greeting after so long, and its configuration follows at once.
         end_after(2 * GREETING_TIMEOUT)
         post = load_transport(arguments[3])
+        open_store = load_store(arguments[4])
         os.write(events, greeting())
         configuration, more = read_line(commands)
         if configuration:
-            end_after(HELPER_LIFE)
+            told = json.loads(configuration)
+            end_after(told["life"])
+            store, held = open_store(told, lock)
             clock = HelperClock(commands, is_ending=bool(more))
-            Rotation(json.loads(configuration), clock, events, lock).run(post)
+            Rotation(told, clock, events, store, held).run(post)
     finally:
         # Nothing of the interpreter's end: no exit handler, no thread is waited for.
         os._exit(0)
@@ -92,6 +101,27 @@ def load_transport(kind: str) -> PostWith:
     return lambda call, seconds, _: Transport(client, None).post(call, seconds)
 
 
+def load_store(kind: str) -> OpenStore:
+    """Import what opens the store, also before anything depends on it. `kind`: "file", or a URL's scheme."""
+    if kind == "file":
+        return lambda told, lock: (
+            TokenFile(told["session"]["token_file"]),
+            InheritedLock(told["lock"], lock),
+        )
+    from ..store import factory
+
+    factory.load_driver(kind)
+
+    def open_registry(told: dict[str, Any], _: int) -> tuple[Store, Lock]:
+        session = told["session"]
+        store = factory.open_registry(
+            Secret(session["store"]), session["session"], Secret(session["store_key"])
+        )
+        return store, store.inherited_lock(told["lock"])
+
+    return open_registry
+
+
 def _tuple(cert: Any) -> Any:
     """Return a client certificate as requests takes it; JSON knows no tuple."""
     return tuple(cert) if isinstance(cert, list) else cert
@@ -112,19 +142,22 @@ def read_line(fd: int) -> tuple[bytes, bytes]:
 class Rotation:
     """The rest of one rotation: what is told, and what is reported."""
 
-    def __init__(self, told: dict[str, Any], clock: HelperClock, events: int, lock: int) -> None:
+    def __init__(
+        self, told: dict[str, Any], clock: HelperClock, events: int, store: Store, lock: Lock
+    ) -> None:
         self._told = told
         self._clock = clock
         self._clock.set(told["now"])
         self._events = events
-        self._lock = InheritedLock(told["lock"], lock)
+        self._store = store
+        self._lock = lock
 
     def run(self, post: PostWith) -> None:
         """Do it. Its outcome is in the file or in the record, for whoever waits for the lock."""
         session, options = self._told["session"], self._told["transport"]
         calls = Calls(session["base_url"], session["client_id"], Secret(session["client_secret"]))
         context = RotationContext(
-            store=TokenFile(session["token_file"]),
+            store=self._store,
             clock=self._clock,
             post=partial(self._post, post, options),
             refresh_call=calls.refresh,
@@ -150,7 +183,8 @@ class Rotation:
     ) -> EndpointReply:
         reply = post(call, seconds, options)
         # There may be a pair in hand now: the alarm must not take it away while it is written.
-        end_after(max(signal.getitimer(signal.ITIMER_REAL)[0], WRITE_LIFE))
+        patience = self._told["life"] - HELPER_LIFE
+        end_after(max(signal.getitimer(signal.ITIMER_REAL)[0], WRITE_LIFE + patience))
         return reply
 
     def _report_unsaved(self, context: RotationContext, tokens: Tokens) -> None:

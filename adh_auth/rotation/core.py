@@ -23,7 +23,14 @@ from ..tokens import Tokens
 from .active_tokens import ActiveTokens
 from .context import Calls, Launch, Post, RotationContext
 from .decision import is_due_ahead, is_in_first_half
-from .detached import Launcher, TransportSpec, begins_in_background, is_daemonic, wants_helper
+from .detached import (
+    Launcher,
+    TransportSpec,
+    begins_in_background,
+    forget_helpers,
+    is_daemonic,
+    wants_helper,
+)
 from .job import Job
 from .program_end import OwnClock, forget_jobs
 from .transaction import (
@@ -419,6 +426,7 @@ _rotations: weakref.WeakSet[Rotation] = weakref.WeakSet()
 
 def _after_fork() -> None:
     forget_jobs()
+    forget_helpers()
     for rotation in list(_rotations):
         rotation._reset()  # noqa: SLF001 - the module owns its cores
 

@@ -15,9 +15,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,17 +42,23 @@ __all__ = [
     "Program",
     "TransportSpec",
     "begins_in_background",
+    "forget_helpers",
     "greeting",
     "hand_over",
     "obstacle",
     "wants_helper",
 ]
 
+#: Helpers of one process at once: a web application may have a thousand sessions that are due at once. And
+#: the seconds to wait for the end of another, before the thread does it.
+MAX_HELPERS, PLACE_TIMEOUT = 8, 2.0
 #: Seconds until a helper says that it is ready: an interpreter starts, on a machine under load.
 GREETING_TIMEOUT = 5.0
 #: Seconds after which a helper ends, whatever happens: the deadline of a refresh, and a little for the disk.
 #: With `GREETING_TIMEOUT` still under `LOCK_TIMEOUT`, or waiters would give up on one that is at work.
 HELPER_LIFE = REFRESH_DEADLINE + 5.0
+#: Seconds more where the store is behind a network: a look and two notes, each tried again for as long.
+STORE_LIFE = 20.0
 #: Seconds more until the program kills one that has not ended by itself: a pair that came at the last moment
 #: is written first (`helper.WRITE_LIFE`).
 KILL_MARGIN = 15.0
@@ -71,16 +78,16 @@ ENDING = b"E"
 #: that would start the program again.
 INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*(t?d?|-dbg|-intel64)", re.ASCII)
 OTHER_TRANSPORT = "what carries the refresh is not a client as it was installed"
-NO_DESCRIPTOR = "the lock of a store lives in no descriptor"
+OTHER_STORE = "the store is an object of the program's, which no other process can open"
 #: What is in the environment and a secret: the configuration brings it.
 SECRET_VARIABLES = frozenset({"ADH_CLIENT_SECRET", "ADH_STORE", "ADH_STORE_KEY"})
 #: The interpreter's own `sys.path` may lack what the program has put there: a zipapp, a folder of plug-ins.
 #: The collector is off: it takes a tenth of the start. filelock would take a third, and an inherited lock
 #: needs none.
 BOOTSTRAP = (
-    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[5:]; "
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[6:]; "
     "sys.modules['filelock'] = type(sys)('filelock'); "
-    "from adh_auth.helper.__main__ import main; main(sys.argv[1:5])"
+    "from adh_auth.helper.__main__ import main; main(sys.argv[1:6])"
 )
 
 
@@ -190,21 +197,18 @@ def hand_over(context: RotationContext, rejected: Secret, since: int) -> Transac
 class Launcher:
     """Starts helpers for one core.
 
-    `session`: what a helper has to know of it, without the secret; None for a store whose lock no helper can
-    inherit. `client_secret`: the secret.
+    `session`: what a helper has to know of the session, its store and its client; None for a store that no
+    other process can open.
     """
 
-    def __init__(
-        self, detached: bool | None, session: Mapping[str, str] | None, client_secret: Secret | None = None
-    ) -> None:
+    def __init__(self, detached: bool | None, session: Mapping[str, Secret] | None) -> None:
         self.detached = detached
         self._session = session
-        self._client_secret = client_secret
 
     def is_possible(self, spec: TransportSpec | None) -> bool:
         """Return whether a helper can be started for a refresh that is carried like that."""
         if self._session is None:
-            reason: str | None = NO_DESCRIPTOR
+            reason: str | None = OTHER_STORE
         else:
             reason = obstacle(this_program()) if spec is not None else OTHER_TRANSPORT
         if reason is not None:
@@ -216,20 +220,28 @@ class Launcher:
     ) -> Helper | None:
         """Start a helper and hand the lock over to it; None where nothing was handed over."""
         helper = handed_over = None
+        (places,) = _places
+        if not places.acquire(timeout=PLACE_TIMEOUT):
+            _explain(f"{MAX_HELPERS} of them are at work")
+            return None
         try:
             held = _inheritable(context.lock)
-            configuration = self._configuration(spec, context, held, rejected, since)
-            lock = None if held is None else held.descriptor()
-            if held is None or lock is None or len(configuration.reveal()) > CONFIGURATION_LIMIT:
+            if held is None:
                 return None
+            configuration = self._configuration(spec, context, held, rejected, since)
+            if len(configuration.reveal()) > CONFIGURATION_LIMIT:
+                return None
+            lock = held.descriptor()
             try:
-                helper = start(spec.kind, lock.number())
+                helper = start(spec.kind, self._store_kind(), lock)
                 if helper.is_ready():
                     held.hand_over()
                     handed_over, helper = helper, None
+                    handed_over.when_ended = places.release
                     return handed_over
             finally:
-                lock.close()
+                if lock is not None:
+                    lock.close()
                 # Last: the helper alone has the lock by now.
                 if handed_over is not None:
                     handed_over.configure(configuration)
@@ -239,35 +251,42 @@ class Launcher:
         finally:
             if helper is not None:
                 helper.kill()
+            if handed_over is None:
+                places.release()
         return None
 
     def _configuration(
         self,
         spec: TransportSpec,
         context: RotationContext,
-        lock: InheritableLock | None,
+        lock: InheritableLock,
         rejected: Secret,
         since: int,
     ) -> Secret:
-        secret = "" if self._client_secret is None else self._client_secret.reveal()
         return Secret(
             json.dumps(
                 {
-                    "session": {**(self._session or {}), "client_secret": secret},
+                    "session": {name: value.reveal() for name, value in (self._session or {}).items()},
                     "transport": spec.options,
                     "rejected": rejected.reveal(),
                     "since": since,
                     "now": context.clock.now(),
                     "host": context.who[1],
-                    "lock": "" if lock is None else lock.path,
+                    "lock": lock.identity,
+                    "life": life_of(self._store_kind()),
                 }
             )
         )
 
+    def _store_kind(self) -> str:
+        """Return "file", or the scheme of the store's URL."""
+        url = (self._session or {}).get("store")
+        return "file" if url is None else url.reveal().partition(":")[0].lower()
+
 
 def _inheritable(lock: Any) -> InheritableLock | None:
-    """Return the lock if it lives in a descriptor; that of a store for several machines does not."""
-    return lock if hasattr(lock, "descriptor") else None
+    """Return the lock if a helper can go on with it; that of another store than ours may not be so."""
+    return lock if hasattr(lock, "hand_over") else None
 
 
 def _explain(reason: str) -> None:
@@ -278,22 +297,38 @@ def _explain(reason: str) -> None:
 
 #: reasons that were logged: each once
 _explained: set[str] = set()
+#: the one that counts now: a forked child has one of its own, for what runs is the parent's
+_places = [threading.Semaphore(MAX_HELPERS)]
 
 
-def start(kind: str, lock: int) -> Helper:
-    """Start a helper that inherits the locked descriptor. Raises `OSError`, or what else Popen raises."""
+def forget_helpers() -> None:
+    """Begin anew in a forked child."""
+    _places[:] = [threading.Semaphore(MAX_HELPERS)]
+
+
+def life_of(store_kind: str) -> float:
+    """Return the seconds after which a helper ends, once it was told what to do."""
+    return HELPER_LIFE if store_kind == "file" else HELPER_LIFE + STORE_LIFE
+
+
+def start(kind: str, store_kind: str, lock: OwnDescriptor | None) -> Helper:
+    """Start a helper that inherits the locked descriptor, if any.
+
+    Raises `OSError`, or what else Popen raises.
+    """
+    inherited = [] if lock is None else [lock.number()]
     pipes: list[OwnDescriptor] = []
     try:
         with no_fork():
             pipes += [OwnDescriptor(fd) for _ in range(2) for fd in _high_pipe()]
         told, commands, events, says = pipes
         process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            command(kind, told.number(), says.number(), lock),
+            command(kind, store_kind, told.number(), says.number(), *inherited),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             close_fds=True,
-            pass_fds=(told.number(), says.number(), lock),
+            pass_fds=(told.number(), says.number(), *inherited),
             env=environment(os.environ),
             # The kill of a process group, or a hang-up of the terminal, does not reach it.
             start_new_session=True,
@@ -304,7 +339,7 @@ def start(kind: str, lock: int) -> Helper:
         raise
     told.close()
     says.close()
-    return Helper(process, commands, events)
+    return Helper(process, commands, events, life_of(store_kind))
 
 
 def _high_pipe() -> tuple[int, int]:
@@ -320,7 +355,7 @@ def _high_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def command(kind: str, told: int, says: int, lock: int) -> list[str]:
+def command(kind: str, store_kind: str, told: int, says: int, lock: int = -1) -> list[str]:
     """Return the command line of a helper. It holds no secret."""
     flags = ["-E"] if sys.flags.ignore_environment else []
     if sys.version_info >= (3, 11):
@@ -329,7 +364,8 @@ def command(kind: str, told: int, says: int, lock: int) -> list[str]:
     # -S: site takes half of an interpreter's start, and `sys.path` goes along. -W: nobody sees a warning, and
     # PYTHONWARNINGS=error would end it.
     flags += ["-S", "-W", "ignore", "-X", f"utf8={sys.flags.utf8_mode}"]
-    return [sys.executable, *flags, "-c", BOOTSTRAP, str(told), str(says), str(lock), kind, *search_path()]
+    arguments = [str(told), str(says), str(lock), kind, store_kind]
+    return [sys.executable, *flags, "-c", BOOTSTRAP, *arguments, *search_path()]
 
 
 def search_path() -> list[str]:
@@ -345,12 +381,13 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class Helper:
-    """A helper process: commands go to it, events come from it."""
+    """A helper process: commands go to it, events come from it. `life`: seconds after which it ends."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], commands: OwnDescriptor, events: OwnDescriptor
+        self, process: subprocess.Popen[bytes], commands: OwnDescriptor, events: OwnDescriptor, life: float
     ) -> None:
         self._process = process
+        self._life = life
         self._commands: OwnDescriptor | None = commands
         self._events: OwnDescriptor | None = events
         self._received = b""
@@ -360,6 +397,8 @@ class Helper:
         self.ended: bool = False
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
+        #: called when it has ended
+        self.when_ended: Callable[[], None] = lambda: None
         #: whether it said that it has done all it could: it was not killed
         self.has_finished: bool = False
 
@@ -393,7 +432,7 @@ class Helper:
             self._close()
         for line in self._lines():
             self._heed(line, context)
-        if self.unsaved is None and self._clock.monotonic() > HELPER_LIFE + KILL_MARGIN:
+        if self.unsaved is None and self._clock.monotonic() > self._life + KILL_MARGIN:
             self.kill()
 
     def _receive(self, seconds: float) -> bool:
@@ -453,4 +492,6 @@ class Helper:
             if pipe is not None:
                 pipe.close()
         self._commands = self._events = None
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self.when_ended()

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LateReservation", "take_over"]
 
-#: Seconds between tries for the lock.
-LOCK_INTERVAL = 0.05
-
 
 def take_over(context: RotationContext, unsaved: Tokens, spent: Stored) -> Transaction:
     """Write the pair that replaces `spent` once that works. Return the pair in force."""
@@ -34,10 +31,10 @@ def take_over(context: RotationContext, unsaved: Tokens, spent: Stored) -> Trans
         if context.clock.ending():
             context.warn("the program ends, and its new pair could not be written: the lock was not free")
             return unsaved
-        yield Step("pause", partial(context.clock.sleep, LOCK_INTERVAL))
-    stored, raised = yield from attempted(Step("reread", context.store.read))
-    if raised is None and stored.tokens.refresh_token != spent.tokens.refresh_token:
-        return stored.tokens  # the helper wrote it at the last moment, or somebody signed in
+        yield Step("pause", partial(context.clock.sleep, context.store.pace.lock_interval))
+    look, raised = yield from attempted(Step("reread", context.store.look))
+    if raised is None and look.stored.tokens.refresh_token != spent.tokens.refresh_token:
+        return look.stored.tokens  # the helper wrote it at the last moment, or somebody signed in
     fresh = context.owner.mark(Stored.of(unsaved, spent.mapping, {}), spent)
     record = yield Step("record", context.store.record)
     attempt = Attempt(context, Look(None, spent, record), LateReservation(context.store), Refresh())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Protocol
 
     from ..common.fork_safety import OwnDescriptor
+    from ..common.secret import Secret
     from ..errors import LockTimeout, TokenStoreError
     from ..tokens import Stored, Tokens
     from .record import Record
@@ -43,15 +45,18 @@ class Lock(Protocol):
 
 
 class InheritableLock(Lock, Protocol):
-    """A lock that lives in a descriptor, as a file's: a helper process may inherit it.
+    """A lock that a helper process goes on with.
 
-    `path`: of the lock file.
+    `identity`: what the helper knows it by, the path of the lock file or the name of a lease.
     """
 
-    path: str
+    identity: str
 
     def descriptor(self) -> OwnDescriptor | None:
-        """Return a copy of the locked descriptor for a helper process; None where there is none."""
+        """Return a copy of the locked descriptor for a helper to inherit; None for a lock that has none.
+
+        Raises `OSError`.
+        """
 
     def hand_over(self) -> None:
         """Forget the lock without unlocking it: a helper holds it. Raises `OSError`."""
@@ -234,6 +239,9 @@ class SessionStore(Store, Protocol):
 
     def take_over(self, session: Stored, record: Record) -> None:
         """Make a `session` of another place this one's, with the `record` of its last attempt."""
+
+    def for_helper(self) -> Mapping[str, Secret] | None:
+        """Return what a helper process opens it by; None where another process can't."""
 
     def facts(self) -> StoreFacts:
         """Return what can be seen of the store, for ``status``."""

@@ -18,12 +18,15 @@ from .store_messages import checked_session
 if TYPE_CHECKING:
     from .base import SessionStore
     from .register import Register
+    from .registry import RegistryStore
 
 __all__ = [
     "DEFAULT_SESSION",
     "FILE_SCHEME",
     "SCHEMES",
+    "load_driver",
     "open_register",
+    "open_registry",
     "require_one",
     "scheme_of",
     "session_in",
@@ -88,16 +91,13 @@ def session_in(store: Any, session: str | None = None) -> SessionStore:
         opened: SessionStore = store
         return opened
     name = checked_session(os.environ.get("ADH_SESSION") or DEFAULT_SESSION if session is None else session)
-    # With the keys of the encryption: a variable that is set later counts for what is opened then.
-    key = (
-        store if isinstance(store, Secret) else id(store),
-        name,
-        Secret(os.environ.get(cipher.VARIABLE, "")),
-    )
+    # A variable that is set later counts for what is opened then.
+    keys = Secret(os.environ.get(cipher.VARIABLE, ""))
+    key = (store if isinstance(store, Secret) else id(store), name, keys)
     found = _open.get(key)
     if found is None:
         # No lock, which a fork may find held: two threads may open two, and both work.
-        found = _open.setdefault(key, _opened(store, name))
+        found = _open.setdefault(key, _opened(store, name, keys))
     return found
 
 
@@ -128,19 +128,44 @@ def scheme_of(url: Secret) -> str | None:
     return scheme.lower() if known else None
 
 
+def load_driver(scheme: str) -> None:
+    """Import what opens a store with URLs of that scheme. Raises `ConfigurationError`."""
+    from . import registry  # noqa: F401
+
+    if _REGISTERS[scheme] is _postgresql:
+        from . import postgresql  # noqa: F401
+        from .postgresql_connections import require_driver
+    else:
+        from . import redis  # noqa: F401
+        from .redis_client import require_driver
+    require_driver()
+
+
 def _unknown_scheme() -> ConfigurationError:
     return ConfigurationError(
         f"store must be a URL that begins with one of {', '.join(SCHEMES)}, then ://", setting="store"
     )
 
 
-def _opened(store: Any, session: str) -> SessionStore:
+def _opened(store: Any, session: str, keys: Secret) -> SessionStore:
     if isinstance(store, Secret) and scheme_of(store) == FILE_SCHEME:
         from .folder import session_file
 
         return session_file(store, session)
+    return open_registry(store, session, keys)
+
+
+def _cipher_from(keys: Secret) -> cipher.Cipher | None:
+    return cipher.cipher_from({cipher.VARIABLE: keys.reveal()})
+
+
+def open_registry(store: Any, session: str, keys: Secret) -> RegistryStore:
+    """Return a session of a register, or of the URL of one. Raises `ConfigurationError`.
+
+    `keys`: as in ``$ADH_STORE_KEY``. The pair is encrypted where there are some.
+    """
     register = open_register(store)
     from .registry import RegistryStore
 
-    # The pair is encrypted where ADH_STORE_KEY is set.
-    return RegistryStore(register, session, cipher=cipher.cipher_from())
+    url = store if isinstance(store, Secret) else None
+    return RegistryStore(register, session, cipher=_cipher_from(keys), url=url, keys=keys)

@@ -6,6 +6,7 @@ behind.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -69,6 +70,8 @@ class RotationLock:
 
     def __init__(self, target: str) -> None:
         self.path: str = target + ".lock"
+        #: what a helper knows it by
+        self.identity: str = self.path
         self._reserved_path = reservation.reserved_path(target)
         self._lock: Any = None
 
@@ -112,11 +115,11 @@ class RotationLock:
         if lock is not None:
             with_guarded_logs(lock.release, force=True)
 
-    def descriptor(self) -> OwnDescriptor | None:
-        """Return a copy of the locked descriptor for a helper to inherit; None where there is none."""
+    def descriptor(self) -> OwnDescriptor:
+        """Return a copy of the locked descriptor for a helper to inherit. Raises `OSError`."""
         fd = _locked_descriptor(self._lock)
         if fd is None or sys.platform == "win32":
-            return None
+            raise OSError(errno.EBADF, "the lock is in no descriptor")
         with no_fork():
             # 3 and above: where the standard streams are closed, the lock is one of their numbers, and the
             # helper gets streams of its own there.

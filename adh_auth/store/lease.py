@@ -58,11 +58,14 @@ class Lease:
     """The lease of one rotation. `me`: its name in the row, never used again."""
 
     def __init__(self, view: SessionView) -> None:
+        self._view = view
+        self._process = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
         self.me: str = f"{os.getpid()}@{host_name()}/{secrets.token_hex(8)}"
         #: what was read last under the lease
         self.known: Known | None = None
-        self._view = view
-        self._process = os.getpid()
         self._held = False
         self._observation: _Observation | None = None
         self._note: _Note | None = None
@@ -160,6 +163,24 @@ class Lease:
     def _is_newer_than(self, seconds: float, note: _Note) -> bool:
         clock = self._view.clock
         return 0 <= clock.monotonic() - note.began <= seconds and 0 <= clock.wall() - note.wall <= seconds
+
+    # In the hands of a helper process.
+
+    @property
+    def identity(self) -> str:
+        """Return what a helper knows it by."""
+        return self.me
+
+    def descriptor(self) -> None:
+        """Return None: it lives in a row."""
+
+    def hand_over(self) -> None:
+        """Forget the lease without ending it: a helper holds it. What is taken from now on is another one."""
+        self._begin()
+
+    def inherit(self, me: str) -> None:
+        """Hold the lease `me`, which another process has taken and forgotten."""
+        self.me, self._held = me, True
 
     # Its end.
 

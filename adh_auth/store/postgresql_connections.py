@@ -22,7 +22,7 @@ from .store_url import driver_missing
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Connections", "connected_to", "connections_to"]
+__all__ = ["Connections", "connected_to", "connections_to", "require_driver"]
 
 #: Seconds for an answer. An operation takes milliseconds, and a write may wait for a standby.
 ANSWER_TIMEOUT = 4.0
@@ -167,12 +167,12 @@ def connections_to(url: Secret) -> Connections:
     """Return the connections of this process to `url`: however many stores are made of it."""
     found = _shared.get(url)
     if found is None:
-        _require_driver()
+        require_driver()
         found = _shared.setdefault(url, Connections(lambda: connected_to(url)))
     return found
 
 
-def _require_driver() -> None:
+def require_driver() -> None:
     """Raise `ConfigurationError` where psycopg is not installed, or finds no libpq."""
     with replaced_errors(ImportError, by=lambda _: driver_missing("psycopg", "postgres")):
         import psycopg  # noqa: F401

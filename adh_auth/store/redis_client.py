@@ -11,7 +11,14 @@ from ..errors import ConfigurationError, replaced_errors
 from .register import RegisterRefused
 from .store_url import driver_missing
 
-__all__ = ["SharedClient", "client_for", "name_of_client", "replicas_in", "require_database_number"]
+__all__ = [
+    "SharedClient",
+    "client_for",
+    "name_of_client",
+    "replicas_in",
+    "require_database_number",
+    "require_driver",
+]
 
 #: Seconds for an answer, and for a new connection.
 ANSWER_TIMEOUT = 4.0
@@ -45,12 +52,12 @@ def client_for(url: Secret) -> SharedClient:
     """Return the client of this process for `url`: however many stores are made of it."""
     found = _shared.get(url)
     if found is None:
-        _require_driver()
+        require_driver()
         found = _shared.setdefault(url, SharedClient(url))
     return found
 
 
-def _require_driver() -> None:
+def require_driver() -> None:
     """Raise `ConfigurationError` where redis-py is not installed."""
     with replaced_errors(ImportError, by=lambda _: driver_missing("redis", "redis")):
         import redis  # noqa: F401

@@ -49,7 +49,8 @@ PAIR_FACTS = ("expires_in", "expires_at", "scope")
 class RegistryStore:
     """One session in a register (`adh_auth.store.base.Store`). Threads share it; it survives a fork.
 
-    `cipher`: encrypts the pair at rest. Raises `ConfigurationError` for an unusable name of a session.
+    `cipher`: encrypts the pair at rest. `url`, `keys`: what another process opens it by; without a URL none
+    can. Raises `ConfigurationError` for an unusable name of a session.
     """
 
     #: how messages call it
@@ -64,7 +65,10 @@ class RegistryStore:
         *,
         cipher: Cipher | None = None,
         clock: StoreClock | None = None,
+        url: Secret | None = None,
+        keys: Secret | None = None,
     ) -> None:
+        self._url, self._keys = url, keys
         self._view = SessionView(register, checked_session(session), cipher, clock or SystemClock())
         #: the leases of this process, by the thread that works under each
         self._leases: dict[int, RotationLease] = {}
@@ -153,6 +157,19 @@ class RegistryStore:
         """Return a lease for one rotation, which may be lost (`LeaseLost`)."""
         return RotationLease(self._view, self._leases)
 
+    def inherited_lock(self, identity: str) -> RotationLease:
+        """Return the lease that another process has taken and handed over to this one."""
+        lease = self.lock()
+        lease.inherit(identity)
+        return lease
+
+    def for_helper(self) -> dict[str, Secret] | None:
+        """Return what a helper process opens it by; None for a store that is an object of the program's."""
+        if self._url is None:
+            return None
+        session, keys = Secret(self._view.name.session), self._keys or Secret("")
+        return {"store": self._url, "session": session, "store_key": keys}
+
     def note(self, record: Record) -> None:
         """Record an attempt durably. Raises `StoreError`, and `LeaseLost` where another has the lease by now.
 
@@ -175,10 +192,11 @@ class RegistryStore:
 
     def reserve(self) -> RegistryReservation:
         """Return the place of the next pair, which is that of the last look under the lease."""
-        known = self._lease().known
-        if known is None:
-            raise LeaseLost
-        return RegistryReservation(self._view, known.seen, self._lease(), self._succeeded)
+        lease = self._lease()
+        if lease.known is None:
+            self.look()
+        assert lease.known is not None
+        return RegistryReservation(self._view, lease.known, lease, self._succeeded)
 
     def _succeeded(self, record: Record) -> None:
         self._success = record
@@ -347,39 +365,60 @@ class RotationLease(Lease):
         """
         taken = super().take()
         if taken:
-            # By thread: two rotations of one process must not work under one lease.
-            self._leases[threading.get_ident()] = self
+            self._enter()
         return taken
+
+    def inherit(self, me: str) -> None:
+        """Hold the lease `me`, which another process has taken and forgotten."""
+        super().inherit(me)
+        self._enter()
+
+    def _enter(self) -> None:
+        # By thread: two rotations of one process must not work under one lease.
+        self._leases[threading.get_ident()] = self
+
+    def hand_over(self) -> None:
+        """Forget the lease without ending it: a helper holds it."""
+        self._leave()
+        super().hand_over()
 
     def release(self) -> None:
         """Release the lease; nothing happens where it is not held."""
+        self._leave()
+        super().release()
+
+    def _leave(self) -> None:
         for thread, lease in list(self._leases.items()):
             if lease is self:
                 self._leases.pop(thread, None)
-        super().release()
 
 
 class RegistryReservation:
     """The place of the next pair: over the generation that is being spent, and no other.
 
-    `spent`: what was seen under the lease. `succeeded`: called with the record that was written along.
+    `known`: what was read under the lease. `succeeded`: called with the record that was written along.
     """
 
-    def __init__(self, view: SessionView, spent: Seen, lease: Lease, succeeded: Any) -> None:
+    def __init__(self, view: SessionView, known: Known, lease: Lease, succeeded: Any) -> None:
         self._view = view
-        self._generation = spent.generation
+        self._before = known.content
+        self._generation = known.seen.generation
         # One mark for all tries: an answer may be lost, and its write may arrive late.
         self._stamp = _new_stamp()
         self._lease = lease
         self._succeeded = succeeded
         self._patience = WRITE_PATIENCE
 
-    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:  # noqa: ARG002 - the contract's
+    def replace(self, fresh: Stored, spent: Stored, record: Record) -> bool:
         """Write `fresh` durably with its record and return True; the lease ends with it.
 
         Return False where another generation is there: a newer state wins. One that the register has lost
         does not. Raises `StoreError`.
         """
+        # Read long after the token was spent, it may be another session already.
+        before = self._before
+        if not isinstance(before, Stored) or before.tokens.refresh_token != spent.tokens.refresh_token:
+            return False
         written = self._seen(self._view.encoded(fresh), record_text(record))
         # The caller has pauses of its own between further tries.
         seconds, self._patience = self._patience, 0.0

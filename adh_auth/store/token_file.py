@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.clock import JobClock
 from ..common.limits import MAX_READ_BYTES, REPLY_LIMIT, SAVE_LIMIT
+from ..common.secret import Secret
 from ..common.text import capitalized
 from ..errors import LockTimeout, MalformedTokens, TokenFileError, replaced_errors
 from ..tokens import MOVING_TO, OWNER_KEYS, Stored, Tokens, file_mapping, fingerprint
@@ -425,6 +426,10 @@ class TokenFile:
         from .inspection import facts_of
 
         return facts_of(str(self.path))
+
+    def for_helper(self) -> dict[str, Secret]:
+        """Return what a helper process opens it by."""
+        return {"token_file": Secret(self._path)}
 
     def is_locked(self) -> bool | None:
         """Return whether a process holds the lock; None where that can't be known."""

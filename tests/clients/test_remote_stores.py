@@ -173,7 +173,7 @@ def test_arefresh_reads_in_no_event_loop(sandbox: Sandbox, token_file: Path) -> 
 def test_no_helper_process_is_started_for_a_store(
     sandbox: Sandbox, token_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its lock lives in no descriptor. That is found before a job begins, and said once."""
+    """No other process can open the program's own object. That is found before a job begins, and said once."""
     caplog.set_level("DEBUG", logger="adh_auth")
     detached._explained.clear()
     auth = auth_over(CLIENTS[0], sandbox, RemoteStore(token_file), detached=True)
@@ -181,7 +181,7 @@ def test_no_helper_process_is_started_for_a_store(
     assert auth._core._helper_for(None, in_background=False) is None
     said = [record.getMessage() for record in caplog.records if "one of its own" in record.getMessage()]
     assert len(said) == 1
-    assert said[0].endswith("instead of one of its own: the lock of a store lives in no descriptor")
+    assert said[0].endswith("the store is an object of the program's, which no other process can open")
 
 
 def test_a_repr_waits_for_no_network(sandbox: Sandbox, token_file: Path) -> None:

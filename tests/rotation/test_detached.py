@@ -11,6 +11,7 @@ import queue
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 import warnings
@@ -503,6 +504,53 @@ def test_it_goes_by_the_programs_clock(
 
 
 # Where it can't be had, or comes to an end of its own.
+
+
+@unix
+def test_how_many_run_at_once(
+    sandbox: Sandbox, tmp_path: Path, starts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many sessions that are due in one process start no more than that: each of the others waits for one's end."""
+    monkeypatch.setattr(detached, "_places", [threading.Semaphore(2)])
+    sandbox.refresh_seconds = 0.1
+    auths = [
+        auth_for(sandbox, sandbox.write_token_file(tmp_path / f"{number}.json"), detached=True)
+        for number in range(6)
+    ]
+    alive: list[int] = []
+    with ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(auth.refresh) for auth in auths]
+        while not all(answer.done() for answer in answers):
+            alive.append(sum(map(_alive, starts[:])))
+        for answer in answers:
+            answer.result()
+    assert 1 <= max(alive) <= 2
+    assert len(starts) == sandbox.counts.rotations == 6
+
+
+@unix
+def test_no_place_for_another_in_time(
+    sandbox: Sandbox, tmp_path: Path, starts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread refreshes. A forked child has places of its own."""
+    monkeypatch.setattr(detached, "_places", [threading.Semaphore(1)])
+    monkeypatch.setattr(detached, "PLACE_TIMEOUT", 0.1)
+    slow, other = (
+        auth_for(sandbox, sandbox.write_token_file(tmp_path / f"{number}.json"), detached=True)
+        for number in range(2)
+    )
+    with sandbox.hold_next() as hold, _in_thread(slow.refresh):
+        hold.wait(PATIENCE)
+        other.refresh()
+        assert len(starts) == 1
+        if hasattr(os, "fork"):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if detached._places[0].acquire(blocking=False) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        hold.release()
+    other.refresh()
+    assert len(starts) == 2
 
 
 def _interpreter(folder: Path, script: str) -> str:

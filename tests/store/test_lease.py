@@ -10,7 +10,7 @@ from adh_auth.errors import StoreError
 from adh_auth.store.base import LeaseLost
 from adh_auth.store.record import FAILED, REFUSED, SENDING, UNSAVED, Record
 from adh_auth.store.registry import RegistryStore
-from adh_auth.tokens import fingerprint
+from adh_auth.tokens import Stored, fingerprint
 
 from ..support.machines import FIRST, SECOND, Begun, Machine, Machines
 
@@ -422,3 +422,58 @@ def test_names_of_leases(machines: Machines) -> None:
     names = {store.lock().me for _ in range(50)}
     assert len(names) == 50
     assert all(name.startswith(f"{os.getpid()}@") for name in names)
+
+
+# Handed over to a helper process.
+
+
+def test_a_lease_that_is_handed_over(machines: Machines) -> None:
+    """The heir works under it. Whoever had it ends it no more, and competes like any other machine."""
+    giver, heir, other = machines.machine(), machines.machine(), machines.machine()
+    lock = giver.store.lock()
+    assert lock.take()
+    look = giver.store.look()
+    identity = lock.identity
+    lock.hand_over()
+    lock.release()
+    assert not lock.take()
+    with pytest.raises(LeaseLost):
+        giver.store.note(Record(number=1, state=SENDING))
+    inherited = heir.store.inherited_lock(identity)
+    assert inherited.take()
+    assert not other.store.lock().take()
+    heir.store.look()
+    reservation = heir.store.reserve()
+    heir.store.note(Record(number=1, state=SENDING))
+    heir.store.before_send()
+    assert reservation.replace(Stored.of(SECOND, look.stored.mapping, {}), look.stored, Record())
+    assert machines.row_pair() == SECOND
+    inherited.release()
+    assert lock.take()
+
+
+def test_a_lease_that_is_released_by_its_heir(machines: Machines) -> None:
+    """It had nothing to send."""
+    giver, heir = machines.machine(), machines.machine()
+    lock = giver.store.lock()
+    assert lock.take()
+    identity = lock.identity
+    lock.hand_over()
+    heir.store.inherited_lock(identity).release()
+    assert lock.take()
+
+
+def test_a_lease_that_ran_out_before_its_heir_noted(machines: Machines) -> None:
+    """The heir started too slowly: another has taken over, and it sends nothing."""
+    giver, heir = machines.machine(), machines.machine()
+    lock = giver.store.lock()
+    assert lock.take()
+    identity = lock.identity
+    lock.hand_over()
+    machines.clock.passed += 10.5
+    assert machines.machine().store.lock().take()
+    inherited = heir.store.inherited_lock(identity)
+    heir.store.look()
+    with pytest.raises(LeaseLost):
+        heir.store.note(Record(number=1, state=SENDING))
+    assert not inherited.take()

@@ -250,6 +250,21 @@ def test_row_that_was_deleted_and_made_anew(postgres: Machines) -> None:
     assert postgres.row_pair() == THIRD
 
 
+def test_a_place_that_is_taken_long_after_the_token_was_spent(machines: Machines) -> None:
+    """A process that got a pair from a helper that was killed: it looks then, and a sign-in since wins."""
+    spent = machines.machine().store.look().stored
+    fresh = Stored.of(SECOND, spent.mapping, {})
+    machine = machines.machine()
+    lock = machine.store.lock()
+    assert lock.take()
+    assert machine.store.reserve().replace(fresh, spent, Record())
+    assert machines.row_pair() == SECOND
+    machines.machine().store.save(THIRD)
+    assert lock.take()
+    assert not machine.store.reserve().replace(fresh, spent, Record())
+    assert machines.row_pair() == THIRD
+
+
 def test_sign_out_is_never_undone(machines: Machines) -> None:
     """Not by a process that has the pair, and not after a failover that has lost the sign-out."""
     machine = machines.machine()

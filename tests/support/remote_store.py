@@ -68,8 +68,11 @@ class RemoteStore:
         if self.down:
             raise self.error("can't be reached: connection refused", "Try again later")
 
+    def for_helper(self) -> None:
+        """Return none: it lives in this process."""
+
     def lock(self) -> Any:
-        return _WithoutDescriptor(self._file.lock())
+        return _PlainLock(self._file.lock())
 
     def reserve(self) -> Any:
         return _Remembered(self, self._file.reserve())
@@ -95,8 +98,8 @@ class _Remembered:
         return written
 
 
-class _WithoutDescriptor:
-    """A lock that no helper process can inherit."""
+class _PlainLock:
+    """A lock that no helper process can go on with."""
 
     def __init__(self, lock: Any) -> None:
         self.take, self.release = lock.take, lock.release
