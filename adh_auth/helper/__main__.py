@@ -7,7 +7,9 @@ It is started by `adh_auth.rotation.detached`, holds the lock already, and outli
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -18,6 +20,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ..common.clock import JobClock
+from ..common.limits import REFRESH_DEADLINE
+from ..common.notices import logger
 from ..common.secret import Secret
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..rotation.context import Calls, RotationContext, Transaction
@@ -30,8 +34,13 @@ from ..tokens import Tokens
 
 __all__ = ["main"]
 
-#: Seconds for what follows a reply: the file may be missing for six (`token_file.IN_HAND`), a disk be slow.
-WRITE_LIFE = 12.0
+#: Seconds for what follows a reply, which may have brought a pair: the file may be missing for six
+#: (`token_file.IN_HAND`), a disk be slow, a look-up of the store's name hang for a minute.
+WRITE_LIFE = 120.0
+#: Seconds that a call may take longer than it was given: the client's own time-out comes first.
+CALL_MARGIN = HELPER_LIFE - REFRESH_DEADLINE
+#: Seconds for which a look at a store is tried again. The program looks itself if a helper gives up.
+STORE_PATIENCE = 2.0
 #: Seconds that a helper keeps trying to write a pair after its program is gone. Until then somebody has
 #: made room on a full disk, or nobody will.
 UNSAVED_LIFE = 600.0
@@ -58,7 +67,7 @@ def main(arguments: list[str]) -> NoReturn:
         configuration, more = read_line(commands)
         if configuration:
             told = json.loads(configuration)
-            end_after(told["life"])
+            end_after(HELPER_LIFE)
             store, held = open_store(told, lock)
             clock = HelperClock(commands, is_ending=bool(more))
             Rotation(told, clock, events, store, held).run(post)
@@ -102,7 +111,10 @@ def load_transport(kind: str) -> PostWith:
 
 
 def load_store(kind: str) -> OpenStore:
-    """Import what opens the store, also before anything depends on it. `kind`: "file", or a URL's scheme."""
+    """Import what opens the store, also before anything depends on it.
+
+    `kind`: "file", or the scheme of a URL; with "+encrypted" where the pair is.
+    """
     if kind == "file":
         return lambda told, lock: (
             TokenFile(told["session"]["token_file"]),
@@ -110,13 +122,13 @@ def load_store(kind: str) -> OpenStore:
         )
     from ..store import factory
 
-    factory.load_driver(kind)
+    scheme, _, encrypted = kind.partition("+")
+    factory.load_driver(scheme, encrypted=bool(encrypted))
 
     def open_registry(told: dict[str, Any], _: int) -> tuple[Store, Lock]:
         session = told["session"]
-        store = factory.open_registry(
-            Secret(session["store"]), session["session"], Secret(session["store_key"])
-        )
+        url, keys = Secret(session["store"]), Secret(session["store_key"])
+        store = factory.open_registry(url, session["session"], keys, patience=STORE_PATIENCE)
         return store, store.inherited_lock(told["lock"])
 
     return open_registry
@@ -168,6 +180,7 @@ class Rotation:
             warn=lambda message: self._report("warning", message),
             lock=self._lock,
         )
+        logger.addHandler(Notices(self._report))
         try:
             with suppress(Exception):  # who waits finds out from the file and the record, and decides anew
                 run_steps(rotate_locked(context, Secret(self._told["rejected"]), self._told["since"]))
@@ -181,15 +194,20 @@ class Rotation:
     def _post(
         self, post: PostWith, options: dict[str, Any], call: EndpointCall, seconds: float
     ) -> EndpointReply:
+        self._live(seconds + CALL_MARGIN)
         reply = post(call, seconds, options)
-        # There may be a pair in hand now: the alarm must not take it away while it is written.
-        patience = self._told["life"] - HELPER_LIFE
-        end_after(max(signal.getitimer(signal.ITIMER_REAL)[0], WRITE_LIFE + patience))
+        # There may be a pair in hand now: neither the alarm nor the program may take it away.
+        self._live(WRITE_LIFE)
         return reply
+
+    def _live(self, seconds: float) -> None:
+        end_after(seconds)
+        self._report("ends_in", seconds)
 
     def _report_unsaved(self, context: RotationContext, tokens: Tokens) -> None:
         self._clock.is_unsaved = True
         end_after(UNSAVED_LIFE)
+        gc.enable()  # it may try for hours, as long as the program lives
         self._report_fact("request_id", context.request_id)
         self._report_fact("problem", context.problem)
         self._report("unsaved", vars(tokens))
@@ -201,6 +219,18 @@ class Rotation:
     def _report(self, kind: str, value: Any) -> None:
         with suppress(OSError):  # the program may be gone
             os.write(self._events, json.dumps([kind, value]).encode("ascii") + b"\n")
+
+
+class Notices(logging.Handler):
+    """Passes on what the store warns of: this process has no stream that anybody reads."""
+
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass it on."""
+        self._report("notice", record.getMessage())
 
 
 def run_steps(steps: Transaction) -> Any:

@@ -28,6 +28,7 @@ from .detached import (
     TransportSpec,
     begins_in_background,
     forget_helpers,
+    insist,
     is_daemonic,
     wants_helper,
 )
@@ -253,10 +254,13 @@ class Rotation:
             self._background_pause = (time.monotonic(), BACKGROUND_PAUSE if due else RECORD_PAUSE)
         if due:
             helper = self._helper_for(None, in_background=True)
+            daemonic = is_daemonic()
             if begins_in_background(
-                self._launcher.detached, has_helper=helper is not None, is_daemonic=is_daemonic()
+                self._launcher.detached, has_helper=helper is not None, is_daemonic=daemonic
             ):
-                self._start(pair.secret, None, Job.give_up, lambda: helper)
+                # What a thread did there, the end of the parent would cut off.
+                launch = partial(insist, helper) if daemonic and helper is not None else helper
+                self._start(pair.secret, None, Job.give_up, lambda: launch)
 
     # One job at a time. `without_thread`: what to do with it where no thread can be started.
 

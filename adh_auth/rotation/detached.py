@@ -28,8 +28,10 @@ from ..common.fork_safety import OwnDescriptor, no_fork
 from ..common.limits import REFRESH_DEADLINE
 from ..common.notices import logger
 from ..common.secret import Secret
+from ..errors import RefreshFailed
 from ..tokens import Tokens
-from .context import RotationContext, Step, Transaction
+from .attempt import attempted
+from .context import Launch, RotationContext, Step, Transaction
 
 if TYPE_CHECKING:
     from ..store.base import InheritableLock
@@ -45,6 +47,7 @@ __all__ = [
     "forget_helpers",
     "greeting",
     "hand_over",
+    "insist",
     "obstacle",
     "wants_helper",
 ]
@@ -54,13 +57,11 @@ __all__ = [
 MAX_HELPERS, PLACE_TIMEOUT = 8, 2.0
 #: Seconds until a helper says that it is ready: an interpreter starts, on a machine under load.
 GREETING_TIMEOUT = 5.0
-#: Seconds after which a helper ends, whatever happens: the deadline of a refresh, and a little for the disk.
-#: With `GREETING_TIMEOUT` still under `LOCK_TIMEOUT`, or waiters would give up on one that is at work.
+#: Seconds after which a helper ends, whatever happens, until it sends the token: the deadline of a refresh,
+#: and a little for the disk. With `GREETING_TIMEOUT` still under `LOCK_TIMEOUT`, or waiters would give up on
+#: one that is at work. From then on it says itself how long it will live.
 HELPER_LIFE = REFRESH_DEADLINE + 5.0
-#: Seconds more where the store is behind a network: a look and two notes, each tried again for as long.
-STORE_LIFE = 20.0
-#: Seconds more until the program kills one that has not ended by itself: a pair that came at the last moment
-#: is written first (`helper.WRITE_LIFE`).
+#: Seconds more until the program kills one that has not ended by itself.
 KILL_MARGIN = 15.0
 #: Seconds to wait for the end of one that was killed.
 REAP_TIMEOUT = 5.0
@@ -190,7 +191,18 @@ def hand_over(context: RotationContext, rejected: Secret, since: int) -> Transac
     while helper is not None and not helper.ended:
         # A pause: those who wait for the pair have it, and a job without a thread goes on with this later.
         name = "listen" if helper.unsaved is None else "pause"
-        yield Step(name, partial(helper.listen, context, LISTEN_INTERVAL))
+        yield from attempted(Step(name, partial(helper.listen, context, LISTEN_INTERVAL)))
+    return helper
+
+
+def insist(launch: Launch, context: RotationContext, rejected: Secret, since: int) -> Helper:
+    """Start a helper as `launch` does. Raises `RefreshFailed` where none was started."""
+    helper: Helper | None = launch(context, rejected, since)
+    if helper is None:
+        facts = context.store.facts_for_errors()
+        raise RefreshFailed(
+            "no process of its own could be started for the refresh; try again later", **facts
+        )
     return helper
 
 
@@ -237,7 +249,7 @@ class Launcher:
                 if helper.is_ready():
                     held.hand_over()
                     handed_over, helper = helper, None
-                    handed_over.when_ended = places.release
+                    handed_over.lock, handed_over.when_ended = held, places.release
                     return handed_over
             finally:
                 if lock is not None:
@@ -273,15 +285,17 @@ class Launcher:
                     "now": context.clock.now(),
                     "host": context.who[1],
                     "lock": lock.identity,
-                    "life": life_of(self._store_kind()),
                 }
             )
         )
 
     def _store_kind(self) -> str:
-        """Return "file", or the scheme of the store's URL."""
-        url = (self._session or {}).get("store")
-        return "file" if url is None else url.reveal().partition(":")[0].lower()
+        """Return "file", or the scheme of the store's URL; with "+encrypted" where there are keys."""
+        session = self._session or {}
+        if "store" not in session:
+            return "file"
+        scheme = session["store"].reveal().partition(":")[0].lower()
+        return scheme + ("+encrypted" if session["store_key"].reveal() else "")
 
 
 def _inheritable(lock: Any) -> InheritableLock | None:
@@ -295,6 +309,15 @@ def _explain(reason: str) -> None:
         logger.debug("a refresh runs in a thread of this process instead of one of its own: %s", reason)
 
 
+def _warn_once(text: str, warn: Callable[[str], None]) -> None:
+    """Warn of what each helper finds out anew, as a process that lives on does."""
+    if text not in _noticed:
+        _noticed.add(text)
+        warn(text)
+
+
+#: what helpers have warned of, beside what they say of their own refresh
+_noticed: set[str] = set()
 #: reasons that were logged: each once
 _explained: set[str] = set()
 #: the one that counts now: a forked child has one of its own, for what runs is the parent's
@@ -304,11 +327,6 @@ _places = [threading.Semaphore(MAX_HELPERS)]
 def forget_helpers() -> None:
     """Begin anew in a forked child."""
     _places[:] = [threading.Semaphore(MAX_HELPERS)]
-
-
-def life_of(store_kind: str) -> float:
-    """Return the seconds after which a helper ends, once it was told what to do."""
-    return HELPER_LIFE if store_kind == "file" else HELPER_LIFE + STORE_LIFE
 
 
 def start(kind: str, store_kind: str, lock: OwnDescriptor | None) -> Helper:
@@ -339,7 +357,7 @@ def start(kind: str, store_kind: str, lock: OwnDescriptor | None) -> Helper:
         raise
     told.close()
     says.close()
-    return Helper(process, commands, events, life_of(store_kind))
+    return Helper(process, commands, events)
 
 
 def _high_pipe() -> tuple[int, int]:
@@ -381,13 +399,14 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class Helper:
-    """A helper process: commands go to it, events come from it. `life`: seconds after which it ends."""
+    """A helper process: commands go to it, events come from it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], commands: OwnDescriptor, events: OwnDescriptor, life: float
+        self, process: subprocess.Popen[bytes], commands: OwnDescriptor, events: OwnDescriptor
     ) -> None:
         self._process = process
-        self._life = life
+        #: the seconds of its clock at which the program kills it; None: `HELPER_LIFE` and `KILL_MARGIN`
+        self._kill_at: float | None = None
         self._commands: OwnDescriptor | None = commands
         self._events: OwnDescriptor | None = events
         self._received = b""
@@ -397,6 +416,8 @@ class Helper:
         self.ended: bool = False
         #: the new pair, where it could not be written yet
         self.unsaved: Tokens | None = None
+        #: what it holds
+        self.lock: InheritableLock | None = None
         #: called when it has ended
         self.when_ended: Callable[[], None] = lambda: None
         #: whether it said that it has done all it could: it was not killed
@@ -432,7 +453,8 @@ class Helper:
             self._close()
         for line in self._lines():
             self._heed(line, context)
-        if self.unsaved is None and self._clock.monotonic() > self._life + KILL_MARGIN:
+        kill_at = HELPER_LIFE + KILL_MARGIN if self._kill_at is None else self._kill_at
+        if self.unsaved is None and self._clock.monotonic() > kill_at:
             self.kill()
 
     def _receive(self, seconds: float) -> bool:
@@ -464,17 +486,26 @@ class Helper:
             kind, value = json.loads(line)
             if kind == "refreshed":
                 context.refreshed = True
+            elif kind == "ends_in":
+                self._kill_at = self._clock.monotonic() + value + KILL_MARGIN
             elif kind == "request_id":
                 context.request_id = str(value)
             elif kind == "problem":
                 context.problem = str(value)
             elif kind == "warning":
                 context.warn(str(value))
+            elif kind == "notice":
+                _warn_once(str(value), context.warn)
             elif kind == "unsaved":
                 self.unsaved = Tokens(**value)
                 context.continue_unsaved(self.unsaved)
             elif kind == "finished":
                 self.has_finished = True
+
+    def give_back_lock(self) -> None:
+        """Let its lock be taken by this process, if the system says that it is gone."""
+        if self.lock is not None and self._process.returncode is not None:
+            self.lock.take_back()
 
     def kill(self) -> None:
         """End it at once, with what it may have started."""

@@ -226,8 +226,12 @@ def _after_helper(
     """Adopt what a helper got, or decide anew like any waiter: the lock tells that it is gone."""
     spent = before.stored
     if helper.unsaved is not None and not helper.has_finished:
+        helper.give_back_lock()
         return (yield from take_over(context, helper.unsaved, spent))
-    stored = (yield from _look(context, "reread")).stored
+    look = yield from _look(context, "reread")
+    if look.record.state != SENDING:
+        helper.give_back_lock()
+    stored = look.stored
     if stored.tokens.refresh_token != spent.tokens.refresh_token:
         if Secret(stored.tokens.access_token) != rejected:
             return stored.tokens  # whether or not the lock can be taken

@@ -61,6 +61,9 @@ class InheritableLock(Lock, Protocol):
     def hand_over(self) -> None:
         """Forget the lock without unlocking it: a helper holds it. Raises `OSError`."""
 
+    def take_back(self) -> None:
+        """Let `take` take what the helper held, which has ended with nothing sent, or with its pair here."""
+
 
 class LeaseLost(Exception):
     """Another may hold the lock by now; nothing was sent. The rotation decides anew."""

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, replaced_errors
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
-__all__ = ["Cipher", "ForeignContent", "KeyUnfit", "cipher_from", "is_encrypted"]
+__all__ = ["Cipher", "ForeignContent", "KeyUnfit", "cipher_from", "is_encrypted", "require_library"]
 
 #: The environment variable with the keys, separated by commas. The first one encrypts, each decrypts.
 VARIABLE = "ADH_STORE_KEY"
@@ -78,9 +78,16 @@ def cipher_from(environment: Mapping[str, str] = os.environ) -> Cipher | None:
     return _cipher_of(keys) if keys else None
 
 
-def _cipher_of(keys: list[Secret]) -> Cipher:
+def require_library() -> None:
+    """Raise `ConfigurationError` where cryptography is not installed."""
     with replaced_errors(ImportError, by=lambda _: _missing()):
-        from cryptography.fernet import Fernet, MultiFernet
+        import cryptography.fernet  # noqa: F401
+
+
+def _cipher_of(keys: list[Secret]) -> Cipher:
+    require_library()
+    from cryptography.fernet import Fernet, MultiFernet
+
     with replaced_errors(ValueError, by=lambda _: _unusable()):
         return Cipher(MultiFernet([Fernet(key.reveal()) for key in keys]))
 

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from ..common.secret import Secret
 from ..errors import ConfigurationError
 from . import cipher
+from .patience import READ_PATIENCE
 from .store_messages import checked_session
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def scheme_of(url: Secret) -> str | None:
     return scheme.lower() if known else None
 
 
-def load_driver(scheme: str) -> None:
+def load_driver(scheme: str, *, encrypted: bool) -> None:
     """Import what opens a store with URLs of that scheme. Raises `ConfigurationError`."""
     from . import registry  # noqa: F401
 
@@ -139,6 +140,8 @@ def load_driver(scheme: str) -> None:
         from . import redis  # noqa: F401
         from .redis_client import require_driver
     require_driver()
+    if encrypted:
+        cipher.require_library()
 
 
 def _unknown_scheme() -> ConfigurationError:
@@ -159,13 +162,16 @@ def _cipher_from(keys: Secret) -> cipher.Cipher | None:
     return cipher.cipher_from({cipher.VARIABLE: keys.reveal()})
 
 
-def open_registry(store: Any, session: str, keys: Secret) -> RegistryStore:
+def open_registry(
+    store: Any, session: str, keys: Secret, *, patience: float = READ_PATIENCE
+) -> RegistryStore:
     """Return a session of a register, or of the URL of one. Raises `ConfigurationError`.
 
-    `keys`: as in ``$ADH_STORE_KEY``. The pair is encrypted where there are some.
+    `keys`: as in ``$ADH_STORE_KEY``. The pair is encrypted where there are some. `patience`: seconds for
+    which a read is tried again.
     """
     register = open_register(store)
     from .registry import RegistryStore
 
     url = store if isinstance(store, Secret) else None
-    return RegistryStore(register, session, cipher=_cipher_from(keys), url=url, keys=keys)
+    return RegistryStore(register, session, cipher=_cipher_from(keys), url=url, keys=keys, patience=patience)

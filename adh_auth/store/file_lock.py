@@ -142,6 +142,9 @@ class RotationLock:
         with suppress(Exception):  # it is the helper's, whatever filelock makes of this
             self.release()
 
+    def take_back(self) -> None:
+        """Do nothing: the end of a helper unlocks it."""
+
 
 def _locked_descriptor(lock: Any) -> int | None:
     """Return filelock's descriptor of a lock that is held.

@@ -60,6 +60,9 @@ class Lease:
     def __init__(self, view: SessionView) -> None:
         self._view = view
         self._process = os.getpid()
+        #: the name of the lease that a helper has got, and the same once the helper has ended
+        self._handed_over: str | None = None
+        self._left_by_helper: str | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -102,7 +105,7 @@ class Lease:
     # Whether it is free.
 
     def _is_free(self, seen: Seen, stored: Stored) -> bool:
-        if seen.holder in ("", self.me):
+        if seen.holder in ("", self.me, self._left_by_helper):
             return True
         if seen.lease_left > 0:
             return False
@@ -176,7 +179,13 @@ class Lease:
 
     def hand_over(self) -> None:
         """Forget the lease without ending it: a helper holds it. What is taken from now on is another one."""
+        self._handed_over = self.me
         self._begin()
+
+    def take_back(self) -> None:
+        """Let `take` take the lease of a helper that has ended: nothing was sent, or its pair is here."""
+        # Under the new name: a change of the helper's that arrives late finds that its lease is gone.
+        self._left_by_helper = self._handed_over
 
     def inherit(self, me: str) -> None:
         """Hold the lease `me`, which another process has taken and forgotten."""

@@ -22,7 +22,7 @@ from ..errors import LockTimeout, StoreError
 from ..tokens import OWNER_KEYS, Stored, Tokens, file_mapping
 from .base import LeaseLost, Look, Pace, StoreFacts
 from .lease import SENDING_SECONDS, Lease, is_unfinished, record_text
-from .patience import WRITE_PATIENCE, StoreClock, SystemClock
+from .patience import READ_PATIENCE, WRITE_PATIENCE, StoreClock, SystemClock
 from .record import DONE, NOTHING, Record
 from .session_view import Known, Seen, SessionView, is_loss, record_of
 from .store_messages import NO_KEY, checked_session
@@ -50,7 +50,8 @@ class RegistryStore:
     """One session in a register (`adh_auth.store.base.Store`). Threads share it; it survives a fork.
 
     `cipher`: encrypts the pair at rest. `url`, `keys`: what another process opens it by; without a URL none
-    can. Raises `ConfigurationError` for an unusable name of a session.
+    can. `patience`: seconds for which a read is tried again. Raises `ConfigurationError` for an unusable name
+    of a session.
     """
 
     #: how messages call it
@@ -67,9 +68,12 @@ class RegistryStore:
         clock: StoreClock | None = None,
         url: Secret | None = None,
         keys: Secret | None = None,
+        patience: float = READ_PATIENCE,
     ) -> None:
         self._url, self._keys = url, keys
-        self._view = SessionView(register, checked_session(session), cipher, clock or SystemClock())
+        self._view = SessionView(
+            register, checked_session(session), cipher, clock or SystemClock(), patience=patience
+        )
         #: the leases of this process, by the thread that works under each
         self._leases: dict[int, RotationLease] = {}
         #: the success that was written along with its pair
@@ -194,8 +198,7 @@ class RegistryStore:
         """Return the place of the next pair, which is that of the last look under the lease."""
         lease = self._lease()
         if lease.known is None:
-            self.look()
-        assert lease.known is not None
+            lease.known = self._view.fetch()
         return RegistryReservation(self._view, lease.known, lease, self._succeeded)
 
     def _succeeded(self, record: Record) -> None:

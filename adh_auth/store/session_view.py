@@ -74,7 +74,16 @@ def record_of(seen: Seen) -> Record:
 class SessionView:
     """One session in a register, as one process knows it. Threads share it; it survives a fork."""
 
-    def __init__(self, register: Register, session: str, cipher: Cipher | None, clock: StoreClock) -> None:
+    def __init__(
+        self,
+        register: Register,
+        session: str,
+        cipher: Cipher | None,
+        clock: StoreClock,
+        *,
+        patience: float = READ_PATIENCE,
+    ) -> None:
+        self._patience = patience
         self.register = register
         self.name: SessionName = SessionName(register.name, session)
         self.clock = clock
@@ -180,7 +189,7 @@ class SessionView:
     # Reading.
 
     def fetch(self) -> Known:
-        """Read, for 10 seconds if need be. Raises `StoreError`."""
+        """Read, for 10 seconds if need be (a helper for less). Raises `StoreError`."""
         return self._read_patiently(self.fetch_once)
 
     def fetch_if_possible(self) -> Known | None:
@@ -196,7 +205,7 @@ class SessionView:
 
     def _read_patiently(self, read: Callable[[], T]) -> T:
         with replaced_errors((RegisterUnavailable, RegisterRefused), by=self.name.read_error):
-            return patiently(lambda _: read(), READ_PATIENCE, self.clock)
+            return patiently(lambda _: read(), self._patience, self.clock)
 
     def fetch_once(self) -> Known:
         """Read, put right what the register has lost, and remember what it holds.

@@ -140,10 +140,10 @@ def test_what_begins_in_the_background(argument: bool | None) -> None:
 
 
 def test_waiters_outlast_a_helper() -> None:
-    """They give up after its last moment, and the program kills it after it has written a late pair."""
+    """They give up after the last moment of one that hangs. What follows a reply may take as long as a disk does."""
     assert detached.GREETING_TIMEOUT + detached.HELPER_LIFE < LOCK_TIMEOUT
     assert detached.HELPER_LIFE > REFRESH_DEADLINE
-    assert detached.KILL_MARGIN > WRITE_LIFE
+    assert WRITE_LIFE > LOCK_TIMEOUT
 
 
 def test_secrets_stay_out_of_the_environment() -> None:
@@ -715,6 +715,62 @@ def test_a_helper_that_hangs(
     assert len(starts) == 1
     assert sandbox.counts.refresh_calls == 1
     assert TokenFile(token_file).record().rotated_by == os.getpid()
+
+
+#: An interpreter whose alarms come ten times as early, and in which a rename takes 5 seconds.
+SLOW_DISK = """import os, signal, sys, time
+alarm, real = signal.setitimer, os.replace
+signal.setitimer = lambda which, seconds: alarm(which, seconds / 10)
+os.replace = lambda *arguments: (time.sleep(5), real(*arguments))
+rest = sys.argv[sys.argv.index("-c") + 1:]
+sys.argv = ["-c", *rest[1:]]
+exec(rest[0])
+"""
+
+
+@unix
+def test_a_disk_that_is_slower_than_a_refresh_may_be(
+    sandbox: Sandbox,
+    token_file: Path,
+    tmp_path: Path,
+    auth: AdhAuth,
+    starts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once a pair may have come, neither the alarm nor the program ends the helper."""
+    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, SLOW_DISK))
+    monkeypatch.setattr(detached, "HELPER_LIFE", 3.5)
+    monkeypatch.setattr(detached, "KILL_MARGIN", 0.1)
+    auth.refresh()
+    assert TokenFile(token_file).record().rotated_by == starts[0]
+    assert len(starts) == sandbox.counts.refresh_calls == 1
+
+
+@unix
+def test_a_background_refresh_in_a_daemonic_child_has_a_helper_or_none(
+    sandbox: Sandbox, token_file: Path, tmp_path: Path, starts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it does not start after all, nothing is sent: the end of the parent would cut off a thread."""
+    monkeypatch.setattr("adh_auth.rotation.core.is_daemonic", lambda: True)
+    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, NO_HELPERS["it can't import"]))
+    near_its_end(token_file)
+    auth = auth_for(sandbox, refresh_ahead=60)
+    assert get(sandbox, auth) == 200
+    wait_until(lambda: bool(starts))
+    job = auth._core._job
+    assert job is not None
+    with pytest.raises(RefreshFailed, match="no process of its own could be started"):
+        job.wait(PATIENCE)
+    assert sandbox.counts.refresh_calls == 0
+
+
+def test_a_notice_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each helper finds out anew what a process that lives on says once."""
+    monkeypatch.setattr(detached, "_noticed", set())
+    said: list[str] = []
+    for text in ("no append-only file", "no append-only file", "something else"):
+        detached._warn_once(text, said.append)
+    assert said == ["no append-only file", "something else"]
 
 
 #: An interpreter whose alarms come after a second at the latest.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from adh_auth import TokenFile
-from adh_auth.errors import TokenFileError
+from adh_auth.errors import StoreError, TokenFileError
 from adh_auth.helper.__main__ import run_steps
 from adh_auth.rotation.takeover import LateReservation, take_over
+from adh_auth.store.base import LeaseLost
 from adh_auth.store.record import DONE, NOTHING, UNSAVED
+from adh_auth.store.registry import RotationLease
+from adh_auth.tokens import Stored
 
+from ..support.machines import SECOND, Machine, Machines
 from .memory import NEW, OLD, SIGNED_IN, Endpoint, World, stored
 
 
@@ -19,6 +24,12 @@ from .memory import NEW, OLD, SIGNED_IN, Endpoint, World, stored
 def world() -> World:
     """A world in which nothing is sent."""
     return World(Endpoint(AssertionError("sent")))
+
+
+@pytest.fixture
+def machines() -> Machines:
+    """A register with a session."""
+    return Machines().signed_in()
 
 
 def _taken_over(world: World) -> object:
@@ -91,6 +102,72 @@ def test_what_is_another_tokens_is_not(tmp_path: Path) -> None:
     assert LateReservation(file).replace(stored(NEW), file.read(), NOTHING)
     assert file.load() == NEW
     assert not beside.exists()
+
+
+# Over a register.
+
+
+def _late(machine: Machine) -> tuple[LateReservation, RotationLease]:
+    lock = machine.store.lock()
+    assert lock.take()
+    machine.store.look()
+    return LateReservation(machine.store, lock), lock
+
+
+def test_another_thread_goes_on(machines: Machines) -> None:
+    """A job that has no thread of its own is gone on with by whoever comes."""
+    late, _ = _late(machines.machine())
+    spent = machines.machine().store.look().stored
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(late.replace, Stored.of(SECOND, {}, {}), spent, NOTHING).result()
+    assert machines.row_pair() == SECOND
+
+
+def test_another_machine_has_the_lease(machines: Machines) -> None:
+    """Nothing is written until it is free again."""
+    machine = machines.machine()
+    late, lock = _late(machine)
+    spent = machine.store.look().stored
+    lock.release()
+    other = machines.machine().store.lock()
+    assert other.take()
+    machines.clock.passed += 1
+    with pytest.raises(LeaseLost):
+        late.replace(Stored.of(SECOND, {}, {}), spent, NOTHING)
+    other.release()
+    assert late.replace(Stored.of(SECOND, {}, {}), spent, NOTHING)
+
+
+@pytest.mark.parametrize("when", ["before the lock", "under the lock"])
+def test_a_sign_out_ends_it(machines: Machines, when: str, world: World) -> None:
+    """It wins, and nobody tries for ever."""
+    machine = machines.machine()
+    spent = machine.store.look().stored
+    context = world.context()
+    context.store, context.lock = machine.store, machine.store.lock()
+    if when == "under the lock":
+
+        def sign_out() -> None:
+            machines.machine().store.delete()
+            machine.register.is_read_only = False
+
+        assert context.lock.take()
+        machine.register.is_read_only = True
+        world.clock.when_slept = sign_out
+    else:
+        machines.machine().store.delete()
+    with pytest.raises(StoreError, match="holds no session"):
+        run_steps(take_over(context, SECOND, spent))
+    assert machines.row_pair() is None
+
+
+def test_a_program_that_ends_waits_for_the_lock(world: World) -> None:
+    """As long as for its last tries to write."""
+    world.store.take()
+    world.clock.is_ending = True
+    world.clock.when_slept = world.store.release
+    assert _taken_over(world) == NEW
+    assert world.store.content.tokens == NEW
 
 
 def _fails(*_: object) -> None:

@@ -477,3 +477,23 @@ def test_a_lease_that_ran_out_before_its_heir_noted(machines: Machines) -> None:
     with pytest.raises(LeaseLost):
         heir.store.note(Record(number=1, state=SENDING))
     assert not inherited.take()
+
+
+def test_a_lease_that_is_taken_back(machines: Machines) -> None:
+    """Its heir has ended: nobody waits until it runs out, and what the heir has sent late finds it gone."""
+    giver, heir, other = machines.machine(), machines.machine(), machines.machine()
+    lock = giver.store.lock()
+    assert lock.take()
+    identity = lock.identity
+    lock.hand_over()
+    heir.store.inherited_lock(identity)
+    lock.take_back()
+    assert not other.store.lock().take()
+    assert lock.take()
+    assert not other.store.lock().take()
+    assert not heir.register.note("reports", identity, "{}", 35.0)
+    heir.register.release("reports", identity)
+    assert not other.store.lock().take()
+    lock.release()
+    assert other.store.lock().take()
+    assert not lock.take()
