@@ -512,6 +512,7 @@ def test_how_many_run_at_once(
 ) -> None:
     """Many sessions that are due in one process start no more than that: each of the others waits for one's end."""
     monkeypatch.setattr(detached, "_places", [threading.Semaphore(2)])
+    monkeypatch.setattr(detached, "PLACE_TIMEOUT", PATIENCE)
     sandbox.refresh_seconds = 0.1
     auths = [
         auth_for(sandbox, sandbox.write_token_file(tmp_path / f"{number}.json"), detached=True)
