@@ -25,7 +25,7 @@ from ..common.notices import logger
 from ..common.secret import Secret
 from ..oauth.endpoint import EndpointCall, EndpointReply
 from ..rotation.context import Calls, RotationContext, Transaction
-from ..rotation.detached import GREETING_TIMEOUT, HELPER_LIFE, greeting
+from ..rotation.helper_process import GREETING_TIMEOUT, HELPER_LIFE, greeting
 from ..rotation.transaction import rotate_locked
 from ..store.base import Lock, Store
 from ..store.inherited_lock import InheritedLock

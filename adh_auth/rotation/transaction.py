@@ -29,7 +29,7 @@ from .takeover import take_over
 
 if TYPE_CHECKING:
     from .active_tokens import ActiveTokens
-    from .detached import Helper
+    from .helper_process import Helper
 
 __all__ = [
     "check_transaction",

@@ -44,7 +44,7 @@ from adh_auth import (
 from adh_auth.clients import httpx_detached, requests_detached
 from adh_auth.common.limits import LOCK_TIMEOUT, REFRESH_DEADLINE
 from adh_auth.helper.__main__ import WRITE_LIFE
-from adh_auth.rotation import detached
+from adh_auth.rotation import detached, helper_process
 from adh_auth.rotation.detached import Program, begins_in_background, obstacle, wants_helper
 from adh_auth.store.folder import sessions_in
 from adh_auth.testing import Sandbox
@@ -141,8 +141,8 @@ def test_what_begins_in_the_background(argument: bool | None) -> None:
 
 def test_waiters_outlast_a_helper() -> None:
     """They give up after the last moment of one that hangs. What follows a reply may take as long as a disk does."""
-    assert detached.GREETING_TIMEOUT + detached.HELPER_LIFE < LOCK_TIMEOUT
-    assert detached.HELPER_LIFE > REFRESH_DEADLINE
+    assert helper_process.GREETING_TIMEOUT + helper_process.HELPER_LIFE < LOCK_TIMEOUT
+    assert helper_process.HELPER_LIFE > REFRESH_DEADLINE
     assert WRITE_LIFE > LOCK_TIMEOUT
 
 
@@ -155,13 +155,13 @@ def test_secrets_stay_out_of_the_environment() -> None:
         "ADH_STORE_KEY": "k",
         "ADH_CLIENT_ID": "c",
     }
-    assert detached.environment(variables) == {"PATH": "/bin", "ADH_CLIENT_ID": "c"}
+    assert helper_process.environment(variables) == {"PATH": "/bin", "ADH_CLIENT_ID": "c"}
 
 
 def test_the_search_path_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is, less what is no text, and with this package's folder at its end where an import hook found it."""
     monkeypatch.setattr(sys, "path", ["", "/a:b", Path("/c")])
-    found = detached.search_path()
+    found = helper_process.search_path()
     assert found[:2] == ["", "/a:b"]
     assert [Path(folder, "adh_auth").is_dir() for folder in found[2:]] == [True]
 
@@ -289,14 +289,14 @@ def test_the_helper_uses_the_environments_proxy(
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process ids of the helpers that this process starts."""
     found: list[int] = []
-    real = detached.start
+    real = helper_process.start
 
-    def start(*arguments: Any) -> detached.Helper:
+    def start(*arguments: Any) -> helper_process.Helper:
         helper = real(*arguments)
         found.append(helper._process.pid)
         return helper
 
-    monkeypatch.setattr(detached, "start", start)
+    monkeypatch.setattr(helper_process, "start", start)
     return found
 
 
@@ -584,7 +584,7 @@ def test_no_helper_costs_nothing(
 ) -> None:
     """Nothing was handed over: the thread has the lock, and refreshes."""
     monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, script))
-    monkeypatch.setattr(detached, "GREETING_TIMEOUT", 1.0)
+    monkeypatch.setattr(helper_process, "GREETING_TIMEOUT", 1.0)
     auth.refresh()
     assert len(starts) == 1
     assert TokenFile(token_file).record().rotated_by == os.getpid()
@@ -693,7 +693,7 @@ rest = sys.argv[sys.argv.index("-c") + 2:]
 sys.path[:] = rest[4:]
 import adh_auth.rotation.detached as detached
 import adh_auth
-os.write(int(rest[1]), detached.greeting())
+os.write(int(rest[1]), helper_process.greeting())
 [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
 time.sleep(600)
 """
@@ -710,8 +710,8 @@ def test_a_helper_that_hangs(
 ) -> None:
     """It is ended after its time; the lock is free then, and the thread decides anew: nothing was sent yet."""
     monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, HANGS))
-    monkeypatch.setattr(detached, "HELPER_LIFE", 0.5)
-    monkeypatch.setattr(detached, "KILL_MARGIN", 0.5)
+    monkeypatch.setattr(helper_process, "HELPER_LIFE", 0.5)
+    monkeypatch.setattr(helper_process, "KILL_MARGIN", 0.5)
     auth.refresh()
     assert len(starts) == 1
     assert sandbox.counts.refresh_calls == 1
@@ -740,8 +740,8 @@ def test_a_disk_that_is_slower_than_a_refresh_may_be(
 ) -> None:
     """Once a pair may have come, neither the alarm nor the program ends the helper."""
     monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, SLOW_DISK))
-    monkeypatch.setattr(detached, "HELPER_LIFE", 3.5)
-    monkeypatch.setattr(detached, "KILL_MARGIN", 0.1)
+    monkeypatch.setattr(helper_process, "HELPER_LIFE", 3.5)
+    monkeypatch.setattr(helper_process, "KILL_MARGIN", 0.1)
     auth.refresh()
     assert TokenFile(token_file).record().rotated_by == starts[0]
     assert len(starts) == sandbox.counts.refresh_calls == 1
@@ -767,10 +767,10 @@ def test_a_background_refresh_in_a_daemonic_child_has_a_helper_or_none(
 
 def test_a_notice_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each helper finds out anew what a process that lives on says once."""
-    monkeypatch.setattr(detached, "_noticed", set())
+    monkeypatch.setattr(helper_process, "_noticed", set())
     said: list[str] = []
     for text in ("no append-only file", "no append-only file", "something else"):
-        detached._warn_once(text, said.append)
+        helper_process._warn_once(text, said.append)
     assert said == ["no append-only file", "something else"]
 
 

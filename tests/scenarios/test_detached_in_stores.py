@@ -20,7 +20,7 @@ import requests
 
 from adh_auth import AdhAuth, Tokens, TokenStore
 from adh_auth.common.secret import Secret
-from adh_auth.rotation import detached
+from adh_auth.rotation import detached, helper_process
 from adh_auth.store.factory import session_in
 from adh_auth.store.record import Record
 from adh_auth.stores import PostgresStore
@@ -375,7 +375,7 @@ def test_a_program_that_ends_with_the_pair_of_a_helper_that_was_killed(
 def test_what_a_helper_warns_of(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program says it: the helper has no stream that anybody reads."""
     need("redis")
-    monkeypatch.setattr(detached, "_noticed", set())
+    monkeypatch.setattr(helper_process, "_noticed", set())
     with servers.redis() as server:
         server.execute("CONFIG", "SET", "appendonly", "no")
         backend = RedisBackend(server)
