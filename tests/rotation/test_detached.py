@@ -51,6 +51,7 @@ from adh_auth.testing import Sandbox
 
 from ..support.clients import FAMILY, Family
 from ..support.faults import ONE_CALL, auth_for, get, near_its_end, wait_until
+from ..support.interpreters import changed_interpreter, fake_interpreter
 from ..support.processes import PATIENCE, assert_nothing_lost, child
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors that a child inherits")
@@ -554,13 +555,6 @@ def test_no_place_for_another_in_time(
     assert len(starts) == 2
 
 
-def _interpreter(folder: Path, script: str) -> str:
-    path = folder / "python3"
-    path.write_text(f"#!{sys.executable}\n{script}")
-    path.chmod(0o700)
-    return str(path)
-
-
 #: Each looks like an interpreter and is no helper.
 NO_HELPERS = {
     "it ends at once": "",
@@ -583,7 +577,7 @@ def test_no_helper_costs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing was handed over: the thread has the lock, and refreshes."""
-    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, script))
+    monkeypatch.setattr(sys, "executable", fake_interpreter(tmp_path, script))
     monkeypatch.setattr(helper_process, "GREETING_TIMEOUT", 1.0)
     auth.refresh()
     assert len(starts) == 1
@@ -690,8 +684,8 @@ def test_the_adapter_of_the_last_call_counts(
 #: Greets, and then stands still with the lock.
 HANGS = """import os, sys, time, signal
 rest = sys.argv[sys.argv.index("-c") + 2:]
-sys.path[:] = rest[4:]
-import adh_auth.rotation.detached as detached
+sys.path[:] = rest[5:]
+import adh_auth.rotation.helper_process as helper_process
 import adh_auth
 os.write(int(rest[1]), helper_process.greeting())
 [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
@@ -709,7 +703,7 @@ def test_a_helper_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is ended after its time; the lock is free then, and the thread decides anew: nothing was sent yet."""
-    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, HANGS))
+    monkeypatch.setattr(sys, "executable", fake_interpreter(tmp_path, HANGS))
     monkeypatch.setattr(helper_process, "HELPER_LIFE", 0.5)
     monkeypatch.setattr(helper_process, "KILL_MARGIN", 0.5)
     auth.refresh()
@@ -723,9 +717,6 @@ SLOW_DISK = """import os, signal, sys, time
 alarm, real = signal.setitimer, os.replace
 signal.setitimer = lambda which, seconds: alarm(which, seconds / 10)
 os.replace = lambda *arguments: (time.sleep(5), real(*arguments))
-rest = sys.argv[sys.argv.index("-c") + 1:]
-sys.argv = ["-c", *rest[1:]]
-exec(rest[0])
 """
 
 
@@ -739,7 +730,7 @@ def test_a_disk_that_is_slower_than_a_refresh_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once a pair may have come, neither the alarm nor the program ends the helper."""
-    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, SLOW_DISK))
+    monkeypatch.setattr(sys, "executable", changed_interpreter(tmp_path, SLOW_DISK))
     monkeypatch.setattr(helper_process, "HELPER_LIFE", 3.5)
     monkeypatch.setattr(helper_process, "KILL_MARGIN", 0.1)
     auth.refresh()
@@ -753,7 +744,7 @@ def test_a_background_refresh_in_a_daemonic_child_has_a_helper_or_none(
 ) -> None:
     """Where it does not start after all, nothing is sent: the end of the parent would cut off a thread."""
     monkeypatch.setattr("adh_auth.rotation.core.is_daemonic", lambda: True)
-    monkeypatch.setattr(sys, "executable", _interpreter(tmp_path, NO_HELPERS["it can't import"]))
+    monkeypatch.setattr(sys, "executable", fake_interpreter(tmp_path, NO_HELPERS["it can't import"]))
     near_its_end(token_file)
     auth = auth_for(sandbox, refresh_ahead=60)
     assert get(sandbox, auth) == 200
@@ -778,9 +769,6 @@ def test_a_notice_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
 EARLY_ALARM = """import signal, sys
 real = signal.setitimer
 signal.setitimer = lambda which, seconds: real(which, min(seconds, 1.0))
-rest = sys.argv[sys.argv.index("-c") + 1:]
-sys.argv = ["-c", *rest[1:]]
-exec(rest[0])
 """
 
 
@@ -789,7 +777,7 @@ def test_a_helper_that_is_alone_ends_by_itself(sandbox: Sandbox, token_file: Pat
     """The server never answers and the program is gone, which had the alarm ignored and blocked: the lock is
     free again, and the error names the helper.
     """
-    interpreter = _interpreter(tmp_path, EARLY_ALARM)
+    interpreter = changed_interpreter(tmp_path, EARLY_ALARM)
     sandbox.expire()
     code = f"""
 import signal, sys
@@ -841,9 +829,6 @@ def call(*arguments):
     if os.path.exists({flag!r}): raise OSError(28, "No space left on device")
     return real(*arguments)
 os.{call} = call
-rest = sys.argv[sys.argv.index("-c") + 1:]
-sys.argv = ["-c", *rest[1:]]
-exec(rest[0])
 """
 
 
@@ -862,7 +847,7 @@ def test_a_pair_that_a_helper_could_not_write(
     flag = tmp_path / "full"
     flag.touch()
     monkeypatch.setattr(
-        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+        sys, "executable", changed_interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
     )
     sandbox.expire()
     before = token_file.read_bytes()
@@ -885,7 +870,7 @@ def test_a_pair_that_a_helper_could_not_write_is_reported(
     flag, events = tmp_path / "full", queue.SimpleQueue[Event]()
     flag.touch()
     monkeypatch.setattr(
-        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call="replace"))
+        sys, "executable", changed_interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call="replace"))
     )
     sandbox.expire()
     assert get(sandbox, auth_for(sandbox, detached=True, on_event=events.put)) == 200
@@ -913,7 +898,7 @@ def test_a_helper_that_is_killed_with_a_pair_that_it_could_not_write(
     flag = tmp_path / "full"
     flag.touch()
     monkeypatch.setattr(
-        sys, "executable", _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+        sys, "executable", changed_interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
     )
     real = getattr(os, call)
 
@@ -956,7 +941,7 @@ def test_a_program_that_ends_with_a_pair_that_a_helper_could_not_write(
     """It says so, after some tries, and does not send the spent token itself. What lies beside the file is used."""
     flag = tmp_path / "full"
     flag.touch()
-    interpreter = _interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
+    interpreter = changed_interpreter(tmp_path, FULL_DISK.format(flag=str(flag), call=call))
     sandbox.expire()
     code = (
         ONE_CALL.replace("AdhAuth()", "AdhAuth(detached=True)")

@@ -28,7 +28,8 @@ from adh_auth.testing import Sandbox
 
 from ..support import servers
 from ..support.faults import ONE_CALL, wait_until
-from ..support.fleet import Backend, PgBouncerBackend, PostgresBackend, RedisBackend, fleet
+from ..support.fleet import Backend, PostgresBackend, RedisBackend, fleet
+from ..support.interpreters import changed_interpreter
 from ..support.processes import PATIENCE, child
 from ..support.server_fixtures import need
 
@@ -62,40 +63,6 @@ print(requests.get(os.environ["ADH_BASE_URL"] + "/api/auth/me", auth=auth, timeo
 os.read(0, 1)
 os._exit(0)
 """
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresBackend]:
-    need("postgresql")
-    with servers.postgresql(*PostgresBackend.SETTINGS) as server:
-        yield PostgresBackend(server)
-
-
-@pytest.fixture(params=["postgresql", "pgbouncer", "redis"])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """A store of each kind."""
-    need(request.param)
-    if request.param == "redis":
-        yield RedisBackend(request.getfixturevalue("redis_server"))
-        return
-    postgres: PostgresBackend = request.getfixturevalue("postgres")
-    if request.param == "postgresql":
-        yield postgres
-        return
-    with servers.pgbouncer(postgres.database, 2) as pooler:
-        yield PgBouncerBackend(pooler)
-
-
-@pytest.fixture(params=["postgresql", "redis"])
-def own_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """A store that the test may harm."""
-    need(request.param)
-    if request.param == "redis":
-        with servers.redis() as server:
-            yield RedisBackend(server)
-        return
-    with servers.postgresql(*PostgresBackend.SETTINGS) as database:
-        yield PostgresBackend(database)
 
 
 def environment_of(backend: Backend, sandbox: Sandbox, session: str) -> dict[str, str]:
@@ -267,12 +234,9 @@ def test_machines_meet_one_expiry(backend: Backend, sandbox: Sandbox) -> None:
 
 #: A helper that ends when it opens the store.
 ENDS_EARLY = """import os, sys
-rest = sys.argv[sys.argv.index("-c") + 1:]
-sys.argv = ["-c", *rest[1:]]
 sys.path.insert(0, {root!r})
 from adh_auth.store import factory
-factory.open_registry = lambda *_: os._exit(1)
-exec(rest[0])
+factory.open_registry = lambda *_, **__: os._exit(1)
 """
 
 
@@ -285,17 +249,10 @@ def test_a_helper_that_ends_before_it_sends(
     auth = auth_in(backend.url(), sandbox, session, detached=True)
     with monkeypatch.context() as patch:
         root = Path(__file__).resolve().parents[2]
-        patch.setattr(sys, "executable", _interpreter(tmp_path, ENDS_EARLY.format(root=str(root))))
+        patch.setattr(sys, "executable", changed_interpreter(tmp_path, ENDS_EARLY.format(root=str(root))))
         auth.refresh()
     assert record_of(backend, session).rotated_by == os.getpid()
     assert sandbox.counts.refresh_calls == 1
-
-
-def _interpreter(folder: Path, script: str) -> str:
-    path = folder / "python3"
-    path.write_text(f"#!{sys.executable}\n{script}")
-    path.chmod(0o700)
-    return str(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*could (not )?be written:UserWarning")

@@ -35,51 +35,6 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its 
 MAX_TRIPS = 40
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresBackend]:
-    """A PostgreSQL that logs its statements."""
-    need("postgresql")
-    with servers.postgresql(*PostgresBackend.SETTINGS) as server:
-        yield PostgresBackend(server)
-
-
-@pytest.fixture(params=["postgresql", "pgbouncer", "redis"])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """A store of each kind. pgbouncer has two connections."""
-    need(request.param)
-    if request.param == "redis":
-        yield RedisBackend(request.getfixturevalue("redis_server"))
-        return
-    postgres: PostgresBackend = request.getfixturevalue("postgres")
-    if request.param == "postgresql":
-        yield postgres
-        return
-    with servers.pgbouncer(postgres.database, 2) as pooler:
-        yield PgBouncerBackend(pooler)
-
-
-@pytest.fixture(params=["postgresql", "redis"])
-def direct_backend(request: pytest.FixtureRequest) -> Backend:
-    """The same without a pooler, for what it makes no difference to."""
-    need(request.param)
-    if request.param == "redis":
-        return RedisBackend(request.getfixturevalue("redis_server"))
-    postgres: PostgresBackend = request.getfixturevalue("postgres")
-    return postgres
-
-
-@pytest.fixture(params=["postgresql", "redis"])
-def own_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """A store that the test may harm."""
-    need(request.param)
-    if request.param == "redis":
-        with servers.redis() as server:
-            yield RedisBackend(server)
-        return
-    with servers.postgresql(*PostgresBackend.SETTINGS) as database:
-        yield PostgresBackend(database)
-
-
 class Lease(NamedTuple):
     """Seconds of a lease under which a token is sent, and of the observation after it."""
 
