@@ -137,10 +137,15 @@ SERVERS_PART: dict[str, Callable[[Sandbox], None]] = {
 PRINTED = {"def alert(": r"ADH session .*tokens\.json: refused: the refresh token .*", "niquests": ".*User"}
 
 
+#: What a block uses, and the package that it needs for it.
+UNNAMED = {"httpx_mock": "pytest_httpx", "SessionMiddleware": "itsdangerous"}
+
+
 def packages(code: str) -> set[str]:
-    """What the block needs beside this library and the clients; a fixture names its package nowhere."""
+    """What the block needs beside this library and the clients; some name a package of theirs nowhere."""
     imports = "\n".join(re.findall(r"^(?:import|from) .*$", code, re.MULTILINE))
-    return {*PACKAGES.findall(imports), *(["pytest_httpx"] if "httpx_mock" in code else [])}
+    unnamed = {name for used, name in UNNAMED.items() if used in code}
+    return {*PACKAGES.findall(imports), *unnamed}
 
 
 def numbered() -> Iterator[Any]:
