@@ -229,7 +229,7 @@ def _after_helper(
         helper.give_back_lock()
         return (yield from take_over(context, helper.unsaved, spent))
     look = yield from _look(context, "reread")
-    if look.record.state != SENDING:
+    if look.record.state not in (SENDING, UNSAVED):  # else what it sent, or wrote, may still arrive
         helper.give_back_lock()
     stored = look.stored
     if stored.tokens.refresh_token != spent.tokens.refresh_token:

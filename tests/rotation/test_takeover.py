@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from adh_auth import TokenFile
+from adh_auth.common.secret import Secret
 from adh_auth.errors import StoreError, TokenFileError
 from adh_auth.helper.__main__ import run_steps
 from adh_auth.rotation.takeover import LateReservation, take_over
+from adh_auth.rotation.transaction import _after_helper
 from adh_auth.store.base import LeaseLost
-from adh_auth.store.record import DONE, NOTHING, UNSAVED
+from adh_auth.store.record import DONE, FAILED, NOTHING, SENDING, UNSAVED
 from adh_auth.store.registry import RotationLease
 from adh_auth.tokens import Stored
 
@@ -159,6 +163,22 @@ def test_a_sign_out_ends_it(machines: Machines, when: str, world: World) -> None
     with pytest.raises(StoreError, match="holds no session"):
         run_steps(take_over(context, SECOND, spent))
     assert machines.row_pair() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "given_back"), [("", True), (SENDING, False), (UNSAVED, False), (FAILED, True)]
+)
+def test_when_the_lease_is_taken_back(machines: Machines, world: World, state: str, given_back: bool) -> None:
+    """Not where the helper may have sent the token: a write of its may arrive late."""
+    begun = machines.machine().begin()
+    begun.machine.store.note(replace(begun.record, state=state))
+    machine = machines.machine()
+    context, helper = world.context(), Mock(unsaved=None)
+    context.store, context.lock = machine.store, machine.store.lock()
+    rejected = Secret(begun.spent.tokens.access_token)
+    steps = _after_helper(context, helper, machine.store.look(), rejected, 0)
+    assert steps.send(next(steps).work()).name == "lock"
+    assert helper.give_back_lock.called is given_back
 
 
 def test_a_program_that_ends_waits_for_the_lock(world: World) -> None:
