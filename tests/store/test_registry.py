@@ -255,12 +255,11 @@ def test_a_place_that_is_taken_long_after_the_token_was_spent(machines: Machines
     spent = machines.machine().store.look().stored
     fresh = Stored.of(SECOND, spent.mapping, {})
     machine = machines.machine()
-    lock = machine.store.lock()
-    assert lock.take()
+    assert machine.store.lock().take()
     assert machine.store.reserve().replace(fresh, spent, Record())
     assert machines.row_pair() == SECOND
     machines.machine().store.save(THIRD)
-    assert lock.take()
+    assert machine.store.lock().take()
     assert not machine.store.reserve().replace(fresh, spent, Record())
     assert machines.row_pair() == THIRD
 
